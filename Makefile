@@ -1,0 +1,41 @@
+# `make book` and `make test` do everything on a fresh machine with Python 3.11 to 3.13; `make help` lists the rest.
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3 python,$(shell \
+	$(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $(p))))
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test measure bench lint tidy clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+setup: $(VENV)/complete  ## create .venv and install the pinned packages
+
+$(VENV)/complete: requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found; install one, or run make PYTHON=/path/to/python" >&2; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(RUN) -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	$(RUN) -m pip install --disable-pip-version-check --quiet --no-deps -e .
+	@touch $@
+
+book: setup  ## measure live on the embedded model, execute the chapters, build the site in _build/html
+	$(RUN) -m chunkkv_lib book --profile quick
+
+test: setup  ## run all tests
+	$(RUN) -m pytest
+
+measure: setup  ## measure the quick profile into data/runs/quick
+	$(RUN) -m chunkkv_lib measure --profile quick
+
+bench: setup  ## time and memory against a plain prefill; prints a table, writes data/bench/latest.json
+	$(RUN) -m chunkkv_lib bench
+
+lint: setup  ## check the style of the code
+	$(RUN) -m ruff check .
+
+tidy: setup  ## remove outputs from the notebooks and make their cell ids stable
+	$(RUN) -m chunkkv_lib.book.tidy
+
+clean:  ## remove what was built here; downloads and converted models stay in the user's cache
+	rm -rf _build _runs
