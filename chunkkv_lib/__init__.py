@@ -1,0 +1,40 @@
+"""KV-cache compression, layer by layer: what ChunkKV, SnapKV and H2O throw away, and whether it matters.
+
+    from chunkkv_lib import ChunkKV, SnapKV, H2O            # which tokens stay
+    from chunkkv_lib import kv_l1_loss, attention_cosine_similarity   # what was lost
+    from chunkkv_lib import load_model, Sequence, analyse   # one sequence on a real model
+"""
+
+from importlib import import_module as _import_module
+
+__version__ = "0.1.0"
+
+# Loaded when first used, so that the pure functions do not pay for transformers, datasets or matplotlib.
+_HOMES = {
+    "compressors": (
+        "ChunkKV", "SnapKV", "H2O", "StreamingLLM", "Recent", "Random", "Oracle", "METHODS", "budget_tokens", "preset",
+    ),
+    "attention": ("PromptAttention", "attention_rows", "column_sums"),
+    "metrics": (
+        "kv_l1_loss", "kv_l1_absolute", "cache_cosine", "attention_cosine_similarity", "attention_mass",
+        "attention_output_cosine", "attention_logit_cosine", "overlap", "passage_survival",
+    ),
+    "errors": ("InputError",),
+    "models": ("load_model",),
+    "sequences": ("CATEGORIES", "Sequence", "load_sequences"),
+    "decoding": ("generate",),
+    "measure": ("analyse", "live_run", "load_run"),
+}  # fmt: skip
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(_import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,88 @@
+"""How much attention each key receives from all queries of the prompt: H2O's score, in tiles.
+
+With a row's log-sum-exp at hand, exp(logit - lse) is the final probability, so tiles of rows can be added up in one
+sweep. The flash-attention kernel returns the log-sum-exp with its output, and appending it as one more channel
+(q' = [q / sqrt(d), -lse], k' = [k, 1]) lets the matrix product subtract it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .checks import check_heads
+from .rows import attention_logits
+
+TILE_BYTES = 4 << 20  # a tile of probabilities should stay in the cache between its product, exp and sum
+
+
+def log_sum_exp(queries: Tensor, keys: Tensor) -> Tensor:
+    """Log-sum-exp of every query's causal logits.
+
+    queries  [Hq, n, d]
+    keys     [Hkv, n, d]
+    return   [Hq, n] float32 (float64 for float64 inputs)
+    """
+    check_heads(queries, keys)
+    if queries.device.type == "cpu" and queries.dtype != torch.float64:
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        return flash(queries[None], keys[None], keys[None], 0.0, True)[1][0]
+    rows = _rows_per_tile(queries, keys)
+    tiles = []
+    for start in range(0, queries.shape[1], rows):
+        stop = min(start + rows, queries.shape[1])
+        positions = torch.arange(start, stop, device=keys.device)
+        tiles.append(attention_logits(queries[:, start:stop], keys[:, :stop], positions).logsumexp(-1))
+    return torch.cat(tiles, 1)
+
+
+@torch.no_grad()  # the tiles are written in place
+def column_sums(queries: Tensor, keys: Tensor, lse: Tensor | None = None) -> Tensor:
+    """Attention that each key receives, summed over all causal queries of the prompt (H2O, arXiv 2306.14048).
+
+    queries  [Hq, n, d]
+    keys     [Hkv, n, d]
+    lse      [Hq, n], `log_sum_exp(queries, keys)`; computed if None
+    return   [Hq, n] float32 (float64 for float64 inputs); a head's sums add up to n
+    """
+    lse = log_sum_exp(queries, keys) if lse is None else lse
+    query_heads, n, d = queries.shape
+    kv_heads = keys.shape[0]
+    group = query_heads // kv_heads
+    wide = torch.promote_types(queries.dtype, torch.float32)
+    q = torch.cat([queries.to(wide) * d**-0.5, -lse.to(wide)[..., None]], -1).view(kv_heads, group, n, d + 1)
+    k = torch.cat([keys.to(wide), torch.ones_like(keys[..., :1], dtype=wide)], -1)
+    sums = torch.zeros(kv_heads, group, n, dtype=wide, device=keys.device)
+    rows = _rows_per_tile(queries, keys)
+    buffer = torch.empty(query_heads * rows * n, dtype=wide, device=keys.device)
+    for start in range(0, n, rows):
+        stop = min(start + rows, n)
+        tile = buffer[: query_heads * (stop - start) * stop].view(kv_heads, group * (stop - start), stop)
+        torch.bmm(q[:, :, start:stop].reshape(kv_heads, -1, d + 1), k[:, :stop].transpose(1, 2), out=tile)
+        tile = tile.exp_().view(kv_heads, group, stop - start, stop)
+        tile[..., start:].tril_()  # the diagonal block: no query sees the keys after it
+        sums[..., :stop] += tile.sum(2)
+    return sums.view(query_heads, n)
+
+
+def uncausal_column_sums(queries: Tensor, keys: Tensor, window: int) -> Tensor:
+    """Column sums as KVCache-Factory took them until June 2026: only the last window x window corner is masked.
+
+    Every query but the last `window` sees all keys, later ones too. For the appendix on that error only.
+    Shapes as in `column_sums`; window >= 1.
+    """
+    check_heads(queries, keys)
+    n = keys.shape[1]
+    rows = _rows_per_tile(queries, keys)
+    sums = torch.zeros(queries.shape[:2], dtype=torch.promote_types(queries.dtype, torch.float32), device=keys.device)
+    for start in range(0, n, rows):
+        positions = torch.arange(start, min(start + rows, n), device=keys.device)
+        sees = torch.where(positions < n - window, n - 1, positions)
+        sums += attention_logits(queries[:, start : start + rows], keys, sees).softmax(-1).sum(1)
+    return sums
+
+
+def _rows_per_tile(queries: Tensor, keys: Tensor) -> int:
+    """Rows of queries per tile, a multiple of 16, so that a tile has about TILE_BYTES (a GPU's may be larger)."""
+    size = TILE_BYTES if queries.device.type == "cpu" else 64 * TILE_BYTES
+    return max(16, size // (4 * queries.shape[0] * keys.shape[1]) // 16 * 16)

@@ -1,0 +1,50 @@
+"""Full attention rows of a few queries: the observation window's, or the probes'."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .checks import check_heads
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def attention_logits(queries: Tensor, keys: Tensor, positions: Tensor | None = None) -> Tensor:
+    """Scaled logits q.k / sqrt(d) of a few queries; keys that a query cannot see get -inf.
+
+    queries    [Hq, r, d]
+    keys       [Hkv, n, d]
+    positions  [r] int64, absolute position of each query: it sees the keys 0..position. None: it sees all keys.
+    return     [Hq, r, n] float32 (float64 for float64 inputs)
+    raises InputError: shapes that do not fit.
+    """
+    group = check_heads(queries, keys)
+    kv_heads, n, d = keys.shape
+    # One product per KV head with the group's queries stacked: the keys are never repeated.
+    stacked = _wide(queries).reshape(kv_heads, group * queries.shape[1], d)
+    logits = torch.matmul(stacked * d**-0.5, _wide(keys).transpose(1, 2)).view(queries.shape[0], -1, n)
+    if positions is not None and int(positions.min()) < n - 1:
+        hidden = torch.arange(n, device=keys.device) > positions.to(keys.device)[:, None]
+        logits.masked_fill_(hidden, -torch.inf)
+    return logits
+
+
+def attention_rows(queries: Tensor, keys: Tensor, positions: Tensor | None = None) -> Tensor:
+    """Softmax of `attention_logits`: rows that sum to 1 over the keys each query sees. Shapes as there."""
+    return attention_logits(queries, keys, positions).softmax(-1)
+
+
+def output_rows(rows: Tensor, values: Tensor) -> Tensor:
+    """Attention outputs: each row's weighted sum of the values.
+
+    rows    [Hq, r, n]
+    values  [Hkv, n, d]
+    return  [Hq, r, d]
+    """
+    query_heads, r, n = rows.shape
+    kv_heads = values.shape[0]
+    stacked = rows.reshape(kv_heads, query_heads // kv_heads * r, n)
+    return torch.matmul(stacked, values.to(rows.dtype)).view(query_heads, r, -1)

@@ -1,0 +1,30 @@
+"""Which prompt tokens stay in the KV cache: one short class per method, hyper-parameters as fields.
+
+    kept = ChunkKV(budget=0.1, window=8, chunk_size=10).select(queries, keys)      # [S, b] int64
+
+`queries [Hq, n, d]` and `keys [Hkv, n, d]` are one layer's tensors of the whole prompt, after RoPE. S is Hkv
+(granularity "kv_head"), Hq ("query_head") or 1 ("layer"). Every method keeps exactly the budget.
+"""
+
+from .base import Compressor, budget_tokens, check_kept
+from .chunkkv import ChunkKV
+from .controls import Oracle, Random, Recent, StreamingLLM
+from .h2o import H2O
+from .presets import METHODS, PRESETS, preset
+from .snapkv import SnapKV
+
+__all__ = [
+    "H2O",
+    "METHODS",
+    "PRESETS",
+    "ChunkKV",
+    "Compressor",
+    "Oracle",
+    "Random",
+    "Recent",
+    "SnapKV",
+    "StreamingLLM",
+    "budget_tokens",
+    "check_kept",
+    "preset",
+]

@@ -1,0 +1,21 @@
+"""The one exception for a user's mistake, and its most common form."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """A mistake the user can mend. Its message is one line: the value, the limit, the remedy.
+
+    The command line prints the message and exits with status 2; any other exception is ours and keeps its traceback.
+    """
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
+    """The error for a name that is not in `known`, with the nearest name that is."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name).lower(), [k.lower() for k in known], n=1, cutoff=0.5)
+    hint = "".join(f" Did you mean {k!r}?" for k in known if near and k.lower() == near[0])
+    return InputError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")

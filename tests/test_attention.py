@@ -1,0 +1,256 @@
+"""Attention rows, log-sum-exp and column sums against n x n float64 references, and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import references as ref
+import torch
+from common import refused
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chunkkv_lib.attention import (
+    PromptAttention,
+    attention_logits,
+    attention_rows,
+    check_heads,
+    check_prompt,
+    column_sums,
+    log_sum_exp,
+    output_rows,
+    uncausal_column_sums,
+)
+from chunkkv_lib.attention import column_sums as column_sums_function
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+# Inputs of 16 bits carry their rounding into both sides; what remains is the arithmetic, in float32 or better. The
+# CPU's flash kernel takes a fast exponential for 16-bit inputs, which costs it 6e-5.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-4, torch.float16: 2e-4}
+DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
+
+shapes = st.fixed_dictionaries(
+    {"kv_heads": st.integers(1, 3), "n": st.integers(1, 80), "d": st.integers(1, 9), "seed": st.integers(0, 99)}
+)
+groups = st.integers(1, 4)
+
+
+def layer(shape, group, dtype=torch.float64):
+    return ref.random_layer(query_heads=group * shape["kv_heads"], dtype=dtype, **shape)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Tiles of 16 queries, so that a short prompt already needs several."""
+    import sys
+
+    monkeypatch.setattr(sys.modules[column_sums_function.__module__], "TILE_BYTES", 1)
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------
+
+
+def test_attention_rows_by_hand():
+    # d = 4, so logits are q.k / 2. The query at position 1 sees keys 0 and 1 with logits ln 3 and 0.
+    queries = torch.tensor([[[2.0, 0, 0, 0]]])
+    keys = torch.tensor([[[math.log(3), 0, 0, 0], [0, 1, 0, 0], [9, 9, 9, 9]]])
+    rows = attention_rows(queries, keys, torch.tensor([1]))
+    assert rows[0, 0].tolist() == pytest.approx([0.75, 0.25, 0.0])
+
+
+@given(shapes, groups, st.data())
+def test_rows_equal_the_reference_for_queries_anywhere(shape, group, data):
+    queries, keys, values = layer(shape, group)
+    positions = data.draw(st.lists(st.integers(0, 2 * shape["n"]), min_size=1, max_size=shape["n"]))
+    few, at = queries[:, : len(positions)], torch.tensor(positions)
+    expected = ref.attention(ref.array(few), ref.array(keys), positions)
+    rows = attention_rows(few, keys, at)
+    np.testing.assert_allclose(rows, expected, atol=1e-12)
+    wanted = np.stack([expected[h] @ ref.array(values)[h // group] for h in range(len(expected))])
+    np.testing.assert_allclose(output_rows(rows, values), wanted, atol=1e-12)
+
+
+@given(shapes, groups)
+def test_logits_without_positions_are_all_visible(shape, group):
+    queries, keys, _ = layer(shape, group)
+    np.testing.assert_allclose(
+        attention_logits(queries, keys), ref.logits(ref.array(queries), ref.array(keys)), atol=1e-12
+    )
+
+
+@DTYPES
+def test_rows_compute_in_float32_or_better(dtype):
+    queries, keys, values = ref.random_layer(6, 2, 61, 8, dtype=dtype)
+    rows = attention_rows(queries, keys, torch.arange(61))
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    assert rows.dtype == wide and output_rows(rows, values).dtype == wide
+    exact = 1e-12 if dtype == torch.float64 else 2e-6
+    np.testing.assert_allclose(rows, ref.attention(ref.array(queries), ref.array(keys)), atol=exact)
+    assert (rows.triu(1) == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_logits_beyond_float16_stay_finite(dtype):
+    queries, keys, _ = ref.random_layer(2, 1, 20, 64, scale=200.0, dtype=dtype)
+    assert attention_logits(queries, keys).abs().max() > 65504
+    assert torch.isfinite(attention_rows(queries, keys)).all()
+    expected = ref.column_sums(ref.array(queries), ref.array(keys))
+    np.testing.assert_allclose(column_sums(queries, keys), expected, atol=5e-3)
+
+
+# --- column sums --------------------------------------------------------------------------------------------------
+
+
+@given(shapes, groups)
+def test_log_sum_exp_and_column_sums_equal_the_reference(shape, group):
+    queries, keys, _ = layer(shape, group)
+    seen = ref.causal(range(shape["n"]), shape["n"])
+    expected = np.log(np.where(seen, np.exp(ref.logits(ref.array(queries), ref.array(keys))), 0).sum(-1))
+    np.testing.assert_allclose(log_sum_exp(queries, keys), expected, atol=1e-11)
+    sums = column_sums(queries, keys)
+    np.testing.assert_allclose(sums, ref.column_sums(ref.array(queries), ref.array(keys)), atol=1e-11)
+    np.testing.assert_allclose(sums.sum(-1), shape["n"])
+
+
+@DTYPES
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 80])
+def test_column_sums_in_tiles(small_tiles, dtype, n):
+    queries, keys, _ = ref.random_layer(6, 3, n, 7, dtype=dtype)
+    sums, tolerance = column_sums(queries, keys), TOLERANCE[dtype]
+    assert sums.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    q, k = ref.array(queries), ref.array(keys)
+    np.testing.assert_allclose(sums, ref.column_sums(q, k), rtol=tolerance, atol=tolerance)
+    lse = log_sum_exp(queries, keys)
+    np.testing.assert_allclose(lse, logsumexp(q, k), atol=tolerance)
+    np.testing.assert_array_equal(column_sums(queries, keys, lse), sums)
+
+
+def logsumexp(q, k):
+    """From the probability that each query gives to its own key."""
+    n, logits, rows = k.shape[1], ref.logits(q, k), ref.attention(q, k)
+    own = range(n)
+    return logits[:, own, own] - np.log(rows[:, own, own])
+
+
+@pytest.mark.parametrize("window", [1, 8, 29, 30, 45])
+def test_uncausal_column_sums_mask_only_the_last_corner(small_tiles, window):
+    queries, keys, _ = ref.random_layer(4, 2, 30)
+    expected = ref.column_sums(ref.array(queries), ref.array(keys), unmasked_before=30 - window)
+    np.testing.assert_allclose(uncausal_column_sums(queries, keys, window), expected, atol=1e-12)
+
+
+def test_tensors_that_are_views_or_need_gradients():
+    queries, keys, _ = ref.random_layer(4, 2, 33, dtype=torch.float32)
+    expected = column_sums(queries, keys)
+    apart = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (queries, keys)]
+    np.testing.assert_allclose(column_sums(*apart), expected, rtol=1e-6)
+    needing = [x.clone().requires_grad_() for x in (queries, keys)]
+    np.testing.assert_allclose(column_sums(*needing).detach(), expected, rtol=1e-6)
+
+
+# --- PromptAttention ----------------------------------------------------------------------------------------------
+
+
+def test_prompt_attention_gives_each_piece_and_computes_it_once():
+    queries, keys, _ = ref.random_layer(4, 2, 25)
+    probes = ref.random_layer(4, 2, 3, seed=1)[0]
+    attention = PromptAttention(queries, keys, probe_queries=probes)
+    q, k, p = ref.array(queries), ref.array(keys), ref.array(probes)
+    full, seen = ref.attention(q, k), ref.causal(range(25), 25)
+    pieces = {
+        "window_rows": ((6,), full[:, 19:]),
+        "window_logits": ((6,), np.where(seen, ref.logits(q, k), -np.inf)[:, 19:]),
+        "column_sums": ((), full.sum(1)),
+        "uncausal_column_sums": ((6,), ref.column_sums(q, k, unmasked_before=19)),
+        "probe_logits": ((), ref.logits(p, k)),
+        "probe_rows": ((), ref.attention(p, k, [25, 26, 27])),
+    }
+    for name, (arguments, expected) in pieces.items():
+        piece = getattr(attention, name)(*arguments)
+        np.testing.assert_allclose(piece, expected, atol=1e-12, err_msg=name)
+        assert getattr(attention, name)(*arguments) is piece
+    assert attention.n == 25
+    assert attention.window_rows(7).shape == (4, 7, 25)  # another window is another piece
+
+
+def test_prompt_attention_uses_the_log_sum_exp_it_is_given():
+    queries, keys, _ = ref.random_layer(4, 2, 25)
+    lse = log_sum_exp(queries, keys)
+    exact, shifted = (PromptAttention(queries, keys, x).column_sums() for x in (lse, lse - np.log(2)))
+    np.testing.assert_allclose(exact, column_sums(queries, keys), atol=1e-12)
+    np.testing.assert_allclose(shifted, 2 * exact, atol=1e-12)
+
+
+def test_probe_positions_bound_what_a_probe_sees():
+    queries, keys, _ = ref.random_layer(2, 1, 10)
+    attention = PromptAttention(queries, keys, probe_queries=queries[:, 3:5], probe_positions=torch.tensor([3, 4]))
+    np.testing.assert_allclose(attention.probe_rows(), ref.attention(ref.array(queries), ref.array(keys))[:, 3:5])
+
+
+def test_pieces_do_not_change_the_tensors():
+    queries, keys, _ = ref.random_layer(4, 2, 40, dtype=torch.float32)
+    before = queries.clone(), keys.clone()
+    attention = PromptAttention(queries, keys, probe_queries=queries[:, -2:])
+    attention.window_logits(5), attention.window_rows(5), attention.column_sums(), attention.probe_rows()
+    assert torch.equal(queries, before[0]) and torch.equal(keys, before[1])
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+
+def ones(*shape):
+    return torch.ones(shape)
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "parts"),
+    [
+        (ones(1, 4, 9, 8), ones(1, 2, 9, 8), ["queries", "(1, 4, 9, 8)", "3 dimensions", "drop the batch"]),
+        (ones(4, 9, 8), ones(9, 8), ["keys", "(9, 8)", "3 dimensions"]),
+        (ones(4, 9, 8), ones(3, 9, 8), ["4 query heads", "3 KV heads", "multiple"]),
+        (ones(2, 9, 8), ones(4, 9, 8), ["2 query heads", "4 KV heads", "multiple"]),
+        (ones(4, 9, 8), ones(0, 9, 8), ["4 query heads", "0 KV heads"]),
+        (ones(4, 9, 8), ones(2, 9, 6), ["head dimension 8", "6", "equal"]),
+        (ones(4, 9, 8).long(), ones(2, 9, 8), ["queries", "torch.int64", "floating"]),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(queries, keys, parts):
+    for check in (check_heads, check_prompt, PromptAttention, attention_rows, column_sums, log_sum_exp):
+        with refused(*parts):
+            check(queries, keys)
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "parts"),
+    [
+        (ones(4, 8, 8), ones(2, 9, 8), ["8 queries", "9 keys", "prompt"]),
+        (ones(4, 0, 8), ones(2, 0, 8), ["empty", "0 tokens", "longer prompt"]),
+        (ones(4, 9, 8) * torch.nan, ones(2, 9, 8), ["queries", "NaN", "finite"]),
+        (ones(4, 9, 8), ones(2, 9, 8) / 0, ["keys", "infinity", "finite"]),
+    ],
+)
+def test_tensors_that_are_no_prompt_are_refused(queries, keys, parts):
+    for check in (check_prompt, PromptAttention):
+        with refused(*parts):
+            check(queries, keys)
+
+
+@pytest.mark.parametrize("window", [0, -1, 10])
+def test_window_outside_the_prompt_is_refused(window):
+    attention = PromptAttention(ones(2, 9, 4), ones(1, 9, 4))
+    for piece in (attention.window_rows, attention.window_logits):
+        with refused(f"window={window}", "9 tokens", "between 1 and 9"):
+            piece(window)
+
+
+def test_probes_that_are_missing_or_do_not_fit_are_refused():
+    queries, keys = ones(2, 9, 4), ones(1, 9, 4)
+    with refused("no probe queries", "probe_queries="):
+        PromptAttention(queries, keys).probe_rows()
+    with refused("head dimension 5"):
+        PromptAttention(queries, keys, probe_queries=ones(2, 3, 5))
+    with refused("probe queries", "NaN"):
+        PromptAttention(queries, keys, probe_queries=ones(2, 3, 4) * torch.nan)

@@ -1,0 +1,579 @@
+"""Which tokens stay: every method against a float64 reference, the rules all methods share, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import references as ref
+import torch
+from common import refused
+from hypothesis import given
+from hypothesis import strategies as st
+
+import chunkkv_lib
+from chunkkv_lib.attention import PromptAttention
+from chunkkv_lib.compressors import (
+    H2O,
+    METHODS,
+    ChunkKV,
+    Oracle,
+    Random,
+    Recent,
+    SnapKV,
+    StreamingLLM,
+    budget_tokens,
+    check_kept,
+    preset,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+GRANULARITIES = ("kv_head", "query_head", "layer")
+GROUPS = ("mean", "max", "sum")
+BY_SCORE = (ChunkKV, SnapKV, H2O)
+BY_SCORE_OR_PROBE = (*BY_SCORE, Oracle)
+
+
+@st.composite
+def cases(draw):
+    """A prompt, and fields that every windowed method accepts for it."""
+    n, kv_heads = draw(st.integers(1, 80)), draw(st.integers(1, 3))
+    window = draw(st.integers(1, n))
+    least = (window + 0.5) / n
+    fractions = st.floats(least, 1.0, exclude_min=True) if least < 1 else st.just(1.0)
+    fields = {
+        "budget": draw(st.one_of(st.integers(window, n), fractions)),
+        "window": window,
+        "granularity": draw(st.sampled_from(GRANULARITIES)),
+        "group": draw(st.sampled_from(GROUPS)),
+    }
+    layer = ref.random_layer(
+        draw(st.integers(1, 4)) * kv_heads, kv_heads, n, draw(st.integers(1, 9)), draw(st.integers(0, 99))
+    )
+    return layer, fields
+
+
+odd = st.integers(0, 5).map(lambda half: 2 * half + 1)
+poolings = st.sampled_from(["max", "avg"])
+chunk_fields = st.fixed_dictionaries(
+    {
+        "chunk_size": st.integers(1, 85),
+        "aggregate": st.sampled_from(["sum", "mean"]),
+        "score": st.sampled_from(["softmax", "logits"]),
+        "kernel": odd,
+        "pooling": poolings,
+    }
+)
+
+
+def with_window(past: list[list[int]], n: int, window: int) -> list[list[int]]:
+    return [positions + list(range(n - window, n)) for positions in past]
+
+
+# --- every score and choice against the reference -----------------------------------------------------------------
+
+
+@given(cases(), odd, poolings)
+def test_snapkv_equals_the_reference(case, kernel, pooling):
+    (queries, keys, _), fields = case
+    method = SnapKV(kernel=kernel, pooling=pooling, **fields)
+    sums = ref.window_sums(ref.array(queries), ref.array(keys), method.window)
+    expected = ref.pool_positions(ref.pool_heads(sums, len(keys), method.granularity, method.group), pooling, kernel)
+    np.testing.assert_allclose(method.scores(queries, keys), expected, atol=1e-12)
+    n = keys.shape[1]
+    past = [ref.top(row, ref.tokens(method.budget, n) - method.window) for row in expected]
+    assert method.select(queries, keys).tolist() == with_window(past, n, method.window)
+
+
+@given(cases(), st.booleans())
+def test_h2o_equals_the_reference(case, causal):
+    (queries, keys, _), fields = case
+    n, method = keys.shape[1], H2O(causal=causal, **fields)
+    sums = ref.column_sums(ref.array(queries), ref.array(keys), 0 if causal else n - method.window)
+    expected = ref.pool_heads(sums[:, : n - method.window], len(keys), method.granularity, method.group)
+    np.testing.assert_allclose(method.scores(queries, keys), expected, atol=1e-11)
+    past = [ref.top(row, ref.tokens(method.budget, n) - method.window) for row in expected]
+    assert method.select(queries, keys).tolist() == with_window(past, n, method.window)
+
+
+@given(cases(), chunk_fields)
+def test_chunkkv_equals_the_reference(case, chunk):
+    (queries, keys, _), fields = case
+    n, method = keys.shape[1], ChunkKV(**fields, **chunk)
+    sums = ref.window_sums(ref.array(queries), ref.array(keys), method.window, raw=method.score == "logits")
+    tokens = ref.pool_heads(sums, len(keys), method.granularity, method.group)
+    tokens = ref.pool_positions(tokens, method.pooling, method.kernel)
+    scores = method.scores(queries, keys)
+    np.testing.assert_allclose(scores, tokens, atol=1e-12)
+    wanted = np.array([ref.chunk_scores(row, method.chunk_size, method.aggregate) for row in tokens])
+    np.testing.assert_allclose(method.chunk_scores(scores), wanted, atol=1e-11)
+    room = ref.tokens(method.budget, n) - method.window
+    past = [ref.best_chunks(row, method.chunk_size, method.aggregate, room) for row in tokens]
+    assert method.select(queries, keys).tolist() == with_window(past, n, method.window)
+
+
+@given(cases(), st.integers(1, 5), st.data())
+def test_oracle_equals_the_reference(case, probes, data):
+    (queries, keys, _), fields = case
+    fields.pop("window")
+    n, method = keys.shape[1], Oracle(**fields)
+    q = ref.random_layer(len(queries), len(keys), probes, keys.shape[2], seed=7)[0]
+    first = data.draw(st.integers(0, n))
+    positions = list(range(first, first + probes))
+    rows = ref.attention(ref.array(q), ref.array(keys), positions)
+    expected = ref.pool_heads(rows.sum(1), len(keys), method.granularity, method.group)
+    attention = PromptAttention(queries, keys, probe_queries=q, probe_positions=torch.tensor(positions))
+    np.testing.assert_allclose(method.scores(queries, keys, attention), expected, atol=1e-12)
+    wanted = [ref.top(row, ref.tokens(method.budget, n)) for row in expected]
+    assert method.select(queries, keys, attention).tolist() == wanted
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "method",
+    [
+        SnapKV(budget=30, kernel=5, pooling="avg"),
+        SnapKV(budget=30),
+        H2O(budget=30),
+        H2O(budget=30, causal=False),
+        ChunkKV(budget=30),
+        ChunkKV(budget=30, score="logits", aggregate="mean"),
+    ],
+    ids=lambda method: type(method).__name__,
+)
+def test_low_precision_inputs_give_the_same_scores(method, dtype):
+    """The reference is the float64 computation on the same rounded inputs."""
+    queries, keys, _ = ref.random_layer(6, 2, 150, 16, seed=3, dtype=dtype)
+    scores, exact = method.scores(queries, keys), method.scores(queries.double(), keys.double())
+    assert scores.dtype == torch.float32
+    np.testing.assert_allclose(scores, exact, rtol=2e-5 if dtype == torch.float32 else 3e-4, atol=1e-4)
+    ours, theirs = (method.select(q, k).tolist() for q, k in ((queries, keys), (queries.double(), keys.double())))
+    for mine, wanted in zip(ours, theirs):
+        assert len(set(mine) & set(wanted)) >= 28  # a rounding may turn one choice at the edge of the budget
+
+
+# --- rules of every method ----------------------------------------------------------------------------------------
+
+
+def all_methods(fields: dict, **more) -> list:
+    """Every method of the library with these fields, as far as it has them."""
+    fields = fields | more
+    return [
+        cls(**{name: value for name, value in fields.items() if name in cls.__dataclass_fields__})
+        for cls in METHODS.values()
+    ]
+
+
+def attention_of(layer, probes: int = 2) -> PromptAttention:
+    queries, keys, _ = layer
+    shape = len(queries), len(keys), probes, keys.shape[2]
+    return PromptAttention(queries, keys, probe_queries=ref.random_layer(*shape, seed=5, dtype=queries.dtype)[0])
+
+
+@given(cases(), chunk_fields)
+def test_every_method_keeps_exactly_the_budget_ascending_and_unique(case, chunk):
+    layer, fields = case
+    queries, keys, _ = layer
+    n, attention = keys.shape[1], attention_of(layer)
+    sets = {"kv_head": len(keys), "query_head": len(queries), "layer": 1}[fields["granularity"]]
+    for method in all_methods(fields, **chunk):
+        kept = method.select(queries, keys, attention)
+        assert kept.dtype == torch.int64 and kept.shape == (sets, ref.tokens(fields["budget"], n))
+        for row in kept.tolist():
+            assert row == sorted(set(row)) and row[0] >= 0 and row[-1] < n
+        if isinstance(method, BY_SCORE):
+            assert kept[:, -method.window :].tolist() == [list(range(n - method.window, n))] * sets
+        check_kept(kept, n)
+
+
+@given(cases())
+def test_shared_attention_gives_the_same_sets_and_inputs_stay_as_they_are(case):
+    layer, fields = case
+    queries, keys, _ = (x.float() for x in layer)
+    before = queries.clone(), keys.clone()
+    shared = PromptAttention(queries, keys, probe_queries=queries[:, -1:])
+    for method in all_methods(fields):
+        own = PromptAttention(queries, keys, probe_queries=queries[:, -1:]) if isinstance(method, Oracle) else None
+        first = method.select(queries, keys, shared)
+        assert torch.equal(first, method.select(queries, keys, own))
+        assert torch.equal(first, method.select(queries, keys, shared))
+    assert torch.equal(queries, before[0]) and torch.equal(keys, before[1])
+
+
+@given(st.integers(0, 99), st.permutations(range(3)), st.sampled_from(["kv_head", "query_head"]))
+def test_permuting_kv_groups_permutes_the_sets(seed, order, granularity):
+    """Heads do not see each other: each KV head with its queries could be a prompt of its own."""
+    queries, keys, _ = ref.random_layer(6, 3, 50, seed=seed)
+    heads = [2 * g + i for g in order for i in range(2)]
+    rows = heads if granularity == "query_head" else order
+    for cls in BY_SCORE:
+        method = cls(budget=0.4, granularity=granularity)
+        kept = method.select(queries, keys)
+        assert torch.equal(method.select(queries[heads], keys[order]), kept[rows])
+        alone = torch.cat([method.select(queries[2 * g : 2 * g + 2], keys[g : g + 1]) for g in range(3)])
+        assert torch.equal(alone, kept)
+
+
+@given(st.integers(0, 99), st.sampled_from(GROUPS))
+def test_one_set_per_layer_does_not_depend_on_the_order_of_heads(seed, group):
+    queries, keys, _ = ref.random_layer(6, 3, 50, seed=seed)
+    heads, order = [4, 5, 0, 1, 2, 3], [2, 0, 1]
+    for cls in BY_SCORE:
+        method = cls(budget=0.4, granularity="layer", group=group)
+        assert torch.equal(method.select(queries[heads], keys[order]), method.select(queries, keys))
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("cls", BY_SCORE_OR_PROBE)
+def test_ties_go_to_the_lower_position(cls, granularity):
+    """Zero keys make all attention equal: the first positions stay (H2O's sums fall with the position anyway)."""
+    queries, keys = ref.random_layer(4, 2, 57, dtype=torch.float32)[0], torch.zeros(2, 57, 5)
+    attention = PromptAttention(queries, keys, probe_queries=queries[:, :2])
+    kept = cls(budget=23, granularity=granularity).select(queries, keys, attention)
+    window = 0 if cls is Oracle else 8
+    expected = [*range(23 - window), *range(57 - window, 57)]
+    assert kept.tolist() == [expected] * len(kept)
+
+
+def test_ties_between_few_values_go_to_the_lower_position():
+    """Keys of one channel with two values: many ties, inside chunks and between them."""
+    keys = torch.tensor([[[float(i % 3 == 0)] for i in range(40)]])
+    queries = torch.ones(2, 40, 1)
+    assert SnapKV(budget=12, window=4, kernel=1).select(queries, keys).tolist() == [
+        [0, 3, 6, 9, 12, 15, 18, 21, 36, 37, 38, 39]
+    ]
+    # Chunks of 4 have 2, 1 or 1 ones: 0..3, 12..15, 24..27 are the best; equal ones from the left.
+    assert ChunkKV(budget=18, window=4, chunk_size=4).select(queries, keys).tolist() == [
+        [*range(6), *range(12, 16), *range(24, 28), 36, 37, 38, 39]
+    ]
+
+
+def test_selection_needs_no_gradients_but_bears_them():
+    queries, keys, _ = (x.requires_grad_() for x in ref.random_layer(4, 2, 40, dtype=torch.float32))
+    attention = PromptAttention(queries, keys, probe_queries=queries[:, -2:])
+    for method in all_methods({"budget": 0.5}):
+        kept = method.select(queries, keys, attention)
+        assert torch.equal(kept, method.select(queries.detach(), keys.detach(), attention))
+        assert not kept.requires_grad
+
+
+def test_views_give_the_same_sets():
+    """A prompt is often a slice of a longer sequence: strided, and nothing after it may matter."""
+    queries, keys, _ = ref.random_layer(4, 2, 60, dtype=torch.float32)
+    for method in all_methods({"budget": 0.5}):
+        if not isinstance(method, Oracle):
+            sliced = method.select(queries[:, :40], keys[:, :40])
+            assert torch.equal(sliced, method.select(queries[:, :40].clone(), keys[:, :40].clone()))
+
+
+# --- ChunkKV ------------------------------------------------------------------------------------------------------
+
+
+def scores_as_attention(scores: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queries and keys of one head, d = 1, whose window logits before a window of 1 are these numbers."""
+    keys = torch.tensor([[[s] for s in (*scores, 0.0)]])
+    return torch.ones_like(keys), keys
+
+
+def test_best_chunks_by_hand():
+    queries, keys = scores_as_attention([0, 0, 9, 1, 1, 1, 4, 4, 4, 2, 2, 2])  # sums of three: 9, 3, 12, 6
+    method = ChunkKV(budget=7, window=1, chunk_size=3, score="logits")
+    assert method.chunk_scores(method.scores(queries, keys)).tolist() == [[9, 3, 12, 6]]
+    assert method.select(queries, keys).tolist() == [[0, 1, 2, 6, 7, 8, 12]]
+
+
+@pytest.mark.parametrize(
+    ("budget", "kept"),
+    [
+        (1, [12]),
+        (2, [6, 12]),
+        (4, [6, 7, 8, 12]),
+        (5, [0, 6, 7, 8, 12]),
+        (6, [0, 1, 6, 7, 8, 12]),
+        (8, [0, 1, 2, 6, 7, 8, 9, 12]),
+        (12, [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12]),
+        (13, list(range(13))),
+    ],
+)
+def test_the_last_chunk_gives_its_first_tokens(budget, kept):
+    """Best chunks in order: 6-8, 0-2, 9-11, 3-5. Position 2 is the best token of all, but the third of its chunk."""
+    queries, keys = scores_as_attention([0, 0, 9, 1, 1, 1, 4, 4, 4, 2, 2, 2])
+    assert ChunkKV(budget=budget, window=1, chunk_size=3, score="logits").select(queries, keys).tolist() == [kept]
+
+
+def test_a_short_last_chunk_counts_what_it_has():
+    """Chunks of 4 over 6 positions: sums 4 and 3 but means 1 and 1.5."""
+    queries, keys = scores_as_attention([1, 1, 1, 1, 1, 2])
+    fields = {"budget": 4, "window": 1, "chunk_size": 4, "score": "logits"}
+    assert ChunkKV(**fields).select(queries, keys).tolist() == [[0, 1, 2, 6]]
+    assert ChunkKV(**fields, aggregate="mean").select(queries, keys).tolist() == [[0, 4, 5, 6]]
+
+
+def test_short_last_chunk_is_not_padded_with_good_tokens():
+    """With negative logits a short chunk has the higher sum: fewer terms, no zeros that count as tokens in a mean."""
+    queries, keys = scores_as_attention([-1, -1, -1, -2])
+    fields = {"budget": 2, "window": 1, "chunk_size": 3, "score": "logits"}
+    assert ChunkKV(**fields).select(queries, keys).tolist() == [[3, 4]]  # sums -3 and -2
+    assert ChunkKV(**fields, aggregate="mean").select(queries, keys).tolist() == [[0, 4]]  # means -1 and -2
+
+
+@given(cases(), st.sampled_from(["softmax", "logits"]), st.sampled_from(["sum", "mean"]))
+def test_chunks_of_one_token_are_top_k_of_the_same_scores(case, score, aggregate):
+    (queries, keys, _), fields = case
+    method = ChunkKV(chunk_size=1, score=score, aggregate=aggregate, **fields)
+    kept = method.select(queries, keys)
+    room = kept.shape[1] - method.window
+    assert kept[:, :room].tolist() == [ref.top(row, room) for row in method.scores(queries, keys).tolist()]
+    if score == "softmax":
+        assert torch.equal(kept, SnapKV(kernel=1, **fields).select(queries, keys))
+
+
+def test_a_chunk_larger_than_the_prompt_keeps_its_start():
+    queries, keys, _ = ref.random_layer(4, 2, 30)
+    kept = ChunkKV(budget=15, window=5, chunk_size=1000).select(queries, keys)
+    assert kept.tolist() == [[*range(10), *range(25, 30)]] * 2
+
+
+def test_head_pooling_comes_before_pooling_along_positions():
+    """Heads with peaks of 6 at 1 and at 3: first the mean, 3 and 3, then the maximum 3; not the mean of the maxima."""
+    keys = torch.tensor([[[0.0, 0], [6, 0], [0, 0], [0, 6], [0, 0], [0, 0]]])
+    queries = torch.tensor([[[1.0, 0]] * 6, [[0.0, 1]] * 6])
+    method = ChunkKV(budget=3, window=1, kernel=3, pooling="max", score="logits")
+    np.testing.assert_allclose(method.scores(queries, keys) * math.sqrt(2), [[3, 3, 3, 3, 3]])
+
+
+# --- controls -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_positional_controls(granularity):
+    queries, keys, _ = ref.random_layer(4, 2, 20)
+    sets = {"kv_head": 2, "query_head": 4, "layer": 1}[granularity]
+
+    def kept(method):
+        rows = method.select(queries, keys).tolist()
+        assert rows == [rows[0]] * sets
+        return rows[0]
+
+    fields = {"granularity": granularity}
+    assert kept(Recent(budget=3, **fields)) == [17, 18, 19]
+    assert kept(Recent(budget=20, **fields)) == list(range(20))
+    assert kept(StreamingLLM(budget=6, **fields)) == [0, 1, 2, 3, 18, 19]
+    assert kept(StreamingLLM(budget=6, sinks=2, **fields)) == [0, 1, 16, 17, 18, 19]
+    assert kept(StreamingLLM(budget=6, sinks=0, **fields)) == [14, 15, 16, 17, 18, 19]
+    assert kept(StreamingLLM(budget=3, sinks=4, **fields)) == [0, 1, 2]
+    assert kept(StreamingLLM(budget=1.0, sinks=4, **fields)) == list(range(20))
+
+
+def test_random_is_seeded_uniform_and_different_for_every_head():
+    queries, keys, _ = ref.random_layer(4, 2, 40)
+    state = torch.random.get_rng_state()
+    kept = Random(budget=10, seed=3, granularity="query_head").select(queries, keys)
+    assert torch.equal(torch.random.get_rng_state(), state)  # the global generator is not touched
+    assert torch.equal(kept, Random(budget=10, seed=3, granularity="query_head").select(keys.repeat(2, 1, 1), keys))
+    assert len({tuple(row) for row in kept.tolist()}) == 4
+    assert not torch.equal(kept, Random(budget=10, seed=4, granularity="query_head").select(queries, keys))
+    counts = torch.zeros(40)
+    for seed in range(400):
+        counts[Random(budget=10, seed=seed, granularity="layer").select(queries, keys)[0]] += 1
+    # Each position stays 100 times on average, with a standard deviation of 8.7.
+    assert counts.min() > 65 and counts.max() < 135
+
+
+@given(cases(), st.integers(1, 3))
+def test_no_method_keeps_more_of_the_probes_attention_than_the_oracle(case, probes):
+    layer, fields = case
+    fields["group"] = "mean"
+    queries, keys, _ = layer
+    attention = attention_of(layer, probes)
+    mass = ref.pool_heads(ref.array(attention.probe_rows()).sum(1), len(keys), fields["granularity"], "sum")
+    methods = {type(m).__name__: m.select(queries, keys, attention).tolist() for m in all_methods(fields)}
+    shares = {name: [mass[s, row].sum() for s, row in enumerate(kept)] for name, kept in methods.items()}
+    for name, share in shares.items():
+        assert (np.array(share) <= np.array(shares["Oracle"]) + 1e-12).all(), name
+
+
+def test_methods_by_position_have_no_scores():
+    queries, keys, _ = ref.random_layer(2, 1, 9)
+    for method in (Recent(), StreamingLLM()):
+        with pytest.raises(TypeError, match="no scores"):
+            method.scores(queries, keys)
+
+
+# --- budget -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("budget", "n", "tokens"),
+    [(0.1, 512, 51), (0.1, 500, 50), (0.1, 4096, 410), (0.1, 2000, 200), (0.2, 1000, 200), (0.3, 10, 3), (1.0, 7, 7),
+     (1, 7, 1), (7, 7, 7), (0.001, 7, 1), (0.5, 1, 1), (0.5, 5, 2), (0.5, 7, 4)],
+)  # fmt: skip
+def test_budget_tokens_by_hand(budget, n, tokens):
+    """Where kvpress truncates (199 of 2000 at 10 %), this rounds; halves go to the even neighbour, as round() does."""
+    assert budget_tokens(budget, n) == tokens
+
+
+@given(st.integers(1, 10**6), st.floats(0, 1, exclude_min=True))
+def test_a_fraction_is_rounded_and_never_empty(n, fraction):
+    tokens = budget_tokens(fraction, n)
+    assert 1 <= tokens <= n and (tokens == 1 or abs(tokens - n * fraction) <= 0.5)
+
+
+# --- names and presets --------------------------------------------------------------------------------------------
+
+
+def test_methods_are_complete_and_exported():
+    assert list(METHODS) == ["ChunkKV", "SnapKV", "H2O", "StreamingLLM", "Recent", "Random", "Oracle"]
+    for name, cls in METHODS.items():
+        assert cls.__name__ == name and getattr(chunkkv_lib, name) is cls
+        assert dataclasses.is_dataclass(cls) and cls.__doc__
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            cls().budget = 0.2
+
+
+def test_paper_preset_is_the_specification():
+    expected = {
+        "ChunkKV": {"window": 8, "chunk_size": 10, "aggregate": "sum", "score": "softmax", "kernel": 1},
+        "SnapKV": {"window": 8, "kernel": 7, "pooling": "max"},
+        "H2O": {"window": 8, "causal": True},
+        "StreamingLLM": {"sinks": 4},
+    }
+    for name, method in preset("paper").items():
+        for field, value in (
+            {"budget": 0.1, "granularity": "kv_head", "group": "mean"} | expected.get(name, {})
+        ).items():
+            assert getattr(method, field) == value, (name, field)
+        assert method == METHODS[name]()
+    assert list(preset()) == list(METHODS) and preset() == preset("paper")
+
+
+def test_kvpress_preset_is_the_specification():
+    methods = preset("kvpress")
+    pooled = {"window": 64, "kernel": 5, "pooling": "avg"}
+    assert methods["SnapKV"] == SnapKV(granularity="kv_head", **pooled)
+    assert methods["ChunkKV"] == ChunkKV(chunk_size=20, aggregate="mean", granularity="layer", **pooled)
+    assert list(methods) == list(METHODS)
+
+
+def test_preset_fields_go_to_the_methods_that_have_them():
+    methods = preset("kvpress", budget=0.3, chunk_size=5, window=16, seed=9, causal=False)
+    assert {method.budget for method in methods.values()} == {0.3}
+    assert methods["ChunkKV"].chunk_size == 5 and methods["Random"].seed == 9 and methods["H2O"].causal is False
+    assert [methods[name].window for name in ("ChunkKV", "SnapKV", "H2O")] == [16] * 3
+    assert methods["ChunkKV"].kernel == 5
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+QUERIES, KEYS, _ = ref.random_layer(4, 2, 20, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("cls", METHODS.values())
+@pytest.mark.parametrize(
+    ("budget", "parts"),
+    [
+        (0, ["budget=0", "between 1 and"]),
+        (-3, ["budget=-3", "between 1 and"]),
+        (0.0, ["budget=0.0", "(0, 1]"]),
+        (-0.1, ["budget=-0.1", "(0, 1]"]),
+        (1.5, ["budget=1.5", "(0, 1]", "int"]),
+        (math.nan, ["budget=nan", "(0, 1]"]),
+        (math.inf, ["budget=inf", "(0, 1]"]),
+        (True, ["budget=True", "fraction"]),
+        ("0.1", ["budget='0.1'", "fraction"]),
+        (None, ["budget=None", "fraction"]),
+    ],
+)
+def test_a_budget_that_cannot_be_is_refused_at_once(cls, budget, parts):
+    with refused(*parts):
+        cls(budget=budget)
+
+
+@pytest.mark.parametrize("cls", METHODS.values())
+def test_a_budget_larger_than_the_prompt_is_refused(cls):
+    with refused("budget=21", "20 tokens", "between 1 and 20", "Lower the budget"):
+        cls(budget=21).select(QUERIES, KEYS, PromptAttention(QUERIES, KEYS, probe_queries=QUERIES))
+
+
+@pytest.mark.parametrize("cls", BY_SCORE)
+def test_a_window_larger_than_the_budget_is_refused(cls):
+    with refused(
+        "window=8", "budget of 7 tokens", "budget=7", "20-token prompt", "Lower the window", "raise the budget"
+    ):
+        cls(budget=7).select(QUERIES, KEYS)
+    with refused("window=8", "budget of 2 tokens", "budget=0.1"):
+        cls(budget=0.1).select(QUERIES, KEYS)
+    with refused("window=8", "5"):  # a prompt shorter than the window, even kept whole
+        cls(budget=1.0).select(QUERIES[:, :5], KEYS[:, :5])
+    with refused("window=8", "5"):
+        cls().scores(QUERIES[:, :5], KEYS[:, :5])
+    assert cls(budget=8).select(QUERIES, KEYS).tolist() == [list(range(12, 20))] * 2
+
+
+@pytest.mark.parametrize("cls", METHODS.values())
+@pytest.mark.parametrize(
+    ("queries", "keys", "parts"),
+    [
+        (QUERIES[:, :0], KEYS[:, :0], ["empty", "at least 1 token"]),
+        (QUERIES[None], KEYS[None], ["(1, 4, 20, 5)", "3 dimensions"]),
+        (QUERIES[:3], KEYS, ["3 query heads", "2 KV heads", "multiple"]),
+        (QUERIES[:, :19], KEYS, ["19 queries", "20 keys"]),
+        (QUERIES[..., :4], KEYS, ["head dimension 4", "5"]),
+        (QUERIES * math.nan, KEYS, ["queries", "NaN"]),
+        (QUERIES, KEYS / 0, ["keys", "infinity"]),
+    ],
+)
+def test_tensors_that_are_no_prompt_are_refused(cls, queries, keys, parts):
+    with refused(*parts):
+        cls(budget=1.0).select(queries, keys)
+
+
+@pytest.mark.parametrize(
+    ("make", "parts"),
+    [
+        (lambda: ChunkKV(granularity="kv-head"), ["granularity 'kv-head'", "'kv_head'?", "query_head, layer"]),
+        (lambda: Random(group="average"), ["group 'average'", "mean, max, sum"]),
+        (lambda: SnapKV(pooling="mean"), ["pooling 'mean'", "max, avg"]),
+        (lambda: ChunkKV(pooling="Max"), ["pooling 'Max'", "'max'?"]),
+        (lambda: ChunkKV(aggregate="sums"), ["aggregate 'sums'", "'sum'?", "mean"]),
+        (lambda: ChunkKV(score="logit"), ["score 'logit'", "'logits'?", "softmax"]),
+        (lambda: preset("papers"), ["preset 'papers'", "'paper'?", "kvpress"]),
+        (lambda: preset("paper", chunksize=5), ["'chunksize'", "'chunk_size'?"]),
+        (lambda: preset("paper", budget=1.5), ["budget=1.5"]),
+        (lambda: SnapKV(kernel=4), ["kernel=4", "even", "Use 5"]),
+        (lambda: SnapKV(kernel=0), ["kernel=0", "at least 1"]),
+        (lambda: SnapKV(kernel=3.0), ["kernel=3.0", "whole number"]),
+        (lambda: SnapKV(window=0), ["window=0", "at least 1"]),
+        (lambda: H2O(window=True), ["window=True", "whole number"]),
+        (lambda: ChunkKV(window=8.0), ["window=8.0", "whole number"]),
+        (lambda: ChunkKV(chunk_size=0), ["chunk_size=0", "at least 1"]),
+        (lambda: ChunkKV(chunk_size="10"), ["chunk_size='10'", "whole number"]),
+        (lambda: StreamingLLM(sinks=-1), ["sinks=-1", "at least 0"]),
+        (lambda: Random(seed=1.5), ["seed=1.5", "whole number"]),
+        (lambda: H2O(causal="no"), ["causal='no'"]),
+        (lambda: Oracle(budget=5).select(QUERIES, KEYS), ["probe_queries"]),
+    ],
+)
+def test_fields_that_cannot_be_are_refused(make, parts):
+    with refused(*parts):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("kept", "parts"),
+    [
+        (torch.tensor([[0, 20]]), ["0..20", "0..19"]),
+        (torch.tensor([[-1, 3]]), ["-1..3", "0..19"]),
+        (torch.tensor([[3, 1]]), ["ascending"]),
+        (torch.tensor([[1, 1]]), ["unique"]),
+        (torch.tensor([[1, 2], [5, 5]]), ["unique", "every row"]),
+        (torch.tensor([1, 2]), ["(2,)", "[S, b] int64"]),
+        (torch.tensor([[1, 2]], dtype=torch.int32), ["torch.int32", "int64"]),
+    ],
+)
+def test_kept_sets_that_are_none_are_refused(kept, parts):
+    with refused(*parts):
+        check_kept(kept, 20)

@@ -1,0 +1,406 @@
+"""What a compressed cache lost: hand examples, float64 references, anchors, rules, and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import references as ref
+import torch
+from common import refused
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chunkkv_lib.attention import PromptAttention, attention_rows
+from chunkkv_lib.compressors import Random, Recent
+from chunkkv_lib.metrics import (
+    attention_cosine_similarity,
+    attention_logit_cosine,
+    attention_mass,
+    attention_output_cosine,
+    cache_cosine,
+    kv_l1_absolute,
+    kv_l1_loss,
+    overlap,
+    passage_survival,
+    prompt_cosine,
+    row_cosine,
+    row_mass,
+    row_output_cosine,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@st.composite
+def cases(draw):
+    """Probes, cache and kept sets: (q, keys, values, kept, positions), S = 1, Hkv or Hq."""
+    n, kv_heads, group = draw(st.integers(2, 40)), draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    seed, probes = draw(st.integers(0, 99)), draw(st.integers(1, 4))
+    q, keys, values = ref.random_layer(group * kv_heads, kv_heads, n, draw(st.integers(1, 9)), seed)
+    sets, size = draw(st.sampled_from([1, kv_heads, group * kv_heads])), draw(st.integers(1, n))
+    g = np.random.default_rng(seed)
+    kept = torch.tensor(np.sort([g.choice(n, size, replace=False) for _ in range(sets)]))
+    positions = torch.tensor(draw(st.lists(st.integers(0, 2 * n), min_size=min(probes, n), max_size=min(probes, n))))
+    return q[:, : len(positions)], keys, values, kept, positions
+
+
+# --- the cache ----------------------------------------------------------------------------------------------------
+
+# Two heads, four tokens, two channels. L1 masses: head 0: 3, 1, 4, 2 (sum 10), head 1: 1, 1, 0, 8 (sum 10).
+CACHE = torch.tensor([[[1.0, -2], [0, 1], [-4, 0], [1, 1]], [[1, 0], [0, -1], [0, 0], [8, 0]]])
+
+
+@pytest.mark.parametrize(
+    ("kept", "loss"),
+    [
+        ([[0, 2], [2, 3]], [0.3, 0.2]),  # one set per head
+        ([[0, 2]], [(1 + 2 + 1 + 8) / 20]),  # one set for both heads
+        ([[0, 2], [1, 3], [2, 3], [0, 1]], [0.3, 0.7, 0.2, 0.8]),  # four query heads, two for each KV head
+    ],
+)
+def test_l1_loss_by_hand(kept, loss):
+    assert kv_l1_loss(CACHE, torch.tensor(kept)).tolist() == pytest.approx(loss)
+    # The mean over 8 entries per head; both heads have mass 10.
+    assert kv_l1_absolute(CACHE, torch.tensor(kept)).tolist() == pytest.approx([x * 10 / 8 for x in loss])
+
+
+def test_cache_cosine_by_hand():
+    """Squared norms: head 0: 5, 1, 16, 2; kept 5 + 16 of 24. Head 1: 1, 1, 0, 64; kept 64 of 66."""
+    kept = torch.tensor([[0, 2], [2, 3]])
+    assert cache_cosine(CACHE, kept).tolist() == pytest.approx([math.sqrt(21 / 24), math.sqrt(64 / 66)])
+
+
+@given(cases())
+def test_cache_metrics_equal_the_reference(case):
+    _, _, values, kept, _ = case
+    x, sets = ref.array(values), kept.tolist()
+    loss = kv_l1_loss(values, kept)
+    np.testing.assert_allclose(loss, ref.l1_loss(x, sets), atol=1e-12)
+    for s, stays in enumerate(sets):
+        heads = x[list(ref.heads_of_set(s, len(sets), len(x)))]
+        compressed = ref.zero_filled(heads, stays)
+        assert kv_l1_absolute(values, kept)[s].item() == pytest.approx(np.abs(heads - compressed).mean())
+        assert cache_cosine(values, kept)[s].item() == pytest.approx(ref.cosine(heads, compressed), abs=1e-7)
+
+
+@pytest.mark.parametrize("metric", [kv_l1_loss, kv_l1_absolute, cache_cosine])
+def test_keeping_everything_loses_nothing(metric):
+    values = ref.random_layer(4, 2, 50, dtype=torch.float32)[2]
+    for sets in (1, 2, 4):
+        kept = torch.arange(50).expand(sets, -1)
+        assert metric(values, kept).tolist() == [1.0 if metric is cache_cosine else 0.0] * sets
+
+
+@pytest.mark.parametrize("metric", [kv_l1_loss, cache_cosine])
+def test_an_all_zero_cache_has_no_loss_to_speak_of(metric):
+    values = torch.stack([torch.zeros(5, 3), torch.ones(5, 3)])
+    result = metric(values, torch.tensor([[0, 1], [0, 1]]))
+    assert result.isnan().tolist() == [True, False]
+
+
+def test_random_positions_lose_their_share():
+    """The anchor: keeping b of n at random loses about 1 - b/n of the mass, and its cosine is about sqrt(b/n)."""
+    queries, keys, values = ref.random_layer(4, 2, 400, 16, dtype=torch.float32)
+    kept = [Random(budget=0.1, seed=seed).select(queries, keys) for seed in range(50)]
+    losses = torch.stack([kv_l1_loss(values, k) for k in kept])
+    assert losses.mean().item() == pytest.approx(0.9, abs=0.005)
+    cosines = torch.stack([cache_cosine(values, k) for k in kept])
+    assert cosines.mean().item() == pytest.approx(math.sqrt(0.1), abs=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_low_precision_caches_do_not_overflow(dtype):
+    """60000 squared, or 200 of them added up, is far beyond float16."""
+    values = torch.full((2, 200, 8), 60000.0, dtype=dtype)
+    kept = torch.arange(50)[None]
+    assert kv_l1_loss(values, kept).tolist() == [pytest.approx(0.75)]
+    assert cache_cosine(values, kept).tolist() == [pytest.approx(0.5)]
+    assert kv_l1_absolute(values, kept).item() == pytest.approx(0.75 * values[0, 0, 0].item())
+    assert kv_l1_loss(values, kept).dtype == torch.float32
+
+
+# --- attention ----------------------------------------------------------------------------------------------------
+
+
+def probe_with(probabilities: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """One probe (d = 1) and keys to which it pays this attention."""
+    return torch.ones(1, 1, 1), torch.tensor(probabilities).log()[None, :, None]
+
+
+def test_attention_metrics_by_hand():
+    """Attention .5, .3, .1, .1; kept 0 and 3: mass .6, cosine sqrt((.25 + .01) / (.25 + .09 + .01 + .01))."""
+    q, keys = probe_with([0.5, 0.3, 0.1, 0.1])
+    kept, at = torch.tensor([[0, 3]]), torch.tensor([4])
+    assert attention_mass(q, keys, kept, at).tolist() == [[pytest.approx(0.6)]]
+    assert attention_cosine_similarity(q, keys, kept, at).tolist() == [[pytest.approx(math.sqrt(26 / 36))]]
+    # Values along two axes: full output (.8, .2), compressed (.5, .1).
+    values = torch.tensor([[[1.0, 0], [1, 0], [0, 1], [0, 1]]])
+    cosine = (0.8 * 0.5 + 0.2 * 0.1) / math.sqrt((0.64 + 0.04) * (0.25 + 0.01))
+    assert attention_output_cosine(q, keys, values, kept, at).tolist() == [[pytest.approx(cosine)]]
+
+
+def test_the_causal_rule_goes_by_positions():
+    """At position 1 a probe sees keys 0 and 1 only: attention .625, .375; key 3, though kept, gives nothing."""
+    q, keys = probe_with([0.5, 0.3, 0.1, 0.1])
+    kept = torch.tensor([[0, 3]])
+    assert attention_mass(q, keys, kept, torch.tensor([1])).item() == pytest.approx(0.625)
+    cosine = attention_cosine_similarity(q, keys, kept, torch.tensor([1])).item()
+    assert cosine == pytest.approx(0.625 / math.hypot(0.625, 0.375))
+    assert attention_mass(q, keys, kept, torch.tensor([3])).item() == pytest.approx(0.6)
+    # Nothing that it sees stays: no attention is left, and an output has no direction.
+    late = torch.tensor([[2, 3]])
+    assert attention_mass(q, keys, late, torch.tensor([1])).item() == 0
+    assert attention_cosine_similarity(q, keys, late, torch.tensor([1])).item() == 0
+    assert attention_output_cosine(q, keys, keys, late, torch.tensor([1])).isnan().all()
+
+
+def test_query_heads_read_the_set_of_their_kv_head():
+    """Two KV heads with two query heads each, attention .7, .2, .1 for all: the mass shows whose set was read."""
+    q, keys = torch.ones(4, 1, 1), torch.tensor([0.7, 0.2, 0.1]).log()[None, :, None].expand(2, -1, -1)
+    at = torch.tensor([3])
+    per_kv_head = attention_mass(q, keys, torch.tensor([[0], [1]]), at)
+    assert per_kv_head[:, 0].tolist() == pytest.approx([0.7, 0.7, 0.2, 0.2])
+    per_query_head = attention_mass(q, keys, torch.tensor([[0], [1], [2], [0]]), at)
+    assert per_query_head[:, 0].tolist() == pytest.approx([0.7, 0.2, 0.1, 0.7])
+    assert attention_mass(q, keys, torch.tensor([[2]]), at)[:, 0].tolist() == pytest.approx([0.1] * 4)
+
+
+@given(cases())
+def test_attention_metrics_equal_the_reference(case):
+    q, keys, values, kept, positions = case
+    group = len(q) // len(keys)
+    rows = ref.attention(ref.array(q), ref.array(keys), positions.tolist())
+    sets = kept.tolist()
+    stays = [sets[ref.set_of_head(h, len(sets), len(q))] for h in range(len(q))]
+    left = np.array([[sum(row[i] for i in stays[h]) for row in rows[h]] for h in range(len(q))])
+    np.testing.assert_allclose(attention_mass(q, keys, kept, positions), left, atol=1e-12)
+
+    cosines = attention_cosine_similarity(q, keys, kept, positions)
+    outputs = attention_output_cosine(q, keys, values, kept, positions)
+    assert cosines.shape == outputs.shape == q.shape[:2]
+    with np.errstate(invalid="ignore"):
+        compressed = ref.compressed_rows(rows, sets)
+    for h, p in np.ndindex(*left.shape):
+        if left[h, p] == 0:
+            assert cosines[h, p] == 0 and outputs[h, p].isnan()
+            continue
+        # The reference renormalises, the library need not: a cosine is the same.
+        assert cosines[h, p].item() == pytest.approx(ref.cosine(rows[h, p], compressed[h, p]), abs=1e-9)
+        v = ref.array(values)[h // group]
+        assert outputs[h, p].item() == pytest.approx(ref.cosine(rows[h, p] @ v, compressed[h, p] @ v), abs=1e-6)
+
+
+@given(cases())
+def test_logit_cosine_equals_the_reference(case):
+    q, keys, _, kept, positions = case
+    logits = ref.logits(ref.array(q), ref.array(keys)) * ref.causal(positions.tolist(), keys.shape[1])
+    cosines = attention_logit_cosine(q, keys, kept, positions)
+    for h, p in np.ndindex(*cosines.shape):
+        stays = kept[ref.set_of_head(h, len(kept), len(q))].tolist()
+        compressed = ref.zero_filled(logits[h, p][:, None], stays)[:, 0]
+        if compressed.any():
+            assert cosines[h, p].item() == pytest.approx(ref.cosine(logits[h, p], compressed), abs=1e-9)
+        else:
+            assert cosines[h, p].item() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_keeping_everything_shows_everything(dtype):
+    queries, keys, values = ref.random_layer(6, 3, 50, 8, dtype=dtype)
+    kept, at, q = torch.arange(50)[None], torch.arange(50, 54), queries[:, :4]
+    for result in (
+        attention_cosine_similarity(q, keys, kept, at),
+        attention_logit_cosine(q, keys, kept, at),
+        attention_mass(q, keys, kept, at),
+        attention_output_cosine(q, keys, values, kept, at),
+    ):
+        assert result.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        np.testing.assert_allclose(result, 1, atol=1e-5)
+
+
+def test_cosines_and_masses_stay_within_their_limits():
+    """Rounding must not push a cosine of non-negative rows, or a share, above 1."""
+    for seed in range(20):
+        queries, keys, _ = ref.random_layer(6, 3, 300, 8, seed=seed, dtype=torch.float32)
+        kept, at = torch.arange(300)[None], torch.arange(300)
+        assert attention_cosine_similarity(queries, keys, kept, at).max() <= 1
+        assert attention_mass(queries, keys, kept, at).max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_attention_of_low_precision_tensors_does_not_overflow(dtype):
+    queries, keys, _values = ref.random_layer(2, 1, 30, 64, scale=150.0, dtype=dtype)
+    kept, at, q = torch.arange(10)[None], torch.tensor([30, 31]), queries[:, :2]
+    for result in (
+        attention_cosine_similarity(q, keys, kept, at),
+        attention_logit_cosine(q, keys, kept, at),
+        attention_mass(q, keys, kept, at),
+    ):
+        assert result.isfinite().all()
+
+
+# --- rows and several sets at once --------------------------------------------------------------------------------
+
+
+def test_several_sets_at_once_equal_one_after_the_other():
+    queries, keys, values = ref.random_layer(6, 3, 40)
+    q, at = queries[:, :3], torch.arange(40, 43)
+    rows = attention_rows(q, keys, at)
+    kepts = [
+        Random(budget=7, seed=1).select(queries, keys),
+        Random(budget=20, seed=2, granularity="query_head").select(queries, keys),
+        Recent(budget=11, granularity="layer").select(queries, keys),
+    ]
+    cosines, masses, outputs = row_cosine(rows, kepts), row_mass(rows, kepts), row_output_cosine(rows, values, kepts)
+    for i, kept in enumerate(kepts):
+        np.testing.assert_allclose(cosines[i], attention_cosine_similarity(q, keys, kept, at), atol=1e-12)
+        np.testing.assert_allclose(masses[i], attention_mass(q, keys, kept, at), atol=1e-12)
+        np.testing.assert_allclose(outputs[i], attention_output_cosine(q, keys, values, kept, at), atol=1e-12)
+
+
+def test_a_cosine_does_not_see_the_scale_of_its_rows():
+    rows = torch.rand(2, 3, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    kepts = [torch.tensor([[1, 5, 9]])]
+    np.testing.assert_allclose(row_cosine(rows, kepts), row_cosine(7 * rows, kepts), atol=1e-12)
+
+
+def test_without_the_sink_position_0_counts_nowhere():
+    """Attention .8, .1, .06, .04 with positions 0 and 2 kept: without the sink only .06 of (.1, .06, .04) stays."""
+    rows = torch.tensor([[[0.8, 0.1, 0.06, 0.04]]])
+    expected = 0.06 / math.sqrt(0.1**2 + 0.06**2 + 0.04**2)
+    for kept in ([[0, 2]], [[2]]):
+        assert row_cosine(rows, [torch.tensor(kept)], sink=False).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_prompt_cosine_is_the_mean_over_all_prompt_queries(rows):
+    queries, keys, _ = ref.random_layer(4, 2, 30)
+    kepts = [torch.tensor([[0, 4, 20]]), torch.tensor([[1, 2], [3, 29]])]
+    full = ref.attention(ref.array(queries), ref.array(keys))
+    ours = prompt_cosine(PromptAttention(queries, keys), kepts, rows=rows)
+    for mine, kept in zip(ours, kepts):
+        masks = np.zeros((4, 30))
+        for h in range(4):
+            masks[h, kept[ref.set_of_head(h, len(kept), 4)].tolist()] = 1
+        masked = full * masks[:, None]
+        cosine = (
+            (full * masked).sum(-1)
+            / np.linalg.norm(full, axis=-1)
+            / np.maximum(np.linalg.norm(masked, axis=-1), 1e-300)
+        )
+        np.testing.assert_allclose(mine, cosine.mean(-1), atol=1e-6)
+
+
+def test_overlap_by_hand():
+    kept = torch.tensor([[0, 1, 2], [3, 4, 5]])
+    other = torch.tensor([[1, 2, 9], [3, 4, 5]])
+    assert overlap(kept, other).tolist() == pytest.approx([2 / 4, 1])
+    assert overlap(kept, torch.tensor([[7], [5]])).tolist() == pytest.approx([0, 1 / 3])
+    assert torch.equal(overlap(kept, other), overlap(other, kept))
+
+
+def test_passage_survival_by_hand():
+    kept = torch.tensor([[0, 1, 4, 5], [1, 2, 3, 6]])
+    tokens, whole = passage_survival(kept, [(0, 2), (3, 6)], 7)
+    assert tokens.tolist() == pytest.approx([4 / 5, 2 / 5]) and whole.tolist() == [0.5, 0.0]
+    tokens, whole = passage_survival(kept, [(1, 2)], 7)
+    assert tokens.tolist() == whole.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("spans", "parts"), [([], ["no passage"]), ([(2, 2)], ["2..2"]), ([(5, 8)], ["5..8", 7]), ([(-1, 2)], ["-1..2"])]
+)
+def test_passages_that_do_not_fit_are_refused(spans, parts):
+    with refused(*parts):
+        passage_survival(torch.tensor([[0, 1]]), spans, 7)
+
+
+def test_metrics_do_not_change_their_inputs():
+    queries, keys, values = ref.random_layer(4, 2, 30, dtype=torch.float32)
+    kept, at = torch.tensor([[2, 7]]), torch.tensor([3])
+    copies = [x.clone() for x in (queries, keys, values, kept)]
+    q = queries[:, 3:4]
+    kv_l1_loss(values, kept), cache_cosine(keys, kept), attention_cosine_similarity(q, keys, kept, at)
+    attention_logit_cosine(q, keys, kept, at), attention_output_cosine(q, keys, values, kept, at)
+    for x, copy in zip((queries, keys, values, kept), copies):
+        assert torch.equal(x, copy)
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+Q, K, V = ref.random_layer(4, 2, 20, dtype=torch.float32)
+AT, KEPT = torch.tensor([20, 21]), torch.tensor([[0, 5]])
+BAD_SETS = [
+    (torch.tensor([[0, 20]]), ["0..20", "0..19"]),
+    (torch.tensor([[-1, 3]]), ["-1..3", "0..19"]),
+    (torch.tensor([[3, 1]]), ["ascending"]),
+    (torch.tensor([[1, 1]]), ["unique"]),
+    (torch.tensor([0, 5]), ["(2,)", "[S, b]"]),
+    (torch.tensor([[0.0, 5]]), ["torch.float32", "int64"]),
+    (torch.tensor([[0, 5]] * 3), ["3 kept sets", "per KV head"]),
+    (torch.zeros(0, 2, dtype=torch.int64), ["0 kept sets"]),
+]
+
+
+@pytest.mark.parametrize(("kept", "parts"), BAD_SETS)
+@pytest.mark.parametrize("metric", [kv_l1_loss, kv_l1_absolute, cache_cosine])
+def test_cache_metrics_refuse_sets_that_do_not_fit(metric, kept, parts):
+    with refused(*parts):
+        metric(V, kept)
+
+
+@pytest.mark.parametrize(("kept", "parts"), BAD_SETS)
+@pytest.mark.parametrize("metric", [attention_cosine_similarity, attention_mass, attention_logit_cosine])
+def test_attention_metrics_refuse_sets_that_do_not_fit(metric, kept, parts):
+    with refused(*parts):
+        metric(Q[:, :2], K, kept, AT)
+
+
+@pytest.mark.parametrize(("kept", "parts"), BAD_SETS)
+def test_output_cosine_refuses_sets_that_do_not_fit(kept, parts):
+    with refused(*parts):
+        attention_output_cosine(Q[:, :2], K, V, kept, AT)
+
+
+@pytest.mark.parametrize(
+    ("values", "parts"),
+    [
+        (V * math.nan, ["values", "NaN"]),
+        (V[:, :10], ["values", "10", "20"]),
+        (V[:1], ["values", "1", "2"]),
+        (V[0], ["values", "(20, 5)"]),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(values, parts):
+    with refused(*parts):
+        attention_output_cosine(Q[:, :2], K, values, KEPT, AT)
+
+
+@pytest.mark.parametrize("metric", [kv_l1_loss, kv_l1_absolute, cache_cosine])
+@pytest.mark.parametrize(("x", "parts"), [(V[None], ["(1, 2, 20, 5)"]), (V / 0, ["infinity"]), (V * math.nan, ["NaN"])])
+def test_caches_that_cannot_be_measured_are_refused(metric, x, parts):
+    with refused(*parts):
+        metric(x, KEPT)
+
+
+@pytest.mark.parametrize("metric", [attention_cosine_similarity, attention_mass, attention_logit_cosine])
+@pytest.mark.parametrize(
+    ("q", "keys", "at", "parts"),
+    [
+        (Q[:, :2] * math.nan, K, AT, ["probe queries", "NaN"]),
+        (Q[:, :2], K / 0, AT, ["keys", "infinity"]),
+        (Q[:3, :2], K, AT, ["3 query heads", "2 KV heads"]),
+        (Q[:, :2, :4], K, AT, ["head dimension 4"]),
+        (Q[None, :, :2], K, AT, ["3 dimensions"]),
+        (Q[:, :2], K, AT[:1], ["positions", "2 probe queries"]),
+        (Q[:, :2], K, AT.float(), ["positions", "int64"]),
+        (Q[:, :2], K, [20, 21], ["positions", "tensor"]),
+        (Q[:, :2], K, torch.tensor([-1, 3]), ["position -1", "start at 0"]),
+        (Q[:, :0], K, AT[:0], ["probe"]),
+    ],
+)
+def test_probes_that_do_not_fit_are_refused(metric, q, keys, at, parts):
+    with refused(*parts):
+        metric(q, keys, KEPT, at)
