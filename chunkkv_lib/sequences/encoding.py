@@ -1,0 +1,67 @@
+"""Texts to tokens: the prompt, and the answer as it continues the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from .truncation import truncate_middle
+
+_TAIL = 64  # characters; more than the longest token, so the end of the prompt is split as in the whole
+
+
+def encode_prompt(tokenizer: Any, text: str, max_tokens: int) -> tuple[int, ...]:
+    """Tokens of the prompt, cut in the middle to `max_tokens`: with BOS if the tokenizer adds one, no chat template."""
+    return truncate_middle([*_opening(tokenizer), *_ids(tokenizer, text)], max_tokens)
+
+
+def evidence_spans(
+    tokenizer: Any, text: str, passages: Iterable[str], max_tokens: int
+) -> tuple[tuple[int, int], ...]:
+    """Where passages of the prompt `text` ended up after `encode_prompt`: token positions (first, behind the last).
+
+    Of each passage its first occurrence. One that truncation cut, wholly or in part, is left out, and so are all with
+    a tokenizer that cannot say which characters a token stands for.
+    """
+    places = [(text.find(passage), len(passage)) for passage in passages if passage]
+    if not places or not getattr(tokenizer, "is_fast", False):
+        return ()
+    encoded = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+    offsets = [(0, 0)] * len(_opening(tokenizer)) + encoded["offset_mapping"]
+    left = truncate_middle(range(len(offsets)), max_tokens)
+    position = {token: i for i, token in enumerate(left)}
+    spans = []
+    for start, length in places:
+        inside = [token for token, (a, b) in enumerate(offsets) if a < start + length and b > start and start >= 0]
+        if inside and all(token in position for token in inside):
+            first, last = position[inside[0]], position[inside[-1]]
+            if last - first == inside[-1] - inside[0]:
+                spans.append((first, last + 1))
+    return tuple(spans)
+
+
+def encode_answer(tokenizer: Any, prompt: str, answer: str, max_answer_tokens: int) -> tuple[int, ...]:
+    """Tokens of `answer` as they follow `prompt`, at most `max_answer_tokens`, without special tokens.
+
+    A space separates the two unless the prompt ends, or the answer begins, with white space ("Answer:" wants one,
+    "Next line of code:\\n" does not). The tokens are those of prompt and answer tokenised together,
+    less the prompt's. Where a token would span the border, so that there is no such difference, the answer
+    is tokenised after a line break, and failing that on its own: the model then sees the prompt exactly as it is.
+    """
+    joint = answer if prompt[-1:].isspace() or answer[:1].isspace() else f" {answer}"
+    for lead in (prompt[-_TAIL:], "\n", ""):
+        before, both = _ids(tokenizer, lead), _ids(tokenizer, lead + joint)
+        if len(both) > len(before) and both[: len(before)] == before:
+            return tuple(both[len(before) :][:max_answer_tokens])
+    return ()
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    # verbose: a prompt longer than the model's context is no mistake here, it is truncated afterwards
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
+
+
+def _opening(tokenizer: Any) -> list[int]:
+    """[BOS], if that is what the tokenizer puts in front of a text."""
+    special = tokenizer("")["input_ids"]
+    return special[:1] if special and special[0] == tokenizer.bos_token_id else []

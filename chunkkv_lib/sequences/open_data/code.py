@@ -1,0 +1,109 @@
+"""Source code of Twisted (see `wheels` for why): continue a file by one line, alone or with the code it imports."""
+
+from __future__ import annotations
+
+import functools
+import re
+import zipfile
+
+from .outlines import Outline, outline, sibling
+from .rows import CHARACTERS, MIN_CHARACTERS, ROWS, choose, fill, generator, row
+from .wheels import CODE
+
+CUT = (MIN_CHARACTERS, 40_000)  # characters in front of the answer in python_code
+REPO_CUT = (2_000, 12_000)  # the same in python_repo, where the imported code comes in front
+SNIPPET = 6_000  # characters of one imported definition or module, at most
+LINE = (16, 100)  # characters of an answer without its indentation
+
+
+def python_code() -> list[dict]:
+    """A file up to a random statement, to be continued; laid out as LongBench's lcc (whose files are shorter)."""
+    rows = []
+    for path, text in sources().items():
+        if lines := statement_lines(path, *CUT):
+            start, answer = generator("python_code", path).choice(lines)
+            rows.append(row("python_code", path, context=text[:start], answers=[answer]))
+    return choose(rows, ROWS, "python_code")
+
+
+def python_repo() -> list[dict]:
+    """What a file imports from its own package, then the file up to a statement that uses one of these names.
+
+    Laid out as LongBench's repobench-p: path and code of each import in `context`, the file itself in `input`.
+    """
+    rows = []
+    for path in sources():
+        lines = statement_lines(path, *REPO_CUT)
+        imported = imports(path) if lines else {}
+        if lines := [(start, line) for start, line in lines if _names(line) & imported.keys()]:
+            rows.append(_repo_row(path, imported, *generator("python_repo", path).choice(lines)))
+    long_enough = [each for each in rows if len(each["context"] + each["input"]) >= MIN_CHARACTERS]
+    return choose(long_enough, ROWS, "python_repo")
+
+
+def _repo_row(path: str, imported: dict[str, tuple[str, str]], start: int, answer: str) -> dict:
+    draw = generator("python_repo", path, "snippets")
+    needed = [name for name in imported if name in _names(answer)]
+    others = [name for name in imported if name not in needed]
+    draw.shuffle(others)
+    snippets = dict.fromkeys(snippet(*imported[name]) for name in needed + others)  # two names may share a module
+    snippets = fill(snippets, characters=CHARACTERS - start)
+    draw.shuffle(snippets)
+    return row("python_repo", path, context="".join(snippets), input=sources()[path][:start], answers=[answer])
+
+
+@functools.lru_cache(maxsize=1)
+def sources() -> dict[str, str]:
+    """Path -> text of every module, tests left out."""
+    with zipfile.ZipFile(CODE.path()) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".py") and "test" not in name]
+        return {name: archive.read(name).decode("utf-8") for name in sorted(names)}
+
+
+def statement_lines(path: str, first: int, last: int) -> list[tuple[int, str]]:
+    """(position in the text, line) of the lines that begin a statement, docstrings excluded, between two positions."""
+    text, found, position = sources()[path], [], 0
+    if len(text) <= first:
+        return []
+    wanted = _outline(path).statements
+    for number, line in enumerate(text.split("\n"), start=1):
+        if number in wanted and first <= position <= last and LINE[0] <= len(line.strip()) <= LINE[1]:
+            found.append((position, line))
+        position += len(line) + 1
+    return found
+
+
+def imports(path: str) -> dict[str, tuple[str, str]]:
+    """Name -> (path of its module, its name there or "" for the module itself), for imports from the same package."""
+    found = {}
+    for level, module, name, local in _outline(path).imports:
+        origin = _locate(sibling(path, level, module), name)
+        if origin and origin[0] != path:
+            found[local] = origin
+    return dict(sorted(found.items()))
+
+
+def snippet(path: str, name: str) -> str:
+    """Path and code of a definition, or of the beginning of its module, cut to `SNIPPET` characters at a line's end."""
+    first, last = _outline(path).definitions.get(name, (1, None))
+    code = "\n".join(sources()[path].split("\n")[first - 1 : last])
+    if len(code) > SNIPPET:
+        code = code[: code.rindex("\n", 0, SNIPPET)]
+    return f"{path}\n{code.rstrip()}\n"
+
+
+def _locate(module: str, name: str) -> tuple[str, str] | None:
+    """Where `from module import name` finds it: a submodule, or something the module defines."""
+    for path, inside in ((f"{module}/{name}.py", ""), (f"{module}.py", name), (f"{module}/__init__.py", name)):
+        if path in sources():
+            return path, inside
+    return None
+
+
+@functools.cache
+def _outline(path: str) -> Outline:
+    return outline(sources()[path])
+
+
+def _names(line: str) -> set[str]:
+    return set(re.findall(r"\w+", line))

@@ -1,0 +1,103 @@
+"""The row format (LongBench's own), the data sets of each category, and the check that a row keeps to the format."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+# The rows of Paper Table 11. Per source: which data sets make up a category. Order matters: draws go round in it.
+DATASETS: dict[str, dict[str, tuple[str, ...]]] = {
+    "longbench": {
+        "Single-Document QA": ("narrativeqa", "qasper", "multifieldqa_en"),
+        "Multi-Document QA": ("hotpotqa", "2wikimqa", "musique"),
+        "Summarization": ("gov_report", "qmsum", "multi_news"),
+        "Few-shot Learning": ("trec", "triviaqa", "samsum"),
+        "Synthetic & Code": ("passage_count", "passage_retrieval_en", "lcc", "repobench-p"),
+    },
+    "open": {
+        "Single-Document QA": ("qasper_open", "squad_articles"),
+        "Multi-Document QA": ("hotpotqa_open",),
+        "Summarization": ("qasper_abstracts",),
+        "Few-shot Learning": ("trec_open", "squad_examples"),
+        "Synthetic & Code": ("passage_count_open", "passage_retrieval_open", "python_code", "python_repo"),
+    },
+}
+CATEGORIES = tuple(DATASETS["longbench"])
+CATEGORY_OF = {name: category for sets in DATASETS.values() for category, names in sets.items() for name in names}
+
+# The LongBench data set whose layout, prompt and metric an open data set takes over.
+MODELLED_ON = {
+    "qasper_open": "qasper",
+    "squad_articles": "multifieldqa_en",
+    "hotpotqa_open": "hotpotqa",
+    "qasper_abstracts": "gov_report",
+    "trec_open": "trec",
+    "squad_examples": "triviaqa",
+    "passage_count_open": "passage_count",
+    "passage_retrieval_open": "passage_retrieval_en",
+    "python_code": "lcc",
+    "python_repo": "repobench-p",
+}
+
+# LongBench's eight fields. `length` counts words; `all_classes` is null unless the task is a classification;
+# `_id` may be null in partial copies.
+FIELDS: dict[str, tuple[type, ...]] = {
+    "input": (str,),
+    "context": (str,),
+    "answers": (list,),
+    "length": (int,),
+    "dataset": (str,),
+    "language": (str,),
+    "all_classes": (list, type(None)),
+    "_id": (str, type(None)),
+}
+
+
+def features() -> Features:
+    """LongBench's eight fields and `evidence` (list of strings), as `datasets.Features`."""
+    from datasets import Features, List, Value
+
+    text, texts = Value("string"), List(Value("string"))
+    kinds = {"answers": texts, "all_classes": texts, "length": Value("int32")}
+    return Features({**{name: kinds.get(name, text) for name in FIELDS}, "evidence": texts})
+
+
+def longbench_name(dataset: str) -> str:
+    """The LongBench data set whose prompt and metric `dataset` uses (itself, if it is one)."""
+    if dataset not in CATEGORY_OF:
+        raise unknown("data set", dataset, CATEGORY_OF)
+    return MODELLED_ON.get(dataset, dataset)
+
+
+def check_categories(categories: object) -> tuple[str, ...]:
+    """The wanted categories in table order, each once; a single name may stand for itself."""
+    wanted = (categories,) if isinstance(categories, str) else tuple(categories)
+    for name in wanted:
+        if name not in CATEGORIES:
+            raise unknown("category", name, CATEGORIES)
+    if not wanted:
+        raise InputError(f"no categories given; choose from {', '.join(CATEGORIES)}.")
+    return tuple(name for name in CATEGORIES if name in wanted)
+
+
+def check_row(row: object, place: str) -> None:
+    """InputError, naming `place` (file and line) and field, unless `row` is a LongBench row with an answer."""
+    if not isinstance(row, dict):
+        raise InputError(f"{place}: expected a JSON object with LongBench's fields, found {type(row).__name__}.")
+    for name, kinds in FIELDS.items():
+        if name not in row:
+            raise InputError(f"{place}: field {name!r} is missing; a row needs {', '.join(FIELDS)}.")
+        if not isinstance(row[name], kinds):
+            wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise InputError(f"{place}: field {name!r} must be {wanted}, found {type(row[name]).__name__}.")
+    for name in ("answers", "all_classes"):
+        if not all(isinstance(text, str) for text in row[name] or ()):
+            raise InputError(f"{place}: field {name!r} must be a list of strings.")
+    if not any(text.strip() for text in row["answers"]):
+        raise InputError(f"{place}: field 'answers' holds no answer; a sequence needs one to be measured.")
+    if not (row["context"] + row["input"]).strip():
+        raise InputError(f"{place}: 'context' and 'input' are both blank, so the prompt would be empty.")

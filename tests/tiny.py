@@ -1,0 +1,51 @@
+"""A tiny model with a tokenizer, and LongBench-shaped rows, on disk: a whole run in seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+WORDS = [
+    "the", "cat", "sat", "on", "a", "mat", "and", "read", "about", "keys", "values", "queries", "heads", "layers",
+    "tokens", "caches", "windows", "chunks",
+]  # fmt: skip
+
+
+def tiny_model(folder: Path) -> Path:
+    """A random Llama of 3 layers with 4 query and 2 KV heads, saved to `folder` with a byte-level tokenizer."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=alphabet, special_tokens=["<eos>"], show_progress=False
+    )
+    tokenizer.train_from_iterator([" ".join(WORDS)] * 20, trainer)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=64, intermediate_size=96, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024, bos_token_id=None, eos_token_id=0,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def tiny_longbench(folder: Path, rows: int = 6) -> Path:
+    """Synthetic question-answering rows in the layout of LongBench's archive: folder/data/<data set>.jsonl."""
+    for dataset in ("narrativeqa", "qasper", "multifieldqa_en", "hotpotqa", "2wikimqa", "musique"):
+        path = folder / "data" / f"{dataset}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(_row(dataset, i)) + "\n" for i in range(rows)))
+    return folder
+
+
+def _row(dataset: str, i: int) -> dict:
+    context = " ".join(WORDS[(i + 3 * j + j * j) % len(WORDS)] for j in range(150 + 20 * i))
+    return {
+        "input": f"What did cat {i} read about?", "context": context, "answers": ["keys and values", "tokens"],
+        "length": 150 + 20 * i, "dataset": dataset, "language": "en", "all_classes": None, "_id": f"{dataset}-{i}",
+    }  # fmt: skip
