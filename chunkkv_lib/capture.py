@@ -1,0 +1,151 @@
+"""One forward pass of a model, looked at layer by layer while it runs.
+
+The model's ordinary SDPA attention computes the result; a visitor sees each layer's queries, keys and values after
+RoPE and lets them go. Nothing of the model is patched: an attention function is registered with transformers under a
+name of its own, used inside a context manager, and taken away again, also after an exception.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from .errors import InputError
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What the attention of one layer worked on, for one sequence of t tokens.
+
+    index    0 for the layer next to the embeddings
+    queries  [Hq, t, d] after RoPE, scaled so that the model's logits are q.k / sqrt(d)
+    keys     [Hkv, t, d] after RoPE, as the model caches them
+    values   [Hkv, t, d]
+    lse      [Hq, t] float32 log-sum-exp of the causal logits, or None where the kernel does not give it
+    """
+
+    index: int
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    lse: Tensor | None
+
+
+@contextmanager
+def attention_as(model: PreTrainedModel, attend: Callable) -> Iterator[None]:
+    """Let `attend` be the model's attention function inside the block, with SDPA's masks; then restore the model.
+
+    attend(module, query, key, value, attention_mask, **kwargs) -> (output [batch, t, Hq, d], None)
+    """
+    name, before = f"chunkkv_{next(_numbers)}", model.config._attn_implementation
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, sdpa_mask)  # without it the mask would silently be another one
+    try:
+        model.set_attn_implementation(name)
+        yield
+    finally:
+        model.set_attn_implementation(before)
+        AttentionInterface._global_mapping.pop(name, None)
+        AttentionMaskInterface._global_mapping.pop(name, None)
+
+
+def capture(
+    model: PreTrainedModel, token_ids: Tensor, visit: Callable[[Layer], None], logits_to_keep: int = 1
+) -> Tensor:
+    """Run the model once over a sequence and hand every layer's attention tensors to `visit`.
+
+    token_ids       [t] int64
+    visit           called once per layer, lowest first; what it does not keep is freed before the next layer
+    logits_to_keep  logits of that many last positions are returned
+    return          [logits_to_keep, vocabulary] logits, bit for bit those of the model with SDPA attention
+    raises InputError: a sequence that is empty or longer than the model's positions; layers that attend in a way that
+        cannot be measured (sliding window shorter than the sequence, soft-capped logits).
+    """
+    ids = torch.as_tensor(token_ids, device=model.device)
+    if ids.dim() != 1:
+        raise InputError(f"the token ids have shape {tuple(ids.shape)}; give one sequence, without a batch dimension.")
+    check_model(model, len(ids))
+    seen = set()
+
+    def attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
+        if kwargs.get("s_aux") is not None:
+            raise _unseen(model, "adds learned sinks to its softmax, which the scores do not model")
+        seen.add(module.layer_idx)
+        output, lse = _sdpa(module, query, key, value, attention_mask, scaling, kwargs)
+        correction = (scaling or query.shape[-1] ** -0.5) * query.shape[-1] ** 0.5
+        queries = query[0] if abs(correction - 1) < 1e-6 else query[0] * correction
+        visit(Layer(module.layer_idx, queries, key[0], value[0], lse))
+        return output, None
+
+    with attention_as(model, attend), torch.inference_mode():
+        logits = model(input_ids=ids[None], use_cache=False, logits_to_keep=logits_to_keep).logits[0]
+    if len(seen) != model.config.get_text_config().num_hidden_layers:
+        raise _unseen(model, "computes attention in a way of its own in some layers, so that it cannot be captured")
+    return logits
+
+
+def _unseen(model: PreTrainedModel, why: str) -> InputError:
+    return InputError(
+        f"{model.config.get_text_config().model_type} {why}. Take a model with ordinary causal attention, such as "
+        "Llama, Mistral, Qwen or Phi-3."
+    )
+
+
+def _sdpa(module, query, key, value, attention_mask, scaling, kwargs) -> tuple[Tensor, Tensor | None]:
+    """SDPA's output [1, t, Hq, d], and the log-sum-exp [Hq, t] where the kernel that SDPA picks returns it."""
+    flash = query.device.type == "cpu" and attention_mask is None and query.shape[2] > 1 and not kwargs.get("softcap")
+    if not flash:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)[0], None
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    output, lse = kernel(query, key, value, 0.0, True, scale=scaling)
+    return output.transpose(1, 2).contiguous(), lse[0]
+
+
+def check_model(model: PreTrainedModel, tokens: int) -> None:
+    """Raise InputError if the model cannot take `tokens` tokens, or has layers whose cache cannot be measured."""
+    config = model.config.get_text_config()
+    if tokens == 0:
+        raise InputError("the sequence is empty (0 tokens); at least 1 token is needed. Pass a longer prompt.")
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is not None and tokens > limit:
+        raise InputError(
+            f"the sequence has {tokens} tokens (prompt and answer), the model's positions end at {limit}. "
+            "Lower max_tokens, or take a model with a longer context."
+        )
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        raise InputError(
+            f"{config.model_type} soft-caps its attention logits (attn_logit_softcapping="
+            f"{config.attn_logit_softcapping}), which SDPA attention cannot compute and the scores do not model. "
+            "Take a model without soft-capping, such as Gemma 3, Llama or Qwen."
+        )
+    window, layer_type = sliding_window(config)
+    if window is not None and tokens > window:
+        raise InputError(
+            f"{config.model_type} has {layer_type} layers that see only the last {window} tokens, the sequence has "
+            f"{tokens}. Their cache is already cut; lower max_tokens so that prompt and answer fit in {window}, "
+            "or take a model with full attention in every layer."
+        )
+
+
+def sliding_window(config) -> tuple[int | None, str]:
+    """The smallest span that a layer of the model sees, and that layer's type; None if every layer sees everything."""
+    types = set(getattr(config, "layer_types", None) or ())
+    partial = sorted(types - {"full_attention"})
+    if types and not partial:
+        return None, ""
+    if not types and getattr(config, "use_sliding_window", True) is False:
+        return None, ""
+    window = getattr(config, "sliding_window", None)
+    if partial and "sliding_attention" not in partial:
+        return getattr(config, "attention_chunk_size", None) or 0, partial[0]
+    return window, "sliding_attention"

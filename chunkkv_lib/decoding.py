@@ -1,0 +1,135 @@
+"""Continue from compressed caches: the answer's likelihood, and greedy generation.
+
+Caches of several methods ride in one batch, so that all methods cost little more than one. New tokens keep their true
+positions n, n + 1, ...; kept keys keep theirs, since RoPE is already in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .capture import attention_as, check_model
+from .errors import InputError
+
+
+class CompressedCache:
+    """What each of M methods kept of every layer's keys and values, for one prompt of n tokens.
+
+    Filled layer by layer with `add`, then read by `decode` and `generate`.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.next_position = n
+        self.layers: list[tuple[Tensor, Tensor]] = []  # keys and values, each [M, heads, b, d]
+
+    def add(self, keys: Tensor, values: Tensor, kepts: Iterable[Tensor]) -> None:
+        """Gather the kept positions of the next layer.
+
+        keys, values  [Hkv, n, d]
+        kepts         one `[S, b]` per method, all with the same b
+        """
+        kepts = list(kepts)
+        heads = max(keys.shape[0], *(kept.shape[0] for kept in kepts))
+        rows = torch.stack([kept.repeat_interleave(heads // kept.shape[0], 0) for kept in kepts])  # [M, heads, b]
+        owner = torch.arange(heads, device=keys.device)[:, None] // (heads // keys.shape[0])
+        self.layers.append((keys[owner, rows], values[owner, rows]))
+
+    @property
+    def methods(self) -> int:
+        """Number of caches in the batch."""
+        return self.layers[0][0].shape[0]
+
+
+def decode(model: PreTrainedModel, cache: CompressedCache, token_ids: Tensor, append: bool = False) -> Tensor:
+    """Logits of new tokens that read the compressed caches, and each other causally.
+
+    token_ids  [t], the same for every method, or [M, t]
+    append     True adds the new tokens' keys and values to the cache, for the next step
+    return     [M, t, vocabulary]
+    raises InputError: the new tokens lie behind the model's last position, or outside a layer's sliding window.
+    """
+    ids = torch.as_tensor(token_ids, device=model.device)
+    ids = ids.expand(cache.methods, -1) if ids.dim() == 1 else ids
+    check_model(model, cache.next_position + ids.shape[1])
+    positions = cache.next_position + torch.arange(ids.shape[1], device=ids.device)
+
+    def attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
+        keys, values = (_extend(kept, new) for kept, new in zip(cache.layers[module.layer_idx], (key, value)))
+        if append:
+            cache.layers[module.layer_idx] = (keys, values)
+        group = query.shape[1] // keys.shape[1]
+        t, total = query.shape[2], keys.shape[2]
+        sees = torch.ones(t, total, dtype=torch.bool, device=query.device).tril(total - t)
+        repeated = (x.repeat_interleave(group, 1) for x in (keys, values))
+        output = F.scaled_dot_product_attention(query, *repeated, attn_mask=sees, scale=scaling)
+        return output.transpose(1, 2).contiguous(), None
+
+    with attention_as(model, attend), torch.inference_mode():
+        logits = model(input_ids=ids, position_ids=positions.expand_as(ids), use_cache=False).logits
+    if append:
+        cache.next_position += ids.shape[1]
+    return logits
+
+
+def _extend(kept: Tensor, new: Tensor) -> Tensor:
+    """Kept and new keys (or values) in a row: [M, heads, b, d] and [M, Hkv, t, d] -> [M, heads, b + t, d]."""
+    return torch.cat([kept, new.repeat_interleave(kept.shape[1] // new.shape[1], 1)], 2)
+
+
+def answer_scores(logits: Tensor, full_logits: Tensor, targets: Tensor) -> dict[str, float]:
+    """How well logits from a compressed cache predict the answer, against those from the full cache.
+
+    logits, full_logits  [t, vocabulary], of the tokens before the targets
+    targets              [t] int64 answer tokens
+    return               nll: mean negative log-likelihood, nats per token; kl: mean KL divergence from the full
+                         cache's prediction, nats; top1_agreement: share of tokens with the same most likely next one.
+                         All NaN if t is 0.
+    """
+    if len(targets) == 0:
+        return dict.fromkeys(("nll", "kl", "top1_agreement"), float("nan"))
+    ours, full = logits.float().log_softmax(-1), full_logits.float().log_softmax(-1)
+    return {
+        "nll": F.nll_loss(ours, targets).item(),
+        "kl": F.kl_div(ours, full, reduction="batchmean", log_target=True).item(),
+        "top1_agreement": (ours.argmax(-1) == full.argmax(-1)).float().mean().item(),
+    }
+
+
+def generate(
+    model: PreTrainedModel,
+    cache: CompressedCache,
+    first_token: int,
+    max_new_tokens: int = 32,
+    stop_ids: Iterable[int] = (),
+) -> list[list[int]]:
+    """Greedy continuation of every method's cache.
+
+    first_token  most likely token after the prompt: its logits come from the prefill, before any compression
+    stop_ids     a row ends before the first of these
+    return       M lists of token ids, each at most `max_new_tokens` long; the cache holds the tokens afterwards
+    raises InputError: max_new_tokens below 1, or more than the model has positions for.
+    """
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens={max_new_tokens} does not work; it must be at least 1.")
+    try:
+        check_model(model, cache.next_position + max_new_tokens - 1)
+    except InputError as error:
+        raise InputError(f"max_new_tokens={max_new_tokens} does not fit: {error}") from None
+    stops = set(stop_ids)
+    rows: list[list[int]] = [[] for _ in range(cache.methods)]
+    live = [True] * cache.methods
+    tokens = torch.full((cache.methods, 1), first_token, device=model.device)
+    for step in range(max_new_tokens):
+        for row, token in enumerate(tokens[:, 0].tolist()):
+            live[row] = live[row] and token not in stops
+            if live[row]:
+                rows[row].append(token)
+        if not any(live) or step == max_new_tokens - 1:
+            break
+        tokens = decode(model, cache, tokens, append=True)[:, -1:].argmax(-1)
+    return rows

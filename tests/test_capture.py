@@ -1,0 +1,286 @@
+"""Capture sees what the model computes with, changes nothing, keeps nothing, and refuses what it cannot measure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import references as ref
+import torch
+from common import each_architecture, refused, tiny_model, token_ids
+from torch.multiprocessing.reductions import StorageWeakRef
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+
+from chunkkv_lib.attention import attention_rows
+from chunkkv_lib.capture import Layer, attention_as, capture
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+IDS = token_ids(40)
+
+
+def plain(model, ids=IDS, **inputs) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(input_ids=ids[None], **inputs).logits[0]
+
+
+def captured(model, ids=IDS) -> list[Layer]:
+    layers = []
+    capture(model, ids, layers.append)
+    return layers
+
+
+def registries() -> tuple:
+    """The names that transformers knows, and what each is."""
+    return tuple(
+        (set(r.valid_keys()), dict(r._global_mapping)) for r in (AttentionInterface(), AttentionMaskInterface())
+    )
+
+
+# --- the result ---------------------------------------------------------------------------------------------------
+
+
+@each_architecture
+def test_logits_are_the_models_before_during_and_after(architecture):
+    model = tiny_model(architecture)
+    before = plain(model)
+    during = capture(model, IDS, lambda layer: None, logits_to_keep=len(IDS))
+    if architecture == "Gemma 2":  # runs with eager attention otherwise, so the last bits differ
+        torch.testing.assert_close(during, before, rtol=0, atol=5e-5)
+    else:
+        assert torch.equal(during, before)
+    assert torch.equal(plain(model), before)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 100])
+def test_logits_of_every_length_are_the_models(count):
+    model = tiny_model("Mistral")  # 100 is its whole window
+    ids = token_ids(count, seed=count)
+    assert torch.equal(capture(model, ids, lambda layer: None, logits_to_keep=count), plain(model, ids))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_logits_of_every_dtype_are_the_models(dtype):
+    import copy
+
+    model = copy.deepcopy(tiny_model("Qwen3")).to(dtype)
+    layers = []
+    assert torch.equal(capture(model, IDS, layers.append, logits_to_keep=40), plain(model))
+    assert {x.dtype for layer in layers for x in (layer.queries, layer.keys, layer.values)} == {dtype}
+
+
+def test_only_the_wanted_logits_are_computed():
+    model = tiny_model()
+    assert torch.equal(capture(model, IDS, lambda layer: None), plain(model, logits_to_keep=1))
+    assert capture(model, IDS, lambda layer: None, logits_to_keep=3).shape == (3, 97)
+    assert capture(model, IDS.tolist(), lambda layer: None).shape == (1, 97)
+
+
+# --- what the visitor sees ----------------------------------------------------------------------------------------
+
+
+@each_architecture
+def test_keys_and_values_are_those_of_the_cache(architecture):
+    model, cache = tiny_model(architecture), DynamicCache()
+    with torch.inference_mode():
+        model(input_ids=IDS[None], past_key_values=cache)
+    layers = captured(model)
+    assert [layer.index for layer in layers] == [0, 1, 2]
+    for layer, cached in zip(layers, cache.layers):
+        assert layer.keys.shape == layer.values.shape == (2, 40, 8)
+        close = {"rtol": 0, "atol": 2e-5 if architecture == "Gemma 2" else 0}
+        torch.testing.assert_close(layer.keys, cached.keys[0], **close)
+        torch.testing.assert_close(layer.values, cached.values[0], **close)
+
+
+@each_architecture
+def test_queries_rebuild_the_models_own_attention(architecture):
+    """After RoPE, norms and scaling of whatever kind: softmax(q.k / sqrt(d)) is the eager model's attention."""
+    with torch.inference_mode():
+        attentions = tiny_model(architecture, "eager")(input_ids=IDS[None], output_attentions=True).attentions
+    layers = captured(tiny_model(architecture))
+    assert len(attentions) == len(layers) == 3
+    for layer, expected in zip(layers, attentions):
+        assert layer.queries.shape == (4, 40, 8)
+        rows = attention_rows(layer.queries, layer.keys, torch.arange(40))
+        torch.testing.assert_close(rows, expected[0], rtol=0, atol=2e-5)
+        assert rows.std() > 0.02  # the model really attends to something
+
+
+@each_architecture
+def test_log_sum_exp_is_that_of_the_causal_logits(architecture):
+    seen = 0
+    for layer in captured(tiny_model(architecture)):
+        if layer.lse is not None:
+            logits = ref.logits(ref.array(layer.queries), ref.array(layer.keys))
+            hidden = np.where(ref.causal(range(40), 40), logits, -np.inf)
+            expected = np.logaddexp.reduce(hidden, axis=-1)
+            assert layer.lse.dtype == torch.float32
+            np.testing.assert_allclose(layer.lse, expected, atol=1e-4)
+            seen += 1
+    assert seen == 3  # on the CPU the kernel gives it for free
+
+
+def test_the_visitor_is_called_once_per_layer_while_the_model_runs():
+    model, seen = tiny_model(), []
+
+    def visit(layer):
+        seen.append((layer.index, model.config._attn_implementation != "sdpa"))
+
+    capture(model, IDS, visit)
+    assert seen == [(0, True), (1, True), (2, True)]
+
+
+@each_architecture
+def test_nothing_of_a_finished_layer_stays_in_memory(architecture):
+    finished, model = [], tiny_model(architecture)
+
+    def visit(layer):
+        assert all(storage.expired() for storage in finished), f"before layer {layer.index}"
+        finished.extend(StorageWeakRef(x.untyped_storage()) for x in (layer.queries, layer.keys, layer.values))
+
+    capture(model, IDS, visit)
+    assert len(finished) == 9 and all(storage.expired() for storage in finished)
+
+
+def test_what_the_visitor_keeps_does_stay():
+    """The check above can fail: a kept slice holds its whole tensor."""
+    kept, storages = [], []
+
+    def visit(layer):
+        kept.append(layer.keys[:, :1])
+        storages.append(StorageWeakRef(layer.keys.untyped_storage()))
+
+    capture(tiny_model(), IDS, visit)
+    assert not any(storage.expired() for storage in storages)
+
+
+# --- the model afterwards -----------------------------------------------------------------------------------------
+
+
+@each_architecture
+@pytest.mark.parametrize("failing_layer", [None, 0, 2])
+def test_model_and_registries_are_restored(architecture, failing_layer):
+    model = tiny_model(architecture)
+    attention, known, training, logits = model.config._attn_implementation, registries(), model.training, plain(model)
+
+    def visit(layer):
+        if layer.index == failing_layer:
+            raise ZeroDivisionError
+
+    if failing_layer is None:
+        capture(model, IDS, visit)
+    else:
+        with pytest.raises(ZeroDivisionError):
+            capture(model, IDS, visit)
+    assert model.config._attn_implementation == attention
+    assert registries() == known
+    assert model.training == training and not model._forward_hooks
+    assert all(
+        module.config._attn_implementation == attention for module in model.modules() if hasattr(module, "config")
+    )
+    assert torch.equal(plain(model), logits)
+
+
+def test_an_eager_model_goes_back_to_eager():
+    model = tiny_model("Llama", "eager")
+    capture(model, IDS, lambda layer: None)
+    assert model.config._attn_implementation == "eager"
+
+
+def test_captures_may_be_nested():
+    """A visitor may run another model, or the same one: every capture has a name of its own."""
+    outer, inner, known = tiny_model("Llama"), tiny_model("Qwen2"), registries()
+    expected, seen = plain(outer), []
+
+    def visit(layer):
+        with attention_as(inner, lambda *a, **k: pytest.fail("not run")):
+            pass
+        capture(inner, IDS, lambda layer: seen.append(layer.index))
+
+    assert torch.equal(capture(outer, IDS, visit, logits_to_keep=40), expected)
+    assert seen == [0, 1, 2] * 3
+    assert registries() == known and outer.config._attn_implementation == "sdpa"
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+
+def refuses(model, ids, *parts) -> None:
+    """The capture is refused before the model runs."""
+    known = registries()
+    with refused(*parts):
+        capture(model, ids, lambda layer: pytest.fail("the model ran"))
+    assert registries() == known
+
+
+def test_an_empty_sequence_is_refused():
+    refuses(tiny_model(), IDS[:0], "empty", "0 tokens", "longer prompt")
+
+
+@each_architecture
+def test_a_sequence_longer_than_the_models_positions_is_refused(architecture):
+    refuses(tiny_model(architecture), token_ids(129), "129 tokens", "end at 128", "Lower max_tokens")
+    if architecture in ("Llama", "Qwen2", "Qwen3", "Phi-3"):
+        assert len(captured(tiny_model(architecture), token_ids(128))) == 3
+
+
+@pytest.mark.parametrize("architecture", ["Mistral", "Gemma 2", "Gemma 3"])
+def test_a_sliding_window_shorter_than_the_sequence_is_refused(architecture):
+    model = tiny_model(architecture)
+    refuses(
+        model,
+        token_ids(101),
+        "sliding_attention",
+        "last 100 tokens",
+        "101",
+        model.config.model_type,
+        "lower max_tokens",
+    )
+    assert len(captured(model, token_ids(100))) == 3
+
+
+def test_a_sliding_window_that_is_switched_off_is_no_obstacle():
+    model = tiny_model("Qwen2", use_sliding_window=False, sliding_window=20)
+    assert len(captured(model)) == 3
+    full = tiny_model("Gemma 3", layer_types=("full_attention",) * 3, sliding_window=20)
+    assert len(captured(full)) == 3
+    assert len(captured(tiny_model("Mistral", sliding_window=None))) == 3
+
+
+def test_a_sliding_window_that_is_switched_on_is_refused():
+    model = tiny_model("Qwen2", use_sliding_window=True, sliding_window=20, max_window_layers=1)
+    refuses(model, IDS, "sliding_attention", "20", "40")
+
+
+@pytest.mark.parametrize("architecture", ["Gemma 2"])
+def test_soft_capping_is_refused(architecture):
+    model = tiny_model(architecture, attn_logit_softcapping=50.0)
+    refuses(model, IDS, "gemma2", "attn_logit_softcapping=50.0", "without soft-capping")
+
+
+def test_a_model_whose_attention_cannot_be_seen_is_refused():
+    """Bloom computes its attention itself, with ALiBi: nothing would reach the visitor."""
+    import transformers
+
+    config = transformers.BloomConfig(n_layer=2, n_head=4, hidden_size=32, vocab_size=97)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with refused("bloom"):
+        capture(model, IDS, lambda layer: None)
+
+
+def test_a_model_with_more_than_causal_softmax_is_refused():
+    """gpt-oss adds a sink to every softmax; SDPA would leave it out, silently."""
+    import transformers
+    from common import TINY
+
+    config = transformers.GptOssConfig(
+        **TINY | {"num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 100}
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with refused("gpt_oss"):
+        capture(model, IDS, lambda layer: None)
+
+
+def test_a_batch_is_refused():
+    with refused("(1, 40)", "one"):
+        capture(tiny_model(), IDS[None], lambda layer: None)

@@ -1,0 +1,324 @@
+"""Decoding from compressed caches against the plain model, transformers' own cache, and a masked float64 forward."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import references as ref
+import torch
+from common import each_architecture, refused, tiny_model, token_ids
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.models.llama import modeling_llama
+
+from chunkkv_lib.capture import capture
+from chunkkv_lib.compressors import ChunkKV, Random, Recent, SnapKV
+from chunkkv_lib.decoding import CompressedCache, answer_scores, decode, generate
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+N, PROMPT, ANSWER = 30, token_ids(30), token_ids(6, seed=1)
+
+
+def fill(model, choose, n: int = N, ids=PROMPT) -> tuple[CompressedCache, list[list[torch.Tensor]]]:
+    """A cache of the first n tokens, and the kept sets per layer: choose(index, queries, keys) -> one per method."""
+    cache, kepts = CompressedCache(n), []
+
+    def visit(layer):
+        kepts.append(choose(layer.index, layer.queries[:, :n], layer.keys[:, :n]))
+        cache.add(layer.keys[:, :n], layer.values[:, :n], kepts[-1])
+
+    capture(model, ids, visit)
+    return cache, kepts
+
+
+def everything(index, queries, keys) -> list[torch.Tensor]:
+    return [torch.arange(keys.shape[1]).expand(len(keys), -1)]
+
+
+def chosen(granularity: str, budget: float = 0.4):
+    """Three methods, other sets in every layer."""
+
+    def choose(index, queries, keys):
+        methods = [
+            Random(budget=budget, seed=index, granularity=granularity),
+            ChunkKV(budget=budget, window=3, chunk_size=4, granularity=granularity),
+            SnapKV(budget=budget, window=3, granularity=granularity),
+        ]
+        return [method.select(queries, keys) for method in methods]
+
+    return choose
+
+
+# --- the full cache -----------------------------------------------------------------------------------------------
+
+
+@each_architecture
+def test_full_cache_gives_the_plain_forwards_logits(architecture):
+    """Also its answer likelihood: same logits, same score."""
+    model = tiny_model(architecture)
+    cache, _ = fill(model, everything)
+    logits = decode(model, cache, ANSWER)
+    with torch.inference_mode():
+        expected = model(input_ids=torch.cat([PROMPT, ANSWER])[None]).logits[0, N:]
+    assert logits.shape == (1, 6, 97)
+    torch.testing.assert_close(logits[0], expected, rtol=0, atol=1e-4)
+    ours, full = (answer_scores(x[:-1], expected[:-1], ANSWER[1:]) for x in (logits[0], expected))
+    assert ours == pytest.approx(full, abs=1e-5)
+    assert ours["kl"] == pytest.approx(0, abs=1e-5) and ours["top1_agreement"] == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_full_cache_in_other_dtypes(dtype):
+    model = copy.deepcopy(tiny_model("Qwen3")).to(dtype)
+    cache, _ = fill(model, everything)
+    logits = decode(model, cache, ANSWER)
+    with torch.inference_mode():
+        expected = model(input_ids=torch.cat([PROMPT, ANSWER])[None]).logits[0, N:]
+    assert logits.dtype == dtype
+    difference = (logits[0] - expected).abs().max().item()
+    assert difference < (0.15 if dtype == torch.bfloat16 else 1e-5)  # bfloat16: logits of spread 1.6, 8 bits
+
+
+def test_one_prompt_token_and_one_new_one():
+    model = tiny_model()
+    cache, _ = fill(model, everything, n=1, ids=PROMPT[:1])
+    with torch.inference_mode():
+        expected = model(input_ids=PROMPT[None, :2]).logits[0, 1:]
+    torch.testing.assert_close(decode(model, cache, PROMPT[1:2])[0], expected, rtol=0, atol=1e-4)
+
+
+# --- compressed caches --------------------------------------------------------------------------------------------
+
+
+@each_architecture
+@pytest.mark.parametrize("granularity", ["kv_head", "layer"])
+def test_sets_per_kv_head_equal_a_dynamic_cache(architecture, granularity):
+    """What transformers does with gathered keys and values and the true positions of the new tokens."""
+    model = tiny_model(architecture)
+    layers = []
+    capture(model, PROMPT, layers.append)
+    cache, kepts = fill(model, chosen(granularity))
+    logits = decode(model, cache, ANSWER)
+    for method in range(3):
+        theirs = DynamicCache()
+        for layer, sets in zip(layers, kepts):
+            index = sets[method].expand(2, -1)[..., None].expand(-1, -1, 8)
+            theirs.update(layer.keys.gather(1, index)[None], layer.values.gather(1, index)[None], layer.index)
+        with torch.inference_mode():
+            expected = model(
+                input_ids=ANSWER[None], past_key_values=theirs, position_ids=torch.arange(N, N + 6)[None]
+            ).logits[0]
+        torch.testing.assert_close(logits[method], expected, rtol=0, atol=1e-4)
+    assert (logits[0] - logits[1]).abs().max() > 0.1  # the methods do differ
+
+
+def masked_forward(model, kepts: list[torch.Tensor], monkeypatch) -> np.ndarray:
+    """One eager forward over prompt and answer, in float64: the answer's queries see -inf on evicted positions."""
+
+    def attend(module, query, key, value, attention_mask, scaling, **kwargs):
+        queries, keys, values = (ref.array(x[0]) for x in (query, key, value))
+        heads, total = queries.shape[:2]
+        sees = np.stack([ref.causal(range(total), total)] * heads)
+        kept = kepts[module.layer_idx].tolist()
+        for h in range(heads):
+            evicted = sorted(set(range(N)) - set(kept[ref.set_of_head(h, len(kept), heads)]))
+            sees[h, N:, evicted] = False
+        rows = ref.softmax(ref.logits(queries, keys), sees)
+        repeated = np.repeat(values, heads // len(values), axis=0)
+        return torch.from_numpy((rows @ repeated).transpose(1, 0, 2))[None].to(query), None
+
+    model = copy.deepcopy(model).double()
+    model.set_attn_implementation("eager")
+    monkeypatch.setattr(modeling_llama, "eager_attention_forward", attend)
+    with torch.inference_mode():
+        return model(input_ids=torch.cat([PROMPT, ANSWER])[None]).logits[0, N:].numpy()
+
+
+@pytest.mark.parametrize("granularity", ["kv_head", "query_head", "layer"])
+def test_every_granularity_equals_a_masked_float64_forward(granularity, monkeypatch):
+    model = tiny_model()
+    cache, kepts = fill(model, chosen(granularity))
+    logits = decode(model, cache, ANSWER)
+    for method in range(3):
+        expected = masked_forward(model, [sets[method] for sets in kepts], monkeypatch)
+        np.testing.assert_allclose(logits[method], expected, atol=2e-4)
+
+
+def test_methods_of_different_granularity_share_a_batch(monkeypatch):
+    """Each row is what it would be alone."""
+    model = tiny_model()
+
+    def mixed(index, queries, keys):
+        return [
+            Random(budget=9, seed=index, granularity=g).select(queries, keys)
+            for g in ("kv_head", "query_head", "layer")
+        ]
+
+    cache, kepts = fill(model, mixed)
+    logits = decode(model, cache, ANSWER)
+    assert cache.methods == 3
+    for method in range(3):
+        expected = masked_forward(model, [sets[method] for sets in kepts], monkeypatch)
+        np.testing.assert_allclose(logits[method], expected, atol=2e-4)
+        alone, _ = fill(model, lambda *layer, method=method: [mixed(*layer)[method]])
+        torch.testing.assert_close(decode(model, alone, ANSWER)[0], logits[method], rtol=0, atol=1e-4)
+
+
+def test_a_token_of_its_own_for_every_method():
+    model = tiny_model()
+    cache, _ = fill(model, chosen("kv_head"))
+    rows = torch.stack([token_ids(4, seed=s) for s in range(3)])
+    logits = decode(model, cache, rows)
+    for method in range(3):
+        torch.testing.assert_close(logits[method], decode(model, cache, rows[method])[method], rtol=0, atol=1e-4)
+
+
+def test_the_cache_holds_copies_of_the_kept_entries_only():
+    keys, values = torch.arange(40.0).view(2, 10, 2), -torch.arange(40.0).view(2, 10, 2)
+    cache = CompressedCache(10)
+    cache.add(keys, values, [torch.tensor([[1, 7], [0, 9]]), torch.tensor([[3, 4]])])
+    kept, _ = cache.layers[0]
+    assert kept.tolist() == [
+        [[[2, 3], [14, 15]], [[20, 21], [38, 39]]],
+        [[[6, 7], [8, 9]], [[26, 27], [28, 29]]],
+    ]
+    assert torch.equal(cache.layers[0][1], -kept)
+    assert kept.untyped_storage().nbytes() == kept.numel() * 4
+    assert cache.methods == 2 and cache.next_position == 10
+
+
+# --- several steps ------------------------------------------------------------------------------------------------
+
+
+@each_architecture
+@pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
+def test_appending_step_by_step_equals_one_decode(architecture, granularity):
+    model = tiny_model(architecture)
+    cache, _ = fill(model, chosen(granularity))
+    at_once = decode(model, cache, ANSWER)
+    assert torch.equal(decode(model, cache, ANSWER), at_once)  # without append the cache stays as it is
+    assert cache.next_position == N and cache.layers[0][0].shape[2] == 12
+    steps = torch.cat([decode(model, cache, part, append=True) for part in ANSWER.split([1, 3, 2])], 1)
+    torch.testing.assert_close(steps, at_once, rtol=0, atol=1e-4)
+    assert cache.next_position == N + 6
+    assert [keys.shape[2] for keys, _ in cache.layers] == [values.shape[2] for _, values in cache.layers] == [18] * 3
+
+
+def prefill(model) -> int:
+    """The most likely token after the prompt."""
+    return int(capture(model, PROMPT, lambda layer: None)[0].argmax())
+
+
+@each_architecture
+def test_generation_from_the_full_cache_is_greedy_generation(architecture):
+    model = tiny_model(architecture)
+    expected = model.generate(
+        PROMPT[None], attention_mask=torch.ones(1, N), max_new_tokens=12, do_sample=False, pad_token_id=0
+    )[0, N:].tolist()
+    cache, _ = fill(model, everything)
+    assert generate(model, cache, prefill(model), max_new_tokens=12) == [expected]
+    assert len(set(expected)) > 2
+
+
+def test_generation_takes_the_most_likely_token_of_every_row():
+    model = tiny_model()
+    cache, _ = fill(model, chosen("kv_head"))
+    first = prefill(model)
+    rows = generate(model, copy.deepcopy(cache), first, max_new_tokens=8)
+    assert [row[0] for row in rows] == [first] * 3 and len({tuple(row) for row in rows}) > 1
+    for method, row in enumerate(rows):
+        likely = decode(model, cache, torch.tensor(row))[method].argmax(-1).tolist()
+        assert row[1:] == likely[:-1]
+
+
+def test_rows_end_before_their_stop_token():
+    model = tiny_model()
+    cache, _ = fill(model, chosen("kv_head"))
+    first = prefill(model)
+    free = generate(model, copy.deepcopy(cache), first, max_new_tokens=8)
+    stop = free[0][3]
+    stopped = generate(model, copy.deepcopy(cache), first, max_new_tokens=8, stop_ids=[stop, 96000])
+    assert stopped == [row[: row.index(stop)] if stop in row else row for row in free]
+    assert stopped[0] != free[0] and len(stopped[0]) <= 3
+    assert generate(model, copy.deepcopy(cache), first, stop_ids={first}) == [[], [], []]
+    assert generate(model, copy.deepcopy(cache), first, max_new_tokens=1) == [[first]] * 3
+
+
+# --- scores of an answer ------------------------------------------------------------------------------------------
+
+
+def test_answer_scores_by_hand():
+    """Two tokens of vocabulary 2. Probabilities, ours: (.8, .2), (.4, .6); full: (.5, .5), (.9, .1); answer: 0, 0."""
+    ours, full = torch.tensor([[0.8, 0.2], [0.4, 0.6]]), torch.tensor([[0.5, 0.5], [0.9, 0.1]])
+    scores = answer_scores(ours.log() + 3, full.log() - 7, torch.tensor([0, 0]))
+    assert scores["nll"] == pytest.approx(-(math.log(0.8) + math.log(0.4)) / 2)
+    kl = [0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2), 0.9 * math.log(0.9 / 0.4) + 0.1 * math.log(0.1 / 0.6)]
+    assert scores["kl"] == pytest.approx(sum(kl) / 2)
+    assert scores["top1_agreement"] == pytest.approx(0.5)
+
+
+def test_answer_scores_of_no_token_are_nan():
+    scores = answer_scores(torch.ones(0, 5), torch.ones(0, 5), torch.tensor([], dtype=torch.int64))
+    assert list(scores) == ["nll", "kl", "top1_agreement"] and all(math.isnan(value) for value in scores.values())
+
+
+def test_answer_scores_compute_in_float32():
+    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0)) * 5
+    half, targets = logits.half(), torch.tensor([1, 2, 3, 4])
+    assert answer_scores(half, half, targets) == pytest.approx(
+        answer_scores(half.double(), half.double(), targets), abs=1e-5
+    )
+
+
+# --- the model afterwards, and refusals ---------------------------------------------------------------------------
+
+
+def test_the_model_is_restored_also_after_an_error():
+    model = tiny_model()
+    registries = [dict(AttentionInterface._global_mapping), dict(AttentionMaskInterface._global_mapping)]
+    cache, _ = fill(model, everything)
+    decode(model, cache, ANSWER)
+    with pytest.raises(IndexError):
+        decode(model, cache, torch.tensor([10**6]))
+    assert model.config._attn_implementation == "sdpa"
+    assert registries == [AttentionInterface._global_mapping, AttentionMaskInterface._global_mapping]
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_generating_nothing_is_refused(count):
+    with refused(f"max_new_tokens={count}", "at least 1"):
+        generate(tiny_model(), CompressedCache(3), 5, max_new_tokens=count)
+
+
+def test_positions_beyond_the_models_are_refused():
+    """The prompt fits, the continuation does not: 120 + 9 > 128."""
+    model, ids = tiny_model(), token_ids(120)
+    cache, _ = fill(model, everything, n=120, ids=ids)
+    assert decode(model, cache, ANSWER).shape == (1, 6, 97)
+    with refused("129", "128"):
+        decode(model, cache, token_ids(9))
+    with refused("128", "max_new_tokens"):
+        generate(model, cache, 5, max_new_tokens=10)
+
+
+def test_a_continuation_beyond_a_sliding_window_is_refused():
+    """Layers that see 100 tokens only would, uncompressed, no longer see the prompt's start."""
+    model, ids = tiny_model("Mistral"), token_ids(97)
+    cache, _ = fill(model, everything, n=97, ids=ids)
+    with refused("103", "100"):
+        decode(model, cache, ANSWER)
+
+
+def test_recent_tokens_alone_are_not_enough():
+    """Sanity: eviction changes the prediction."""
+    model = tiny_model()
+    cache, _ = fill(
+        model, lambda index, queries, keys: [Recent(budget=5).select(queries, keys), torch.arange(25, 30)[None]]
+    )
+    logits = decode(model, cache, ANSWER)
+    torch.testing.assert_close(logits[0], logits[1])
+    full, _ = fill(model, everything)
+    assert (decode(model, full, ANSWER)[0] - logits[0]).abs().max() > 0.1
