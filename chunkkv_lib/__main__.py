@@ -1,0 +1,165 @@
+"""The command line: `python -m chunkkv_lib measure` and `python -m chunkkv_lib book`."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Sequence
+
+from .errors import InputError, unknown
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0 done, 2 a mistake to mend, 130 interrupted, 1 a full disk."""
+    parser = _parser()
+    try:
+        options, rest = parser.parse_known_args(arguments)
+        if rest:
+            known = [option for action in _actions(parser, options.command) for option in action.option_strings]
+            raise unknown("option", rest[0], sorted(known))
+        options.run_command(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept, the same command continues from there.", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+            raise
+        print(f"error: cannot write: {error}. Free some space, or choose another folder.", file=sys.stderr)
+        return 1
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    description = "Measure what compressing a KV cache throws away, and build the book about it."
+    parser = _Parser(prog="python -m chunkkv_lib", description=description)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{measure,book,bench}")
+    _add_measure(commands)
+    _add_book(commands)
+    _add_bench(commands)
+    return parser
+
+
+def _add_measure(commands) -> None:
+    parser = commands.add_parser(
+        "measure",
+        help="measure sequences with all methods into a run folder",
+        description="Measure sequences with all methods into a run folder. An interrupted run continues with the same "
+        "command. Options that are not given keep the profile's value.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--profile", default="quick", help="data/profiles/NAME.yml (default: quick)")
+    parser.add_argument("--run", help="name below data/runs, or a path (default: the profile's name)")
+    parser.add_argument("--restart", action="store_true", help="discard what a run of other parameters left there")
+    _add_parameters(parser.add_argument_group("parameters of the run"))
+    parser.set_defaults(run_command=_measure)
+
+
+def _add_parameters(group) -> None:
+    from dataclasses import fields
+
+    from .measure.parameters import Parameters
+
+    for one in fields(Parameters):
+        default = ", ".join(one.default) if isinstance(one.default, tuple) else one.default
+        if default is None:
+            default = "none" if one.name in ("device_map", "data_path") else "the preset's"
+        options = {"default": None, "help": f"{one.metadata['help']} (default: {default})"}
+        if one.type == "bool":
+            options["action"] = argparse.BooleanOptionalAction
+        elif one.type.startswith("tuple"):
+            options |= {"nargs": "+", "metavar": "NAME"}
+        else:
+            options |= {"type": {"int": _whole, "float": _number}.get(one.type.split(" ")[0], str), "metavar": "VALUE"}
+        group.add_argument("--" + one.name.replace("_", "-"), **options)
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number; give one such as 100.") from None
+
+
+def _number(text: str) -> float | int:
+    try:
+        return int(text) if text.lstrip("+-").isdigit() else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number; give a fraction such as 0.1, or a token count such as 512."
+        ) from None
+
+
+def _measure(options: argparse.Namespace) -> None:
+    from dataclasses import fields
+
+    from .measure import load_profile, measure
+    from .measure.parameters import Parameters
+
+    given = {one.name: getattr(options, one.name) for one in fields(Parameters)}
+    parameters = load_profile(options.profile, {name: value for name, value in given.items() if value is not None})
+    folder = measure(parameters, options.run or options.profile, options.restart)
+    print(folder)
+
+
+def _add_book(commands) -> None:
+    parser = commands.add_parser(
+        "book",
+        help="execute the chapters and build the site",
+        description="Measure the profile's live run, execute every chapter with papermill, build the static site and "
+        "check it.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--profile", default="quick", help="profile of the live run (default: quick)")
+    parser.add_argument(
+        "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
+        help="a parameter of the chapters, as often as needed: -p budget=0.2",
+    )  # fmt: skip
+    parser.add_argument("--output", help="folder of the site's pages (default: _build/html)")
+    parser.set_defaults(run_command=_book)
+
+
+def _book(options: argparse.Namespace) -> None:
+    from .book import make_book
+
+    make_book(options.profile, options.parameter, options.output)
+
+
+def _add_bench(commands) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="time and memory against a plain prefill",
+        description="Compare the whole analysis of one sequence with a plain prefill of the same tokens: time and peak "
+        "memory, as ratios.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--lengths", nargs="+", type=_whole, default=[1024, 2048, 4096], metavar="TOKENS",
+                        help="prompt lengths in tokens (default: 1024 2048 4096)")  # fmt: skip
+    parser.add_argument("--repeats", type=_whole, default=5, help="timed runs of each, the median counts (default: 5)")
+    parser.add_argument("--model", default="smollm2-135m", help="as for measure (default: smollm2-135m)")
+    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default: float32)")
+    parser.add_argument("--output", default="data/bench/latest.json", help="JSON (default: data/bench/latest.json)")
+    parser.set_defaults(run_command=_bench)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from .bench import bench
+
+    bench(tuple(options.lengths), options.repeats, options.model, options.dtype, options.output)
+
+
+def _actions(parser: argparse.ArgumentParser, command: str) -> list[argparse.Action]:
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return commands.choices[command]._actions
+
+
+if __name__ == "__main__":
+    sys.exit(main())

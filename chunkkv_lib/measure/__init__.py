@@ -1,0 +1,9 @@
+"""Sequences x methods -> records: one sequence (`analyse`), a whole run on disk (`measure`), and reading it back."""
+
+from .analysis import analyse
+from .driver import measure
+from .live import live_run
+from .parameters import Parameters, load_profile, profiles
+from .runs import Run, load_run, run_folder
+
+__all__ = ["Parameters", "Run", "analyse", "live_run", "load_profile", "load_run", "measure", "profiles", "run_folder"]

@@ -1,0 +1,206 @@
+"""A whole run: load the model and the sequences, measure what is missing, keep the manifest true."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from ..errors import InputError
+from ..models import describe, load_model
+from ..sequences import Sequence, load_sequences, source_identity
+from .analysis import analyse
+from .parameters import Parameters
+from .runs import Recorder, locked, read_manifest, run_folder, write_manifest, write_parquet
+
+#: Files whose change can change a number; a run is not continued with other ones.
+MEASURING = (
+    "attention", "compressors", "metrics.py", "capture.py", "decoding.py", "models", "sequences", "measure/analysis.py",
+)  # fmt: skip
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "datasets", "lm-eval", "gguf")
+MERGE_EVERY = 25  # sequences: often enough that a run in progress can be read, seldom enough to cost nothing
+
+
+def measure(
+    parameters: Parameters,
+    run: str | Path,
+    restart: bool = False,
+    progress: bool = True,
+    report: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+) -> Path:
+    """Measure into a run folder, continuing where an earlier run of the same parameters stopped.
+
+    run      name below data/runs, or a path
+    restart  discard what a run of other parameters or other code left there
+    return   the folder; a complete run of the same parameters is left as it is
+    raises InputError: the folder holds a run of other parameters, or any parameter does not fit.
+    KeyboardInterrupt passes through after the finished sequences are safe.
+    """
+    folder = run_folder(run)
+    if _finished(folder, parameters) and not restart:
+        report(f"{folder} is complete; nothing to measure.")
+        return folder
+    with locked(folder):
+        report(f"Loading {parameters.model} ...")
+        model, tokenizer = load_model(parameters.model, parameters.device, parameters.dtype, parameters.device_map)
+        identity = {
+            "parameters": parameters.as_dict(),
+            "model": describe(model, parameters.model),
+            "data": source_identity(parameters.source, parameters.data_path),
+            "code": code_hash(),
+        }
+        _claim(folder, identity, restart)
+        report(f"Loading sequences from source {parameters.source!r} ...")
+        sequences = load_sequences(
+            tokenizer, parameters.source, parameters.data_path, parameters.categories, parameters.per_category,
+            parameters.max_tokens, parameters.max_answer_tokens, parameters.seed,
+        )  # fmt: skip
+        write_parquet(folder / "sequences.parquet", sequence_table(sequences))
+        _measure(folder, parameters, model, sequences, progress)
+    return folder
+
+
+def _measure(folder: Path, parameters: Parameters, model, sequences: list[Sequence], progress: bool) -> None:
+    recorder = Recorder(folder, [sequence.id for sequence in sequences])
+    todo = [sequence for sequence in sequences if sequence.id not in recorder.done]
+    started, status = time.monotonic(), "interrupted"
+    before = read_manifest(folder)["seconds"]
+    tokens = 0
+    bar = tqdm(total=len(sequences), initial=len(sequences) - len(todo), unit="sequence", disable=not progress)
+    try:
+        for count, sequence in enumerate(todo, 1):
+            layers, answers = analyse(model, sequence, parameters.compressors, parameters.reuse, parameters.all_queries)
+            recorder.add(sequence.id, layers, answers)
+            tokens += len(sequence.prompt_ids)
+            bar.set_postfix_str(f"{tokens / (time.monotonic() - started):.0f} tokens/s")
+            bar.update()
+            if count % MERGE_EVERY == 0:
+                recorder.merge()
+                _stamp(folder, "running", before + time.monotonic() - started, sequences, recorder)
+        status = "complete"
+    finally:
+        bar.close()
+        recorder.merge()
+        _stamp(folder, status, before + time.monotonic() - started, sequences, recorder)
+
+
+def _claim(folder: Path, identity: dict, restart: bool) -> None:
+    """Make the folder this run's: start it, or check that what is there is the same run."""
+    manifest = None if restart else read_manifest(folder)
+    if manifest is None:
+        for old in (*folder.glob("*.parquet"), *folder.glob("manifest.json")):
+            old.unlink()
+        shutil.rmtree(folder / "parts", ignore_errors=True)
+        manifest = {
+            "name": folder.name,
+            "status": "running",
+            **identity,
+            "versions": versions(),
+            "machine": machine(),
+            "started": _now(),
+            "finished": None,
+            "seconds": 0.0,
+            "sequences": {"wanted": 0, "measured": 0},
+            "sequences_per_category": {},
+        }
+        write_manifest(folder, manifest)
+    elif changed := differences({key: manifest[key] for key in identity}, identity):
+        raise InputError(
+            f"{folder} holds a run with {changed[0]}{' and other differences' if changed[1:] else ''}. "
+            "Records of different runs never mix: choose another --run, or discard the old one with --restart."
+        )
+
+
+def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """What differs between two nested records, in words: "budget=0.1, not 0.2"."""
+    found = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{key}." if not prefix and key != "parameters" else prefix)
+        elif a != b:
+            found.append(f"{prefix}{key}={_short(a)}, not {_short(b)}")
+    return found
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _finished(folder: Path, parameters: Parameters) -> bool:
+    """Whether the folder holds a complete run of these parameters and this code; no model is needed to tell."""
+    manifest = read_manifest(folder)
+    if manifest is None or manifest["status"] != "complete":
+        return False
+    return manifest["parameters"] == parameters.as_dict() and manifest["code"] == code_hash()
+
+
+def _stamp(folder: Path, status: str, seconds: float, sequences: list[Sequence], recorder: Recorder) -> None:
+    per_category: dict[str, int] = {}
+    for sequence in sequences:
+        per_category[sequence.category] = per_category.get(sequence.category, 0) + (sequence.id in recorder.done)
+    manifest = read_manifest(folder) | {
+        "status": status,
+        "finished": _now(),
+        "seconds": round(seconds, 1),
+        "sequences": {"wanted": len(sequences), "measured": len(recorder.done)},
+        "sequences_per_category": per_category,
+    }
+    write_manifest(folder, manifest)
+
+
+def sequence_table(sequences: list[Sequence]) -> pd.DataFrame:
+    """The sequences of a run without their text: what `sequences.parquet` holds."""
+    return pd.DataFrame(
+        {
+            "sequence": [s.id for s in sequences],
+            "category": [s.category for s in sequences],
+            "dataset": [s.dataset for s in sequences],
+            "text_hash": [s.text_hash for s in sequences],
+            "prompt_tokens": [len(s.prompt_ids) for s in sequences],
+            "answer_tokens": [len(s.answer_ids) for s in sequences],
+            "evidence_passages": [len(s.evidence_spans) for s in sequences],
+            "evidence_tokens": [sum(stop - first for first, stop in s.evidence_spans) for s in sequences],
+        }
+    )
+
+
+def code_hash() -> str:
+    """SHA-256 over the library files that a measurement runs through, first 16 digits."""
+    root = Path(__file__).resolve().parents[1]
+    places = [root / name for name in MEASURING]
+    files = [file for place in places for file in ([place] if place.suffix else place.rglob("*.py"))]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a measurement runs through."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def machine() -> dict[str, object]:
+    """What the measurement ran on, without any name that would identify its owner."""
+    info = {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
+    info |= {"threads": torch.get_num_threads(), "instructions": torch.backends.cpu.get_cpu_capability()}
+    if torch.cuda.is_available():
+        info["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return info
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,56 @@
+"""The command line: every mistake is one line and status 2."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from chunkkv_lib.__main__ import main
+from chunkkv_lib.measure import Parameters
+
+
+@pytest.mark.parametrize("command", ["measure", "book", "bench"])
+def test_help_names_every_option_with_its_default(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0 and "default:" in text
+    if command == "measure":
+        for field in dataclasses.fields(Parameters):
+            assert "--" + field.name.replace("_", "-") in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["measur"], "invalid choice"),
+        (["measure", "--profile", "quik"], "Did you mean 'quick'"),
+        (["measure", "--budgte", "0.1"], "Did you mean '--budget'"),
+        (["measure", "--budget", "a"], "not a number"),
+        (["measure", "--budget", "1.5"], "outside (0, 1]"),
+        (["measure", "--window", "1.5"], "not a whole number"),
+        (["measure", "--methods", "ChunkKV", "SnapKv"], "Did you mean 'SnapKV'"),
+        (["measure", "--categories", "Coding"], "unknown category"),
+        (["measure", "--model", "smolm2-135m"], "Did you mean 'smollm2-135m'"),
+        (["measure", "--device", "cuda:9"], "not present"),
+        (["book", "--profile", "nope"], "unknown profile"),
+        (["book", "-p", "budgte=0.1"], "Did you mean 'budget'"),
+        (["book", "-p", "budget"], "budget"),
+        ([], "required"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(arguments, message, capsys, tmp_path, monkeypatch):
+    if arguments[:1] == ["measure"]:
+        arguments = [*arguments, "--run", str(tmp_path / "run")]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and error.splitlines()[-1].startswith("error: ")
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_the_module_runs():
+    result = subprocess.run([sys.executable, "-m", "chunkkv_lib", "--help"], capture_output=True, text=True)
+    assert result.returncode == 0 and "measure" in result.stdout

@@ -1,0 +1,256 @@
+"""Runs on disk: the same records whatever interrupts them, and no mixing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tiny import tiny_longbench, tiny_model
+
+from chunkkv_lib import METHODS, InputError
+from chunkkv_lib.__main__ import main
+from chunkkv_lib.measure import Parameters, driver, load_profile, load_run, measure, profiles
+from chunkkv_lib.measure.runs import Recorder, read_parquet, write_parquet
+
+NOT_EVERYWHERE = ["attention_cosine_prompt", "overlap_layer_below", "evidence_kept", "evidence_whole"]
+TABLES = ("sequences.parquet", "layers.parquet", "answers.parquet")
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("setting")
+    return {
+        "model": str(tiny_model(folder / "model")),
+        "data_path": str(tiny_longbench(folder / "longbench")),
+        "source": "longbench",
+    }
+
+
+def tiny(setting: dict[str, str], **changes) -> Parameters:
+    fixed = {"categories": ("Single-Document QA", "Multi-Document QA"), "per_category": 4, "max_tokens": 256,
+             "max_answer_tokens": 8, "budget": 0.2, "device": "cpu", "dtype": "float32"}  # fmt: skip
+    return Parameters(**(fixed | setting | changes))
+
+
+def command(parameters: Parameters, run: Path) -> list[str]:
+    options = [f"--{name.replace('_', '-')}" for name in ("model", "data_path", "source", "budget", "per_category")]
+    values = [str(getattr(parameters, name)) for name in ("model", "data_path", "source", "budget", "per_category")]
+    pairs = [part for pair in zip(options, values) for part in pair]
+    return [sys.executable, "-m", "chunkkv_lib", "measure", "--profile", "quick", "--run", str(run), *pairs,
+            "--categories", *parameters.categories, "--max-tokens", "256", "--max-answer-tokens", "8",
+            "--device", "cpu", "--dtype", "float32"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(setting, tmp_path_factory) -> Path:
+    return measure(tiny(setting), tmp_path_factory.mktemp("runs") / "finished", progress=False)
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in TABLES}
+
+
+def test_a_run_holds_every_sequence_method_and_layer_once(finished):
+    run = load_run(finished)
+    assert run.manifest["status"] == "complete"
+    assert run.manifest["sequences"] == {"wanted": 8, "measured": 8}
+    assert run.manifest["sequences_per_category"] == {"Single-Document QA": 4, "Multi-Document QA": 4}
+    assert len(run.layers) == 8 * len(METHODS) * 3 and not run.layers.duplicated(["sequence", "method", "layer"]).any()
+    assert len(run.answers) == 8 * (len(METHODS) + 1)
+    assert set(run.layers["method"]) == set(METHODS) and set(run.answers["method"]) == {"Full", *METHODS}
+    exact = run.layers.merge(run.sequences, on="sequence")
+    assert (exact["kept_tokens"] == (exact["prompt_tokens"] * 0.2).round()).all()
+    assert not run.layers.drop(columns=NOT_EVERYWHERE).isna().any().any()
+    assert not (finished / "parts").exists()
+
+
+def test_the_manifest_says_what_was_measured_and_hides_the_machine(finished, setting):
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["parameters"]["budget"] == 0.2 and manifest["parameters"]["model"] == "model"
+    assert manifest["model"]["layers"] == 3 and manifest["model"]["kv_heads"] == 2 and manifest["model"]["sha256"]
+    assert manifest["code"] == driver.code_hash() and manifest["versions"]["torch"]
+    assert str(Path(setting["model"]).parent) not in (finished / "manifest.json").read_text()
+
+
+def test_measuring_again_gives_the_same_bytes(setting, finished, tmp_path):
+    again = measure(tiny(setting), tmp_path / "again", progress=False)
+    assert tables(again) == tables(finished)
+
+
+@pytest.mark.parametrize("stop_after", [1, 5])
+def test_an_interrupted_run_keeps_what_is_finished_and_continues(setting, finished, tmp_path, monkeypatch, stop_after):
+    calls = []
+
+    def analyse_then_stop(*arguments):
+        if len(calls) == stop_after:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return driver_analyse(*arguments)
+
+    driver_analyse = driver.analyse
+    monkeypatch.setattr(driver, "analyse", analyse_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        measure(tiny(setting), tmp_path / "run", progress=False)
+    partial = load_run(tmp_path / "run")
+    assert partial.manifest["status"] == "interrupted" and len(partial.sequences) == stop_after
+    monkeypatch.setattr(driver, "analyse", driver_analyse)
+    measure(tiny(setting), tmp_path / "run", progress=False)
+    assert tables(tmp_path / "run") == tables(finished)
+
+
+def test_kill_at_any_moment_then_the_same_command_gives_the_same_records(setting, tmp_path):
+    parameters = tiny(setting, per_category=6)
+    whole = measure(parameters, tmp_path / "whole", progress=False)
+    run = tmp_path / "killed"
+    for survivors in (1, 4):
+        process = subprocess.Popen(command(parameters, run), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while process.poll() is None and len(list(run.glob("parts/*.layers.parquet"))) < survivors:
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        assert list(run.glob("parts/*.parquet")), "the run was over before it could be killed"
+    subprocess.run(command(parameters, run), check=True, capture_output=True)
+    assert tables(run) == tables(whole)
+    assert not list(run.rglob("*.tmp"))
+
+
+def test_ctrl_c_ends_with_status_130_and_a_readable_run(setting, tmp_path):
+    run = tmp_path / "run"
+    process = subprocess.Popen(command(tiny(setting, per_category=6), run), stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(run.glob("parts/*.layers.parquet")):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130 and "the same command continues" in errors and "Traceback" not in errors
+    assert load_run(run).manifest["status"] == "interrupted"
+
+
+def test_a_kill_while_merging_leaves_nothing_twice(finished, tmp_path):
+    run = load_run(finished)
+    names = list(run.sequences["sequence"])
+    recorder = Recorder(tmp_path, names)
+    for name in reversed(names):  # finished in any order
+        recorder.add(name, *(frame[frame["sequence"] == name] for frame in (run.layers, run.answers)))
+    part = (tmp_path / "parts" / "000003.layers.parquet").read_bytes()
+    recorder.merge()
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "000003.layers.parquet").write_bytes(part)
+    (tmp_path / "parts" / "000003.answers.parquet").write_bytes(b"")
+    (tmp_path / "parts" / "000003.answers.parquet").unlink()
+    again = Recorder(tmp_path, names)
+    assert again.done == set(names)
+    again.merge()
+    for table in ("layers", "answers"):
+        pd.testing.assert_frame_equal(read_parquet(tmp_path / f"{table}.parquet"), getattr(run, table))
+
+
+def test_other_parameters_never_mix(setting, finished):
+    before = tables(finished)
+    with pytest.raises(InputError, match=r"budget=0\.2, not 0\.3.*--restart"):
+        measure(tiny(setting, budget=0.3), finished, progress=False)
+    assert tables(finished) == before
+
+
+def test_other_code_never_mixes(setting, finished, monkeypatch):
+    monkeypatch.setattr(driver, "code_hash", lambda: "0123")
+    with pytest.raises(InputError, match=r"code=.*not 0123"):
+        measure(tiny(setting), finished, progress=False)
+
+
+def test_a_complete_run_is_left_alone(setting, finished):
+    before = (finished / "layers.parquet").stat().st_mtime_ns
+    lines = []
+    measure(tiny(setting), finished, progress=False, report=lines.append)
+    assert (finished / "layers.parquet").stat().st_mtime_ns == before and "complete" in lines[0]
+
+
+def test_a_second_process_is_refused(setting, tmp_path):
+    from chunkkv_lib.measure.runs import locked
+
+    with locked(tmp_path / "run"), pytest.raises(InputError, match="another process"):
+        measure(tiny(setting), tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "layers.parquet"])
+def test_a_damaged_file_is_named(finished, tmp_path, name):
+    for path in finished.iterdir():
+        if path.is_file():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:100])
+    with pytest.raises(InputError, match=f"{name} is damaged.*measure"):
+        load_run(tmp_path)
+
+
+def test_no_run_there(tmp_path):
+    with pytest.raises(InputError, match=r"no run at .*measure --profile quick"):
+        load_run(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EROFS], ids=["full", "read-only"])
+def test_a_full_or_read_only_disk_is_one_line_and_keeps_the_rest(setting, tmp_path, monkeypatch, capsys, reason):
+    def write(self, sequence, layers, answers):
+        if len(self.done) == 2:
+            raise OSError(reason, os.strerror(reason), "parts/000002.layers.parquet")
+        add(self, sequence, layers, answers)
+
+    add = Recorder.add
+    monkeypatch.setattr(Recorder, "add", write)
+    assert main(command(tiny(setting), tmp_path / "run")[3:]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: cannot write") and "000002" in error and os.strerror(reason) in error
+    assert len(load_run(tmp_path / "run").sequences) == 2
+
+
+def test_tables_are_the_same_bytes_for_the_same_rows(tmp_path):
+    frame = pd.DataFrame({"sequence": ["a", "b"], "value": [0.1, float("nan")]})
+    write_parquet(tmp_path / "one.parquet", frame)
+    write_parquet(tmp_path / "two.parquet", frame.copy())
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
+    assert read_parquet(tmp_path / "one.parquet")["value"].dtype == "float32"
+
+
+def test_every_profile_loads_and_is_documented():
+    assert {"quick", "published", "longbench", "paper"} <= set(profiles())
+    for name in profiles():
+        load_profile(name)
+    paper = load_profile("paper")
+    assert (paper.max_tokens, paper.per_category, paper.source) == (7950, 100, "longbench")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budgett": 0.1}, "unknown parameter 'budgett'. Did you mean 'budget'"),
+        ({"source": "longbnch"}, "Did you mean 'longbench'"),
+        ({"categories": ("Summarisation",)}, "Did you mean 'Summarization'"),
+        ({"methods": ("chunk_kv",)}, "Did you mean 'ChunkKV'"),
+        ({"preset": "papers"}, "Did you mean 'paper'"),
+        ({"budget": 0.0}, "outside"),
+        ({"budget": -3}, "between 1 and"),
+        ({"budget": 1.5}, "outside"),
+        ({"budget": "much"}, "wrong type"),
+        ({"max_tokens": 0}, "at least 1"),
+        ({"reuse": 0}, "at least 1"),
+        ({"window": 0}, "at least 1"),
+        ({"kernel": 4}, "even"),
+        ({"granularity": "head"}, "unknown granularity"),
+        ({"methods": ()}, "empty"),
+    ],
+)
+def test_parameters_are_checked_before_anything_is_loaded(changes, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_profile("quick", changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_profile():
+    with pytest.raises(InputError, match=r"unknown profile 'quik'. Did you mean 'quick'"):
+        load_profile("quik")
