@@ -1,0 +1,168 @@
+"""A headless Chromium, driven over its DevTools pipe: no package, no port, no driver program.
+
+Messages are JSON ended by a zero byte; the browser reads them from file descriptor 3 and writes them to 4.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import select
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FLAGS = [
+    "--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+    "--no-first-run", "--disable-extensions", "--disable-background-networking", "--hide-scrollbars",
+    "--disable-component-update", "--force-color-profile=srgb", "--allow-file-access-from-files",
+]  # fmt: skip
+
+
+def find_browser() -> str | None:
+    """Chromium's program on this machine, or None."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Browser:
+    """One browser with one tab. `open` loads a page; `events` holds what the tab reported since."""
+
+    def __init__(self, program: str, profile: str) -> None:
+        self.events: list[dict] = []
+        self._number, self._buffer = 0, b""
+        self._process, self._out, self._in = _start(
+            [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+        )
+        target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: object) -> dict:
+        """Send a command to the tab and return its result; events that arrive meanwhile are kept."""
+        return self._call(method, self._session, **parameters)
+
+    def _call(self, method: str, session: str | None = None, **parameters: object) -> dict:
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if session:
+            message["sessionId"] = session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._receive(time.monotonic() + 30)
+            if answer is None:
+                raise TimeoutError(f"no answer to {method}")
+            if answer.get("id") == self._number:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']['message']}")
+                return answer["result"]
+            self.events.append(answer)
+
+    def _receive(self, deadline: float) -> dict | None:
+        while b"\0" not in self._buffer:
+            ready, _, _ = select.select([self._in], [], [], max(0, deadline - time.monotonic()))
+            chunk = os.read(self._in, 1 << 20) if ready else b""
+            if not chunk:
+                return None
+            self._buffer += chunk
+        message, self._buffer = self._buffer.split(b"\0", 1)
+        return json.loads(message)
+
+    def listen(self, seconds: float) -> None:
+        """Collect events for that long."""
+        deadline = time.monotonic() + seconds
+        while (event := self._receive(deadline)) is not None:
+            self.events.append(event)
+
+    def screen(self, width: int, height: int = 900, dark: bool = False) -> None:
+        """Set the window's size in CSS pixels, and the colour scheme that pages are told."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+
+    def open(self, address: str, seconds: float = 20) -> None:
+        """Load a page and wait until it is complete, its equations included."""
+        self.events.clear()
+        self.call("Page.navigate", url=address)
+        deadline = time.monotonic() + seconds
+        while not any(e.get("method") == "Page.loadEventFired" for e in self.events):
+            if (event := self._receive(deadline)) is None:
+                raise TimeoutError(f"{address} did not load in {seconds} s")
+            self.events.append(event)
+        self.evaluate("window.MathJax?.startup?.promise")
+
+    def evaluate(self, expression: str) -> object:
+        """The value of a JavaScript expression in the page; promises are waited for."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(answer["exceptionDetails"].get("exception", {}).get("description", expression))
+        return answer["result"].get("value")
+
+    def requests(self) -> list[str]:
+        """Every address that was asked for since the page was opened."""
+        return [
+            e["params"]["request"]["url"]
+            for e in self.events
+            if e.get("method") == "Network.requestWillBeSent"
+        ]
+
+    def errors(self) -> list[str]:
+        """Uncaught exceptions and console errors since the page was opened."""
+        found = []
+        for event in self.events:
+            match event:
+                case {"method": "Runtime.exceptionThrown", "params": {"exceptionDetails": details}}:
+                    found.append(details.get("exception", {}).get("description", details.get("text", "")))
+                case {"method": "Log.entryAdded", "params": {"entry": {"level": "error", "text": text}}}:
+                    found.append(text)
+                case {"method": "Runtime.consoleAPICalled", "params": {"type": "error", "args": arguments}}:
+                    found.append(" ".join(str(a.get("value", a.get("description", ""))) for a in arguments))
+        return found
+
+    def screenshot(self, path: Path) -> None:
+        """Write what the window shows to a PNG file."""
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+    def close(self) -> None:
+        try:
+            self._call("Browser.close")
+        except (OSError, TimeoutError):
+            os.kill(self._process, signal.SIGKILL)
+        os.waitpid(self._process, 0)
+        os.close(self._out)
+        os.close(self._in)
+
+
+def _start(command: list[str]) -> tuple[int, int, int]:
+    """Start the browser with its pipe on descriptors 3 and 4; its process, and our two ends."""
+    read_commands, write_commands = os.pipe()
+    read_answers, write_answers = os.pipe()
+    # high numbers first: 3 or 4 may be among the pipe's own ends
+    theirs = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 20) for end in (read_commands, write_answers)]
+    actions = [(os.POSIX_SPAWN_DUP2, theirs[0], 3), (os.POSIX_SPAWN_DUP2, theirs[1], 4)]
+    actions += [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_RDWR, 0) for n in (0, 1, 2)]
+    process = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
+    for end in (*theirs, read_commands, write_answers):
+        os.close(end)
+    return process, write_commands, read_answers
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """A browser with an empty profile, closed at the end."""
+    program = find_browser()
+    if program is None:
+        raise RuntimeError("no Chromium on this machine")
+    with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
+        tab = Browser(program, profile)
+        try:
+            yield tab
+        finally:
+            tab.close()

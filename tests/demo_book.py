@@ -1,0 +1,225 @@
+"""A book of two small notebooks with one of everything a chapter may hold, written into a temporary folder."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import nbformat
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from chunkkv_lib.book import build_book
+from chunkkv_lib.book.notebooks import tidy
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TOC = """\
+format: jb-book
+root: chapters/index
+parts:
+  - caption: Demo
+    numbered: true
+    chapters:
+      - file: chapters/01_first
+      - file: chapters/02_second
+  - caption: Reference
+    chapters:
+      - file: chapters/references
+"""
+
+INDEX = """\
+# A demo
+
+Start with {doc}`01_first`. The first figure of that chapter is {numref}`fig-demo-line`.
+"""
+
+REFERENCES = """\
+# References
+
+```{bibliography}
+```
+"""
+
+BIBLIOGRAPHY = """\
+@misc{liu2025chunkkv,
+  author = {Liu, Xiang and others}, title = {{ChunkKV}}, year = {2025}
+}
+"""
+
+FIRST_PARAMETERS = """\
+run = "quick"  # name of the run folder that the chapter reads
+budget = 0.1  # part of the cache that stays (float) or tokens that stay (int)
+category = "Summarization"  # row of Paper Table 11
+repeats: int | None = None  # how often = how many times; None: once
+"""
+
+OPENING = """\
+# The first chapter
+
+```{admonition} You will be able to
+:class: objectives
+- read a demo, and
+- tell a kept token from an evicted one.
+```
+
+The macro in $x \\in \\R^{n \\times d}$ is from the configuration.
+"""
+
+PAPER_BOX = """\
+```{admonition} What the paper says
+:class: paper
+Chunks of neighbouring tokens are kept or dropped together {cite:p}`liu2025chunkkv`.
+```
+
+$$
+L = 1 - \\frac{\\sum_{t \\in \\kept} \\abs{x_t}}{\\sum_t \\abs{x_t}}
+$$ (eq-demo)
+
+See {eq}`eq-demo` and {numref}`fig-demo-line`.
+"""
+
+MANIFEST = """\
+manifest = {
+    "name": run, "status": "complete", "parameters": {"budget": budget},
+    "model": {"name": "demo-model", "dtype": "float32", "device": "cpu"},
+    "data": {"source": "open"}, "sequences": {"wanted": 3, "measured": 3}, "finished": "2026-01-01",
+}
+"""
+
+FIGURE = """\
+import matplotlib.pyplot as plt
+import pandas as pd
+from chunkkv_lib.book import provenance
+
+numbers = pd.DataFrame({"layer": [0, 1, 2], "loss": [0.91, 0.89, 0.9]})
+plt.figure(figsize=(6, 3))
+plt.plot(numbers["layer"], numbers["loss"])
+provenance(manifest, numbers=numbers, line=f"Run {run}, budget {budget}")
+"""
+
+TABLE = """\
+from IPython.display import Markdown
+from myst_nb import glue
+
+glue("largest", f"{numbers['loss'].max():.2f}", display=False)
+Markdown('''
+:::{table} A demo table.
+:name: tab-demo
+| category | paper | published | live |
+|:---|---:|---:|---:|
+| Single-Document QA | [0.8741]{.paper} | [0.8802]{.published} | [0.8799]{.live} |
+| Synthetic & Code | [0.8726]{.paper} | [0.8911]{.published} | [0.8903]{.live} |
+:::
+''')
+"""
+
+READING = """\
+The largest loss is {glue:text}`largest`. {numref}`tab-demo` has the rest. A kept set is a {term}`kept set`.
+
+```{glossary}
+kept set
+  The positions that stay.
+```
+"""
+
+EXERCISE = """\
+````{exercise}
+:label: ex-demo
+Predict the loss of keeping everything.
+````
+
+````{solution} ex-demo
+:label: sol-demo
+:class: dropdown
+It is 0: nothing is evicted.
+````
+"""
+
+SECOND_PARAMETERS = """\
+run = "quick"  # name of the run folder that the chapter reads
+fail = False  # raise an error half-way
+"""
+
+SECOND_CODE = """\
+if fail:
+    raise RuntimeError("asked to fail")
+print("a line of output that is longer than a phone is wide: " + "0123456789 " * 12)
+"""
+
+FIGURE_CELL = {
+    "mystnb": {
+        "image": {"alt": "A line of three points falls from 0.91 to 0.89 and rises to 0.90.", "width": "80%"},
+        "figure": {"name": "fig-demo-line", "caption": "Loss by layer. The largest is {glue:text}`largest`."},
+    }
+}
+TABLE_CELL = {"mystnb": {"markdown_format": "myst"}}
+
+
+def code(source: str, *tags: str, **metadata: object) -> nbformat.NotebookNode:
+    cell = new_code_cell(source.strip("\n"), metadata=metadata)
+    if tags:
+        cell.metadata["tags"] = list(tags)
+    return cell
+
+
+def first_chapter() -> nbformat.NotebookNode:
+    return new_notebook(
+        cells=[
+            new_markdown_cell(OPENING),
+            code(FIRST_PARAMETERS, "parameters"),
+            new_markdown_cell(PAPER_BOX),
+            code(MANIFEST, "hide-input"),
+            code(FIGURE, **FIGURE_CELL),
+            code(TABLE, "hide-input", **TABLE_CELL),
+            new_markdown_cell(READING),
+            new_markdown_cell(EXERCISE),
+        ]
+    )
+
+
+def second_chapter() -> nbformat.NotebookNode:
+    return new_notebook(
+        cells=[
+            new_markdown_cell(
+                "# The second chapter\n\nBack to {numref}`fig-demo-line` and {numref}`ex-demo`."
+            ),
+            code(SECOND_PARAMETERS, "parameters"),
+            code(SECOND_CODE),
+        ]
+    )
+
+
+def write_demo_book(root: Path) -> Path:
+    """Write the demo book's sources into `root`, with the real `_config.yml`."""
+    chapters = root / "chapters"
+    chapters.mkdir(parents=True)
+    shutil.copyfile(ROOT / "_config.yml", root / "_config.yml")
+    (root / "_toc.yml").write_text(TOC)
+    (chapters / "index.md").write_text(INDEX)
+    (chapters / "references.md").write_text(REFERENCES)
+    (chapters / "references.bib").write_text(BIBLIOGRAPHY)
+    for name, notebook in {"01_first": first_chapter(), "02_second": second_chapter()}.items():
+        nbformat.write(tidy(notebook, name), chapters / f"{name}.ipynb")
+    return root
+
+
+def silent(*_: object, **__: object) -> None:
+    """A `report` that says nothing."""
+
+
+@cache
+def built_demo() -> Path:
+    """The demo book, built once for all tests: its root; the site is in `_build/html`."""
+    folder = tempfile.mkdtemp(prefix="demo-book-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    root = write_demo_book(Path(folder) / "book")
+    build_book("quick", {"budget": "0.2"}, root=root, prepare=measured_elsewhere, report=silent)
+    return root
+
+
+def measured_elsewhere(values: dict) -> dict:
+    """Stands for measuring a run: the chapters get the name of what was measured."""
+    return {"run": f"quick-{values['budget']}"}

@@ -1,0 +1,464 @@
+"""The machinery of the book, on a demo book of two small chapters and on sites and notebooks written by hand."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import pytest
+from demo_book import built_demo, first_chapter, measured_elsewhere, silent, write_demo_book
+
+from chunkkv_lib.book import build_book, check_site, parameter_table, project_root, provenance, read_chapters
+from chunkkv_lib.book.chapters import Chapter
+from chunkkv_lib.book.failure import BookError
+from chunkkv_lib.book.notebooks import tidy
+from chunkkv_lib.book.parameters import Parameter, check_parameters, parameter, parameters_of, read_parameters
+from chunkkv_lib.book.provenance_output import MIME
+from chunkkv_lib.book.repository import repository_address, with_buttons
+from chunkkv_lib.book.site import _warnings, build_html, check_output, exchange, fresh_sources
+from chunkkv_lib.book.stamping import stamp
+from chunkkv_lib.errors import InputError
+
+
+@pytest.fixture
+def site() -> Path:
+    return built_demo() / "_build" / "html"
+
+
+# --- the whole way ---
+
+
+def test_a_book_with_one_of_everything_builds_without_a_warning_or_a_problem(site):
+    assert check_site(site) == []
+    page = (site / "chapters" / "01_first.html").read_text()
+    assert "Table 1.1" in page and "Figure 1.1" in page and "Exercise 1.1" in page
+    assert 'alt="A line of three points' in page
+    assert 'The largest loss is <span class="pasted-text">0.91</span>' in page
+
+
+def test_the_page_says_which_parameters_it_was_executed_with(site):
+    page = (site / "chapters" / "01_first.html").read_text()
+    assert "This page was executed with other parameters" in page
+    assert "quick-0.2" in page  # what `prepare` returned
+    assert "# Parameters" not in page  # the cell that papermill put in
+    assert page.count("how often") == 1  # in the cell of defaults; an unchanged parameter is not in the table
+
+
+def test_the_manifest_and_the_numbers_are_one_click_away(site):
+    page = (site / "chapters" / "01_first.html").read_text()
+    assert 'href="../runs/quick-0.2.json"' in page and 'href="../numbers/fig-demo-line.csv"' in page
+    assert json.loads((site / "runs" / "quick-0.2.json").read_text())["model"]["name"] == "demo-model"
+    assert (site / "numbers" / "fig-demo-line.csv").read_text() == "layer,loss\n0,0.91\n1,0.89\n2,0.9\n"
+
+
+def test_equations_need_no_network(site):
+    page = (site / "chapters" / "01_first.html").read_text()
+    assert (
+        "_static/mathjax/tex-chtml.js" in page and (site / "_static" / "mathjax" / "tex-chtml.js").is_file()
+    )
+    assert "THEBE_JS_URL" not in page
+    megabytes = sum(f.stat().st_size for f in site.rglob("*") if f.is_file()) / 1e6
+    assert megabytes < 15
+
+
+def test_two_builds_are_byte_identical(site, tmp_path):
+    root = write_demo_book(tmp_path / "another place")
+    other = build_book("quick", {"budget": "0.2"}, root=root, prepare=measured_elsewhere, report=silent)
+    assert differences(site, other) == []
+
+
+def differences(one: Path, two: Path) -> list[str]:
+    files = {p.relative_to(f) for f in (one, two) for p in f.rglob("*") if p.is_file()}
+    return [str(f) for f in sorted(files) if not ((one / f).is_file() and (two / f).is_file())
+            or not filecmp.cmp(one / f, two / f, shallow=False)]  # fmt: skip
+
+
+def test_a_failing_chapter_stops_the_build_and_leaves_the_old_site(site):
+    before = {p: p.stat().st_mtime_ns for p in site.rglob("*.html")}
+    with pytest.raises(BookError) as stop:
+        build_book("broken", {"fail": "true"}, root=built_demo(), report=silent)
+    message = str(stop.value)
+    assert "\n" not in message and "chapters/02_second: cell 3 ('if fail:')" in message
+    assert "RuntimeError: asked to fail" in message
+    executed = message.rsplit(" ", 1)[1]
+    assert "asked to fail" in Path(executed).read_text()
+    assert {p: p.stat().st_mtime_ns for p in site.rglob("*.html")} == before
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"budgte": "0.2"}, ["unknown parameter 'budgte'", "Did you mean 'budget'?", "category"]),
+        ({"budget": "ten"}, ["parameter budget='ten'", "float", "budget=0.1"]),
+        ({"fail": "maybe"}, ["parameter fail='maybe'", "bool"]),
+        ({"budget": "nan"}, ["parameter budget='nan'"]),
+    ],
+)
+def test_a_wrong_parameter_fails_before_anything_runs(given, words, tmp_path):
+    root = write_demo_book(tmp_path / "book")
+    with pytest.raises(InputError) as error:
+        build_book("quick", given, root=root, prepare=lambda _: pytest.fail("prepared"), report=silent)
+    assert all(word in str(error.value) for word in words)
+    assert not (root / "_runs").exists()
+
+
+def test_a_warning_fails_the_build_and_names_the_cell(tmp_path):
+    root = write_demo_book(tmp_path / "book")
+    (root / "chapters" / "index.md").write_text("# A demo\n\nSee {numref}`fig-nowhere`.\n")
+    folder = root / "_runs" / "draft"
+    fresh_sources(root, read_chapters(root), folder)
+    with pytest.raises(
+        BookError, match=r"(?s)chapters/index.md:3: WARNING: undefined label: 'fig-nowhere'.*\Z"
+    ):
+        build_html(folder)
+
+
+def test_a_warning_in_a_notebook_is_located_by_cell():
+    log = "\x1b[91m/x/run/chapters/07.ipynb:90004: WARNING: undefined label: 'a'\x1b[39;49;00m\nother\n"
+    assert (
+        _warnings(log, Path("/x/run")) == "chapters/07.ipynb, cell 9, line 4: WARNING: undefined label: 'a'"
+    )
+
+
+def test_prepare_may_take_parameters_that_no_chapter_has(tmp_path):
+    root = write_demo_book(tmp_path / "book")
+
+    def prepare(values: dict) -> dict:
+        assert values == {"per_category": 7}
+        raise BookError("prepared")
+
+    takes = {"per_category": parameter("per_category", 3)}
+    with pytest.raises(BookError, match="prepared"):
+        build_book(
+            "quick", {"per_category": "7"}, root=root, prepare=prepare, prepare_takes=takes, report=silent
+        )
+
+
+@pytest.mark.parametrize("profile", ["../up", "", "a b", ".hidden"])
+def test_a_profile_is_a_plain_name(profile, tmp_path):
+    with pytest.raises(InputError, match="profile"):
+        build_book(profile, root=write_demo_book(tmp_path / "book"), report=silent)
+
+
+# --- chapters and parameters ---
+
+
+def test_chapters_come_from_the_table_of_contents_with_their_parameters(tmp_path):
+    chapters = read_chapters(write_demo_book(tmp_path / "book"))
+    assert [c.name for c in chapters] == [
+        "chapters/index", "chapters/01_first", "chapters/02_second", "chapters/references",
+    ]  # fmt: skip
+    first = chapters[1].parameters
+    assert first["budget"].default == 0.1
+    assert first["budget"].help == "part of the cache that stays (float) or tokens that stay (int)"
+    assert first["repeats"] == Parameter(
+        "repeats", None, ("int", "None"), "how often = how many times; None: once"
+    )
+
+
+def test_a_page_without_a_file_is_named(tmp_path):
+    root = write_demo_book(tmp_path / "book")
+    (root / "chapters" / "02_second.ipynb").unlink()
+    with pytest.raises(InputError, match=r"'chapters/02_second'"):
+        read_chapters(root)
+
+
+def test_a_broken_notebook_is_named(tmp_path):
+    root = write_demo_book(tmp_path / "book")
+    (root / "chapters" / "02_second.ipynb").write_text('{"cells": [')
+    with pytest.raises(InputError, match=r"02_second\.ipynb is not a readable notebook"):
+        read_chapters(root)
+
+
+def test_one_name_means_one_type(tmp_path):
+    root = write_demo_book(tmp_path / "book")
+    path = root / "chapters" / "02_second.ipynb"
+    path.write_text(path.read_text().replace('run = \\"quick\\"', "run = 5"))
+    with pytest.raises(InputError, match=r"run is str in chapters/01_first but int in chapters/02_second"):
+        read_chapters(root)
+
+
+def test_the_parameter_table_has_a_row_for_each_parameter(tmp_path):
+    table = parameter_table(read_chapters(write_demo_book(tmp_path / "book"))).splitlines()
+    assert table[2] == ("| `run` | `'quick'` | str | name of the run folder that the chapter reads "
+                        "| [01](/chapters/01_first.ipynb), [02](/chapters/02_second.ipynb) |")  # fmt: skip
+    assert len(table) == 2 + 5
+
+
+@pytest.mark.parametrize(
+    ("types", "text", "value"),
+    [
+        (("float",), "0.2", 0.2),
+        (("float",), "51", 51),  # a token count where the chapters also take a share: stays an int
+        (("float",), "1e-3", 0.001),  # YAML 1.1 reads a string
+        (("int",), "7", 7),
+        (("bool",), "false", False),
+        (("str",), "Summarization", "Summarization"),
+        (("str",), "no", "no"),  # YAML reads False
+        (("str",), "12", "12"),
+        (("str",), "Synthetic & Code", "Synthetic & Code"),
+        (("str",), "a: b: c", "a: b: c"),
+        (("str",), "", ""),
+        (("int", "None"), "null", None),
+        (("list",), "[ChunkKV, H2O]", ["ChunkKV", "H2O"]),
+    ],
+)
+def test_a_value_is_read_as_the_parameter_needs_it(types, text, value):
+    read = Parameter("p", None, types).parse(text)
+    assert read == value and type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("types", "text"),
+    [
+        (("int",), "1.5"),
+        (("int",), "true"),
+        (("float",), "inf"),
+        (("bool",), "1"),
+        (("list",), "x"),
+        (("int",), ""),
+    ],
+)
+def test_an_ill_typed_value_is_refused(types, text):
+    with pytest.raises(InputError, match="parameter p="):
+        Parameter("p", None, types).parse(text)
+
+
+def test_a_record_of_settings_can_stand_for_parameters():
+    @dataclass
+    class Settings:
+        budget: float | int = 0.1
+        methods: tuple[str, ...] = ()
+        window: int | None = None
+
+    found = parameters_of(Settings)
+    assert found["budget"].types == ("float", "int") and found["window"].types == ("int", "None")
+    assert found["methods"].parse("ChunkKV") == "ChunkKV" and found["methods"].parse("[ChunkKV]") == [
+        "ChunkKV"
+    ]
+
+
+def test_a_value_must_suit_every_chapter_that_takes_it():
+    owners = {"a": {"n": parameter("n", 0.5)}, "b": {"n": parameter("n", 3)}}
+    assert check_parameters({"n": "4"}, owners) == {"n": 4}
+    with pytest.raises(InputError, match="must be int"):
+        check_parameters({"n": "0.4"}, owners)
+
+
+@pytest.mark.parametrize(
+    "source", ["import os", "a = f(1)", "a = b = 1", "a: Path = 'x'", "for i in x: pass", "a = ("]
+)
+def test_a_parameters_cell_holds_only_literals(source):
+    with pytest.raises(InputError, match=r"01\.ipynb"):
+        read_parameters(source, "01.ipynb")
+
+
+# --- notebooks, stamping, provenance ---
+
+
+def test_tidy_gives_the_same_file_twice_and_removes_everything_executed():
+    notebook = tidy(first_chapter(), "01")
+    dirty = nbformat.reads(nbformat.writes(notebook), as_version=4)
+    dirty.metadata["papermill"] = {"start_time": "now"}
+    code = next(c for c in dirty.cells if c.cell_type == "code")
+    code.outputs, code.execution_count = [nbformat.v4.new_output("stream", text="x")], 3
+    dirty.cells.insert(2, nbformat.v4.new_code_cell("a = 1", metadata={"tags": ["injected-parameters"]}))
+    assert nbformat.writes(tidy(dirty, "01")) == nbformat.writes(notebook)
+
+
+def test_cell_ids_are_unique_and_an_inserted_cell_changes_no_other():
+    notebook = first_chapter()
+    notebook.cells += [nbformat.v4.new_code_cell("same"), nbformat.v4.new_code_cell("same")]
+    before = [c.id for c in tidy(notebook, "01").cells]
+    notebook.cells.insert(1, nbformat.v4.new_code_cell("new = 1"))
+    after = [c.id for c in tidy(notebook, "01").cells]
+    assert len(set(after)) == len(after)
+    assert [i for i in after if i in before] == before
+
+
+def stamped(
+    cells: list, values: dict, tmp_path: Path, parameters: dict | None = None
+) -> nbformat.NotebookNode:
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    chapter = Chapter("chapters/05_x", tmp_path / "05_x.ipynb", parameters or {})
+    stamp(notebook, chapter, values, tmp_path / "_extra")
+    return notebook
+
+
+def provenance_cell(manifest: dict, line: str = "a line") -> nbformat.NotebookNode:
+    data = provenance(manifest, line=line)._repr_mimebundle_()
+    return nbformat.v4.new_code_cell("f()", outputs=[nbformat.v4.new_output("execute_result", data=data)])
+
+
+def test_the_injected_cell_is_hidden_and_only_changed_parameters_are_shown(tmp_path):
+    metadata = {"tags": ["injected-parameters"], "papermill": {"duration": 1}}
+    injected = nbformat.v4.new_code_cell("b = 2", metadata=metadata)
+    parameters = {"b": parameter("b", 1, "a | b"), "c": parameter("c", 1)}
+    notebook = stamped([injected], {"b": 2, "c": 1, "other": 5}, tmp_path, parameters)
+    assert notebook.cells[0].metadata == {"tags": ["injected-parameters", "remove-cell"]}
+    assert "| `b` | `2` | `1` | a \\| b |" in notebook.cells[1].source
+    assert "`c`" not in notebook.cells[1].source and "`other`" not in notebook.cells[1].source
+
+
+def test_the_provenance_line_leaves_the_cell_and_stands_below_it(tmp_path):
+    notebook = stamped([provenance_cell({"name": "quick"}), nbformat.v4.new_code_cell("g()")], {}, tmp_path)
+    assert notebook.cells[0].outputs == []
+    assert notebook.cells[1].source == (
+        ':::{div} provenance\na line · <a href="../runs/quick.json">manifest of quick</a>\n:::'
+    )
+    assert json.loads((tmp_path / "_extra" / "runs" / "quick.json").read_text()) == {"name": "quick"}
+
+
+def test_two_different_manifests_of_one_name_are_an_error(tmp_path):
+    cells = [provenance_cell({"name": "quick", "seconds": s}) for s in (1, 2)]
+    with pytest.raises(BookError, match="two different manifests are called 'quick'"):
+        stamped(cells, {}, tmp_path)
+
+
+def test_in_jupyter_provenance_shows_its_line():
+    shown = provenance({"name": "quick"}, line="one\nline")._repr_mimebundle_()
+    assert shown["text/markdown"] == shown["text/plain"] == "one line" and MIME in shown
+
+
+# --- the site's folder, buttons, imports ---
+
+
+def test_a_new_site_takes_the_place_of_the_old_one_whole(tmp_path):
+    new, output = tmp_path / "new", tmp_path / "html"
+    for folder, text in ((new, "new"), (output, "old")):
+        folder.mkdir()
+        (folder / "searchindex.js").write_text(text)
+    (output / "gone.html").write_text("old")
+    exchange(new, output)
+    assert sorted(p.name for p in output.iterdir()) == ["searchindex.js"]
+    assert (output / "searchindex.js").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["html", "new"]
+
+
+def test_an_exchange_cut_off_half_way_is_mended(tmp_path):
+    new, left = tmp_path / "new", tmp_path / ".html.leaving"
+    new.mkdir(), left.mkdir(), (tmp_path / ".html.arriving").mkdir()
+    exchange(new, tmp_path / "html")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["html", "new"]
+
+
+def test_a_folder_that_is_no_site_is_never_replaced(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="holds something other than a site"):
+        check_output(tmp_path)
+    with pytest.raises(InputError, match="is a file"):
+        check_output(tmp_path / "thesis.tex")
+
+
+@pytest.mark.parametrize(
+    ("origin", "address"),
+    [
+        ("git@github.com:owner/name.git", "https://github.com/owner/name"),
+        ("https://user:secret@github.com/owner/na.me", "https://github.com/owner/na.me"),
+        ("/home/me/name", None),
+        ("", None),
+    ],
+)
+def test_buttons_lead_to_the_repository_the_book_is_built_in(origin, address, tmp_path, monkeypatch):
+    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    if origin:
+        subprocess.run(["git", "-C", str(tmp_path), "remote", "add", "origin", origin], check=True)
+    assert repository_address(tmp_path) == address
+    html = with_buttons({"html": {"a": 1}}, address)["html"]
+    assert html["a"] == 1 and ("use_repository_button" in html) == (address is not None)
+
+
+def test_importing_what_a_chapter_needs_is_light():
+    heavy = "papermill sphinx nbformat torch transformers matplotlib pandas"
+    code = ("import sys; from chunkkv_lib.book import provenance, project_root; project_root(); "
+            f"sys.exit(' '.join(set('{heavy}'.split()) & set(sys.modules)) or 0)")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_project_is_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (project_root() / "_toc.yml").is_file()
+
+
+# --- check_site: every fault planted once ---
+
+GOOD = '<html><head><link rel="canonical" href="https://x.org/"></head><body id="top">{}</body></html>'
+
+
+@pytest.mark.parametrize(
+    ("fault", "problem"),
+    [
+        ('<a href="nowhere.html">x</a>', "link to a missing file: nowhere.html"),
+        ('<a href="#nowhere">x</a>', "link to a missing anchor: #nowhere"),
+        ('<a href="other.html#nowhere">x</a>', "link to a missing anchor: other.html#nowhere"),
+        ('<a href="../../secret.txt">x</a>', "link out of the site: ../../secret.txt"),
+        ('<img src="a.png">', "image without alt text: a.png"),
+        ('<img src="a.png" alt=" ">', "image without alt text: a.png"),
+        ('<img src="b.png" alt="b">', "missing file: b.png"),
+        ('<img src="https://x.org/a.png" alt="a">', "fetched from the network: https://x.org/a.png"),
+        (
+            '<img src="a.png" srcset="a.png 1x, //x.org/b.png 2x" alt="a">',
+            "fetched from the network: //x.org/b.png",
+        ),
+        ('<script src="https://cdn.org/x.js"></script>', "fetched from the network: https://cdn.org/x.js"),
+        ('<script async src="x.js"></script>', "missing file: x.js"),
+        ('<link rel="stylesheet" href="//cdn.org/x.css">', "fetched from the network: //cdn.org/x.css"),
+        ('<link rel="preconnect" href="https://fonts.org">', "fetched from the network: https://fonts.org"),
+        ("<style>@import 'https://x.org/a.css';</style>", "fetched from the network: https://x.org/a.css"),
+        (
+            '<p style="background: url(http://x.org/a.png)">x</p>',
+            "fetched from the network: http://x.org/a.png",
+        ),
+        ('<iframe src="https://x.org"></iframe>', "fetched from the network: https://x.org"),
+        ("<pre>Traceback (most recent call last):</pre>", "the text of a Python error"),
+        ('<div class="output traceback highlight">x</div>', "the output of a failed cell"),
+        (
+            "<pre>&lt;Figure size 640x480 with 1 Axes&gt;</pre>",
+            "an object shown as its name instead of drawn",
+        ),
+    ],
+)
+def test_check_site_finds_each_planted_fault(fault, problem, tmp_path):
+    write_site(tmp_path, fault)
+    problems = check_site(tmp_path)
+    assert len(problems) == 1 and problems[0].startswith(f"page.html: {problem}"), problems
+
+
+def test_check_site_finds_a_style_sheet_that_loads_a_font_from_elsewhere(tmp_path):
+    write_site(tmp_path, "")
+    (tmp_path / "style.css").write_text("@font-face { src: url('https://fonts.org/a.woff2') }")
+    assert check_site(tmp_path) == ["style.css: fetched from the network: https://fonts.org/a.woff2"]
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        '<a href="https://x.org/">x</a> <a href="mailto:a@b.c">x</a> <a href="//x.org">x</a>',
+        '<a href="#top">x</a> <a href="other.html#there">x</a> <a href="folder/">x</a> <a href="a%20b.txt">x</a>',
+        '<img src="data:image/png;base64,AA" alt="dot"> <img src="a.png?v=1" alt="a">',
+        "<script>const text = '<img src=https://x.org/a.png> Traceback (most recent call last)'</script>",
+    ],
+)
+def test_check_site_leaves_harmless_pages_alone(harmless, tmp_path):
+    write_site(tmp_path, harmless)
+    assert check_site(tmp_path) == []
+
+
+def test_an_empty_folder_is_a_problem(tmp_path):
+    assert check_site(tmp_path) == [f"{tmp_path}: no page"]
+
+
+def write_site(folder: Path, body: str) -> None:
+    (folder / "folder").mkdir()
+    (folder / "page.html").write_text(GOOD.format(body))
+    (folder / "other.html").write_text(GOOD.format('<p id="there">x</p>'))
+    (folder / "folder" / "index.html").write_text(GOOD.format(""))
+    for name in ("a.png", "a b.txt"):
+        (folder / name).write_text("x")

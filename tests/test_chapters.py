@@ -1,0 +1,136 @@
+"""Every committed chapter is clean, small-celled and complete, whatever it is about."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from chunkkv_lib.book.chapters import Chapter, notebook_parameters, read_chapters
+from chunkkv_lib.book.notebooks import read_notebook, tags, tidy
+from chunkkv_lib.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "chapters").glob("*.ipynb"))
+PAGES = [*NOTEBOOKS, *sorted((ROOT / "chapters").glob("*.md"))]
+LABEL = re.compile(r"^\s*:(?:label|name):\s*(\S+)|^\s*\(([\w-]+)\)=\s*$", flags=re.M)
+GLUED = re.compile(r"""\bglue\(\s*["']([^"']+)["']""")
+MEASUREMENT = re.compile(r"\b[01]\.\d{3,}")
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def chapters() -> list[Chapter]:
+    try:
+        return read_chapters(ROOT)
+    except InputError as error:
+        if len(NOTEBOOKS) == 0:
+            pytest.skip(f"no chapters here: {error}")
+        raise
+
+
+def cells(path: Path, kind: str = "code") -> list:
+    return [cell for cell in read_notebook(path).cells if cell.cell_type == kind]
+
+
+def figure_of(cell: nbformat.NotebookNode) -> dict:
+    return cell.metadata.get("mystnb", {}).get("figure") or {}
+
+
+@each_notebook
+def test_a_notebook_is_committed_clean(path):
+    """No outputs, counts or passing metadata, and the ids that its text gives: that is what `tidy` makes."""
+    notebook = read_notebook(path)
+    assert all(
+        not cell.outputs and cell.execution_count is None
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    )
+    ids = [cell.get("id") for cell in notebook.cells]
+    assert all(ids) and len(set(ids)) == len(ids)
+    clean = nbformat.writes(tidy(notebook, path.stem)) + "\n"
+    assert path.read_text() == clean, f"untidy: python -m chunkkv_lib.book.tidy {path.relative_to(ROOT)}"
+
+
+@each_notebook
+def test_code_cells_are_short_and_are_python(path):
+    for cell in cells(path):
+        ast.parse(cell.source)
+        lines = cell.source.splitlines()
+        assert len(lines) <= 15, f"{len(lines)} lines; move code into the library:\n{cell.source}"
+        assert max(map(len, lines), default=0) <= 110, f"too wide to read:\n{cell.source}"
+
+
+@each_notebook
+def test_there_is_one_parameters_cell_and_every_parameter_is_explained(path):
+    assert sum("parameters" in tags(cell) for cell in cells(path)) == 1
+    assert [p.name for p in notebook_parameters(path).values() if len(p.help) < 8] == []
+
+
+@each_notebook
+def test_every_figure_says_what_it_shows(path):
+    for cell in cells(path):
+        if figure := figure_of(cell):
+            alt = cell.metadata["mystnb"].get("image", {}).get("alt", "")
+            assert figure.get("name", "").startswith("fig-"), figure
+            assert len(figure.get("caption", "")) >= 20 and len(alt) >= 20, f"{figure['name']}: {alt!r}"
+
+
+@each_notebook
+def test_captions_and_alt_texts_hold_no_typed_in_measurement(path):
+    for cell in cells(path):
+        mystnb = cell.metadata.get("mystnb", {})
+        texts = [mystnb.get("figure", {}).get("caption", ""), mystnb.get("image", {}).get("alt", "")]
+        assert not MEASUREMENT.search(" ".join(texts)), f"glue the number instead: {texts}"
+
+
+@each_notebook
+def test_a_chapter_opens_with_its_title(path):
+    first = read_notebook(path).cells[0]
+    assert first.cell_type == "markdown" and first.source.startswith("# ")
+    titles = [
+        line
+        for cell in cells(path, "markdown")
+        for line in outside_fences(cell.source)
+        if line.startswith("# ")
+    ]
+    assert len(titles) == 1, titles
+
+
+def outside_fences(text: str) -> list[str]:
+    """The lines of Markdown that are not inside ``` fences, where `# ` begins a comment."""
+    lines, fence = [], ""
+    for line in text.splitlines():
+        mark = re.match(r"\s*(`{3,}|~{3,})", line)
+        if mark and not fence:
+            fence = mark[1]
+        elif mark and line.strip().startswith(fence) and not line.strip().strip("`~"):
+            fence = ""
+        elif not fence:
+            lines.append(line)
+    return lines
+
+
+def test_the_table_of_contents_lists_every_page(chapters):
+    """A page that is not listed is never read. (`read_chapters` also refuses one name with two types.)"""
+    assert {c.path for c in chapters} >= set(PAGES)
+
+
+def test_names_that_others_refer_to_are_unique():
+    labels, glued = Counter(), Counter()
+    for path in PAGES:
+        texts = (
+            [cell.source for cell in read_notebook(path).cells]
+            if path.suffix == ".ipynb"
+            else [path.read_text()]
+        )
+        labels.update(a or b for text in texts for a, b in LABEL.findall(text))
+        if path.suffix == ".ipynb":
+            labels.update(figure_of(cell)["name"] for cell in cells(path) if figure_of(cell).get("name"))
+            glued.update(key for cell in cells(path) for key in GLUED.findall(cell.source))
+    assert [name for name, count in (labels + glued).items() if count > 1] == []

@@ -1,0 +1,145 @@
+"""The finished site in a real browser: the demo book always, the book itself where it has been built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+import pytest
+from browser import Browser, browser, find_browser
+from demo_book import built_demo
+
+from chunkkv_lib.book import check_site
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILT = ROOT / "_build" / "html"
+WITHOUT_NETWORK = ("file:", "data:", "blob:", "about:")
+
+pytestmark = pytest.mark.skipif(
+    find_browser() is None, reason="no Chromium here (Debian: apt install chromium)"
+)
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[Browser]:
+    with browser() as tab:
+        yield tab
+
+
+@pytest.fixture(scope="module", params=["demo", "book"])
+def site(request) -> Path:
+    if request.param == "demo":
+        return built_demo() / "_build" / "html"
+    if not (BUILT / "searchindex.js").is_file():
+        pytest.skip("the book is not built: make book")
+    return BUILT
+
+
+def pages(site: Path) -> list[Path]:
+    return sorted((site / "chapters").glob("*.html"))
+
+
+def count(tab: Browser, selector: str) -> int:
+    return tab.evaluate(f"document.querySelectorAll({selector!r}).length")
+
+
+def test_the_site_passes_its_checks(site):
+    assert check_site(site) == []
+
+
+def test_pages_load_without_a_network_and_without_an_error(site, tab):
+    tab.screen(1300)
+    for page in [site / "search.html", *pages(site)]:
+        tab.open(page.as_uri())
+        assert [r for r in tab.requests() if not r.startswith(WITHOUT_NETWORK)] == [], page.name
+        assert tab.errors() == [], page.name
+
+
+def test_equations_are_drawn(site, tab):
+    drawn = 0
+    for page in pages(site):
+        tab.open(page.as_uri())
+        written, shown, wrong = (
+            count(tab, selector) for selector in (".math", "mjx-container", "mjx-merror")
+        )
+        assert (written, wrong) == (shown, 0), page.name
+        drawn += shown
+    assert drawn > 0
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_phone_scrolls_only_down(site, tab, dark):
+    tab.screen(390, 844, dark=dark)
+    for page in pages(site):
+        tab.open(page.as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390, page.name
+        assert tab.evaluate("document.documentElement.dataset.theme") == ("dark" if dark else "light")
+
+
+def test_text_can_be_told_from_its_ground_in_light_and_dark(site, tab):
+    """Contrast 4.5 to 1 for links and for the book's own boxes, lines and tinted table cells."""
+    for dark in (False, True):
+        tab.screen(1300, dark=dark)
+        for page in pages(site):
+            tab.open(page.as_uri())
+            assert tab.evaluate(CONTRAST) == [], (page.name, dark)
+
+
+CONTRAST = """
+(() => {
+  const rgb = text => (text.match(/[\\d.]+/g) || []).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = element => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = rgb(getComputedStyle(e).backgroundColor);
+      if (colour.length === 3 || colour[3] > 0.99) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const own = "a:not(.headerlink), .admonition-title, .provenance p, .chapter-meta p, " +
+    "td:has(.paper, .published, .live)";
+  return [...document.querySelectorAll(".bd-article :is(" + own + ")")].filter(e => {
+    const [a, b] = [light(rgb(getComputedStyle(e).color)), light(ground(e))].sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05) < 4.5;
+  }).map(e => e.className + ": " + e.textContent.slice(0, 40));
+})()
+"""
+
+
+def test_search_finds_a_word(site, tab):
+    tab.open(f"{(site / 'search.html').as_uri()}?q={quote('chunks')}")
+    for _ in range(50):  # the index is read after the page is complete
+        if count(tab, "#search-results li a"):
+            return
+        tab.listen(0.1)
+    pytest.fail("nothing found")
+
+
+def test_solutions_open(site, tab):
+    opened = 0
+    tab.screen(1300)
+    for page in pages(site):
+        tab.open(page.as_uri())
+        opened += count(tab, ".solution.toggle-hidden")
+        tab.evaluate(
+            "document.querySelectorAll('.solution.toggle-hidden .toggle-button').forEach(b => b.click())"
+        )
+        assert count(tab, ".solution.toggle-hidden") == 0, page.name
+    assert opened > 0
+
+
+def test_the_first_page_is_small_and_quick(site, tab):
+    """Everything that the start page loads is under 1 MB and there within a second from disk."""
+    tab.open((site / "chapters" / "index.html").as_uri())
+    files = [Path(unquote(urlsplit(r).path)) for r in set(tab.requests()) if r.startswith("file:")]
+    assert sum(f.stat().st_size for f in files) < 1e6
+    assert tab.evaluate("performance.timing.loadEventStart - performance.timing.navigationStart") < 1000
+
+
+def test_the_address_of_the_site_leads_to_the_start_page(site, tab):
+    tab.open((site / "index.html").as_uri())
+    tab.listen(1)
+    assert tab.evaluate("location.pathname").endswith("/chapters/index.html")
