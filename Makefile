@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test measure bench lint tidy clean
+.PHONY: help setup book test measure verify-runs bench lint tidy clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -27,6 +27,9 @@ test: setup  ## run all tests
 
 measure: setup  ## measure the quick profile into data/runs/quick
 	$(RUN) -m chunkkv_lib measure --profile quick
+
+verify-runs: setup  ## measure a few sequences of each published run again and compare
+	$(RUN) -m chunkkv_lib verify
 
 bench: setup  ## time and memory against a plain prefill; prints a table, writes data/bench/latest.json
 	$(RUN) -m chunkkv_lib bench

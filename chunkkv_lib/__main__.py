@@ -41,8 +41,9 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     description = "Measure what compressing a KV cache throws away, and build the book about it."
     parser = _Parser(prog="python -m chunkkv_lib", description=description)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{measure,book,bench}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{measure,verify,book,bench}")
     _add_measure(commands)
+    _add_verify(commands)
     _add_book(commands)
     _add_bench(commands)
     return parser
@@ -108,6 +109,30 @@ def _measure(options: argparse.Namespace) -> None:
     parameters = load_profile(options.profile, {name: value for name, value in given.items() if value is not None})
     folder = measure(parameters, options.run or options.profile, options.restart)
     print(folder)
+
+
+def _add_verify(commands) -> None:
+    parser = commands.add_parser(
+        "verify",
+        help="measure a few sequences of a run again and compare",
+        description="Measure a random handful of a run's sequences again and compare with its records. Without a name: "
+        "every published run below data/runs whose model and data are here.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="names below data/runs, or paths (default: all)")
+    parser.add_argument("--count", type=_whole, default=3, help="sequences to measure again (default: 3)")
+    parser.add_argument("--seed", type=_whole, help="of their choice (default: another choice every time)")
+    parser.add_argument("--model", help="where this machine has the run's model, if it is a local file or folder")
+    parser.add_argument("--data-path", help="where this machine has the run's data.zip or folder (default: the hub)")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: as the run did)")
+    parser.set_defaults(run_command=_verify)
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from .measure.verification import verify_runs
+
+    places = {name: getattr(options, name) for name in ("model", "data_path", "device")}
+    verify_runs(options.runs, options.count, options.seed, **places)
 
 
 def _add_book(commands) -> None:

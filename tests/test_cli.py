@@ -12,7 +12,7 @@ from chunkkv_lib.__main__ import main
 from chunkkv_lib.measure import Parameters
 
 
-@pytest.mark.parametrize("command", ["measure", "book", "bench"])
+@pytest.mark.parametrize("command", ["measure", "verify", "book", "bench"])
 def test_help_names_every_option_with_its_default(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
@@ -36,6 +36,7 @@ def test_help_names_every_option_with_its_default(command, capsys):
         (["measure", "--categories", "Coding"], "unknown category"),
         (["measure", "--model", "smolm2-135m"], "Did you mean 'smollm2-135m'"),
         (["measure", "--device", "cuda:9"], "not present"),
+        (["verify", "no-such-run"], "no run at"),
         (["book", "--profile", "nope"], "unknown profile"),
         (["book", "-p", "budgte=0.1"], "Did you mean 'budget'"),
         (["book", "-p", "budget"], "budget"),

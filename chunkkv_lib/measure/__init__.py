@@ -5,5 +5,17 @@ from .driver import measure
 from .live import live_run
 from .parameters import Parameters, load_profile, profiles
 from .runs import Run, load_run, run_folder
+from .verification import verify
 
-__all__ = ["Parameters", "Run", "analyse", "live_run", "load_profile", "load_run", "measure", "profiles", "run_folder"]
+__all__ = [
+    "Parameters",
+    "Run",
+    "analyse",
+    "live_run",
+    "load_profile",
+    "load_run",
+    "measure",
+    "profiles",
+    "run_folder",
+    "verify",
+]

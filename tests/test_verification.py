@@ -1,0 +1,101 @@
+"""Measuring a run again: it agrees with itself, and a changed number, text or model is found out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from common import refused
+from tiny import tiny_longbench, tiny_model
+
+from chunkkv_lib import InputError
+from chunkkv_lib.measure import Parameters, load_run, measure, verification, verify
+from chunkkv_lib.measure.runs import read_table, write_parquet
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("setting")
+    return {"model": str(tiny_model(folder / "model")), "data_path": str(tiny_longbench(folder / "longbench"))}
+
+
+@pytest.fixture(scope="module")
+def measured(places, tmp_path_factory) -> Path:
+    settings = Parameters(**places, source="longbench", categories=("Single-Document QA",), per_category=4,
+                          max_tokens=256, budget=0.2, device="cpu", dtype="float32")  # fmt: skip
+    return measure(settings, tmp_path_factory.mktemp("runs") / "tiny", progress=False)
+
+
+@pytest.fixture
+def run(measured, tmp_path) -> Path:
+    return Path(shutil.copytree(measured, tmp_path / "tiny"))
+
+
+def change(run: Path, table: str, column: str, by: float) -> None:
+    frame = read_table(run, table)
+    frame[column] = frame[column] + by
+    write_parquet(run / f"{table}.parquet", frame)
+
+
+def quiet(run: Path, places: dict[str, str], **options) -> verification.Verification:
+    return verify(run, progress=False, report=lambda line: None, **options, **places)
+
+
+def test_a_run_agrees_with_itself(run, places):
+    found = quiet(run, places, count=9)
+    assert found.agrees and len(found.sequences) == 4
+    assert found.worst["difference"].max() < 1e-6
+    assert {"kv_l1_loss", "attention_cosine_similarity", "nll", "kept_tokens"} <= set(found.worst["column"])
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "by"),
+    [("layers", "kv_l1_loss", 0.01), ("layers", "attention_mass", -0.01), ("answers", "nll", 0.1)],
+)
+def test_a_changed_number_is_found(run, places, table, column, by):
+    change(run, table, column, by)
+    found = quiet(run, places, count=1)
+    wrong = found.worst[found.worst["difference"] > found.worst["limit"]]
+    assert not found.agrees and list(wrong["column"]) == [column]
+    with refused("tiny", "other numbers"):
+        verification.verify_runs([str(run)], 1, report=lambda line: None, **places)
+
+
+def test_a_number_that_went_missing_is_found(run, places):
+    change(run, "layers", "attention_mass", float("nan"))
+    assert not quiet(run, places, count=1).agrees
+
+
+def test_another_text_is_found(run, places):
+    frame = read_table(run, "sequences")
+    frame["text_hash"] = "0" * 16
+    write_parquet(run / "sequences.parquet", frame)
+    with refused("not the same text"):
+        quiet(run, places)
+
+
+def test_another_model_is_found(run, places, tmp_path):
+    model = Path(shutil.copytree(places["model"], tmp_path / "model"))
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"rope_theta": 7.0}))
+    with refused("another model", "--model"):
+        quiet(run, places | {"model": str(model)})
+
+
+def test_the_choice_of_sequences_follows_the_seed(run, places):
+    first, again = (quiet(run, places, count=2, seed=5).sequences for _ in range(2))
+    assert first == again and set(first) <= set(load_run(run).sequences["sequence"])
+    with refused("count=0"):
+        quiet(run, places, count=0)
+
+
+def test_published_runs_that_cannot_be_measured_here_are_named(run, places, monkeypatch):
+    lines = []
+    monkeypatch.setattr(verification, "published_runs", lambda: [str(run)])
+    with pytest.raises(InputError, match="no run could be verified"):
+        verification.verify_runs([], 1, report=lines.append)
+    assert "cannot be verified here" in lines[0] and "tiny" in lines[0]
+    verification.verify_runs([], 1, report=lines.append, **places)
+    assert any("measured again" in line for line in lines)
