@@ -72,7 +72,7 @@ def _add_parameters(group) -> None:
     for one in fields(Parameters):
         default = ", ".join(one.default) if isinstance(one.default, tuple) else one.default
         if default is None:
-            default = "none" if one.name in ("device_map", "data_path") else "the preset's"
+            default = "none" if one.name in ("device_map", "data_path", "variants") else "the preset's"
         options = {"default": None, "help": f"{one.metadata['help']} (default: {default})"}
         if one.type == "bool":
             options["action"] = argparse.BooleanOptionalAction

@@ -12,6 +12,7 @@ import yaml
 from ..compressors import METHODS, Compressor, preset
 from ..errors import InputError, unknown
 from ..sequences import CATEGORIES
+from .variants import variants
 
 PROFILES = Path(__file__).resolve().parents[2] / "data" / "profiles"
 SOURCES = ("open", "longbench")
@@ -45,6 +46,7 @@ class Parameters:
     kernel: int | None = _option(None, "positions pooled together, SnapKV only, odd")
     causal: bool = _option(True, "off: H2O's column sums with the historical error")
     reuse: int = _option(1, "layers that share a kept set; 1: none do")
+    variants: str | None = _option(None, "sensitivity: also the methods with one hyper-parameter changed at a time")
     all_queries: bool = _option(False, "also measure the attention of all prompt queries; slower")
     seed: int = _option(0, "of the sample of sequences and of the Random control")
 
@@ -69,13 +71,19 @@ class Parameters:
 
     @cached_property
     def compressors(self) -> dict[str, Compressor]:
-        """The chosen methods with these hyper-parameters, in the order of `METHODS`."""
-        chosen = {
+        """The chosen methods with these hyper-parameters in the order of `METHODS`, then the variants by label."""
+        base = self.methods_alone
+        return base if self.variants is None else variants(self.variants, base)[1]
+
+    @cached_property
+    def methods_alone(self) -> dict[str, Compressor]:
+        """The chosen methods with these hyper-parameters, without variants."""
+        own = {
             name: getattr(self, name)
             for name in ("granularity", "group", "window", "chunk_size")
             if getattr(self, name) is not None
         }
-        methods = preset(self.preset, budget=self.budget, causal=self.causal, seed=self.seed, **chosen)
+        methods = preset(self.preset, budget=self.budget, causal=self.causal, seed=self.seed, **own)
         if self.kernel is not None:  # SnapKV's only: ChunkKV of the paper does not pool
             methods["SnapKV"] = replace(methods["SnapKV"], kernel=self.kernel)
         return {name: method for name, method in methods.items() if name in self.methods}
@@ -86,6 +94,8 @@ class Parameters:
         for name in ("model", "data_path"):
             if values[name] and Path(values[name]).expanduser().exists():
                 values[name] = Path(values[name]).name
+        if values["variants"] is None:  # as in runs made before there were variants
+            del values["variants"]
         return values
 
 

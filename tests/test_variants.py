@@ -1,0 +1,72 @@
+"""Sensitivity runs: which variants there are, what each label means, and how records are read along an axis."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from common import refused, tiny_model, token_ids
+
+from chunkkv_lib.compressors import ChunkKV, SnapKV, preset
+from chunkkv_lib.measure import Parameters, analyse, load_profile
+from chunkkv_lib.measure.variants import AXES, Variant, along, variants
+from chunkkv_lib.sequences import Sequence
+
+
+def test_a_variant_differs_in_one_field():
+    listed, compressors = variants("sensitivity", preset())
+    assert list(compressors)[:7] == list(preset()) and len(listed) == len(compressors)
+    for one in listed:
+        mine, plain = compressors[one.label], preset()[one.method]
+        changed = [name for name in vars(plain) if getattr(mine, name) != getattr(plain, name)]
+        assert changed == ([one.field] if one.field else []) or one.field == "preset", one
+    assert compressors["ChunkKV, preset kvpress"] == preset("kvpress")["ChunkKV"]
+    assert len(set(compressors.values())) > 40
+
+
+def test_a_value_that_a_method_has_anyway_is_not_measured_twice():
+    _, compressors = variants("sensitivity", preset(budget=0.2))
+    assert "ChunkKV, budget 0.2" not in compressors and "ChunkKV, budget 0.1" in compressors
+    assert "ChunkKV, chunk_size 10" not in compressors
+
+
+def test_only_chosen_methods_are_varied():
+    listed, _ = variants("sensitivity", {"SnapKV": SnapKV()})
+    assert {one.method for one in listed} == {"SnapKV"}
+
+
+def test_an_unknown_set_is_refused():
+    with refused("'sensitivty'", "'sensitivity'?"):
+        variants("sensitivty", preset())
+    with refused("'sensitivty'"):
+        Parameters(variants="sensitivty")
+
+
+def test_a_run_without_variants_is_recorded_as_before():
+    assert "variants" not in load_profile("published").as_dict()
+    assert load_profile("sensitivity").as_dict()["variants"] == "sensitivity"
+
+
+@pytest.mark.parametrize("field", AXES)
+def test_an_axis_holds_every_method_and_value_in_order(field):
+    listed, compressors = variants("sensitivity", preset())
+    records = pd.DataFrame({"method": list(compressors), "number": range(len(compressors))})
+    found = along(records, listed, field, preset())
+    owners, values = AXES[field]
+    assert list(zip(found["method"], found[field])) == [(method, value) for method in owners for value in values]
+    assert found["number"].is_unique
+    with refused("axis 'budgets'", "'budget'?"):
+        along(records, listed, "budgets", preset())
+
+
+def test_chunks_of_one_token_are_top_k_without_pooling():
+    """Measured: ChunkKV with chunk size 1 and SnapKV with kernel 1 give the same numbers in every column."""
+    sequence = Sequence.from_ids(token_ids(60).tolist(), token_ids(5, seed=1).tolist())
+    methods = {"chunks": ChunkKV(budget=20, chunk_size=1), "tokens": SnapKV(budget=20, kernel=1)}
+    layers, answers = analyse(tiny_model(), sequence, methods)
+    for frame in (layers, answers):
+        one, other = (frame[frame["method"] == name].drop(columns="method").reset_index(drop=True) for name in methods)
+        pd.testing.assert_frame_equal(one, other)
+
+
+def test_labels_read_well():
+    assert Variant("H2O").label == "H2O" and Variant("H2O", "window", 4).label == "H2O, window 4"
