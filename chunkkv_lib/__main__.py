@@ -60,6 +60,8 @@ def _add_measure(commands) -> None:
     parser.add_argument("--profile", default="quick", help="data/profiles/NAME.yml (default: quick)")
     parser.add_argument("--run", help="name below data/runs, or a path (default: the profile's name)")
     parser.add_argument("--restart", action="store_true", help="discard what a run of other parameters left there")
+    parser.add_argument("--recheck", action="store_true", help="continue a run of earlier code, if measuring 3 of its "
+                        "sequences again gives the same numbers")  # fmt: skip
     _add_parameters(parser.add_argument_group("parameters of the run"))
     parser.set_defaults(run_command=_measure)
 
@@ -104,10 +106,14 @@ def _measure(options: argparse.Namespace) -> None:
 
     from .measure import load_profile, measure
     from .measure.parameters import Parameters
+    from .measure.verification import accept_code
 
     given = {one.name: getattr(options, one.name) for one in fields(Parameters)}
     parameters = load_profile(options.profile, {name: value for name, value in given.items() if value is not None})
-    folder = measure(parameters, options.run or options.profile, options.restart)
+    run = options.run or options.profile
+    if options.recheck:
+        accept_code(run, model=parameters.model, data_path=parameters.data_path)
+    folder = measure(parameters, run, options.restart)
     print(folder)
 
 

@@ -11,7 +11,8 @@ from common import refused
 from tiny import tiny_longbench, tiny_model
 
 from chunkkv_lib import InputError
-from chunkkv_lib.measure import Parameters, load_run, measure, verification, verify
+from chunkkv_lib.__main__ import main
+from chunkkv_lib.measure import Parameters, driver, load_run, measure, verification, verify
 from chunkkv_lib.measure.runs import read_table, write_parquet
 
 
@@ -89,6 +90,24 @@ def test_the_choice_of_sequences_follows_the_seed(run, places):
     assert first == again and set(first) <= set(load_run(run).sequences["sequence"])
     with refused("count=0"):
         quiet(run, places, count=0)
+
+
+def test_a_run_of_earlier_code_is_continued_only_if_its_numbers_are_the_same(run, places, monkeypatch):
+    options = ["measure", "--run", str(run), "--profile", "quick", "--source", "longbench", "--max-tokens", "256"]
+    options += ["--categories", "Single-Document QA", "--per-category", "4", "--budget", "0.2", "--device", "cpu"]
+    options += ["--dtype", "float32", "--model", places["model"], "--data-path", places["data_path"]]
+    before = load_run(run).manifest["code"]
+    for module in (driver, verification):
+        monkeypatch.setattr(module, "code_hash", lambda: "today")
+    assert main(options) == 2, "other code is refused without --recheck"
+    assert main([*options, "--recheck"]) == 0
+    manifest = load_run(run).manifest
+    assert manifest["code"] == "today" and manifest["code_before"] == [before]
+    for module in (driver, verification):
+        monkeypatch.setattr(module, "code_hash", lambda: "tomorrow")
+    change(run, "layers", "kv_l1_loss", 0.01)
+    assert main([*options, "--recheck"]) == 2
+    assert load_run(run).manifest["code"] == "today"
 
 
 def test_published_runs_that_cannot_be_measured_here_are_named(run, places, monkeypatch):

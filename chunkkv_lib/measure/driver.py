@@ -118,7 +118,8 @@ def _claim(folder: Path, identity: dict, restart: bool) -> None:
     elif changed := differences({key: manifest[key] for key in identity}, identity):
         raise InputError(
             f"{folder} holds a run with {changed[0]}{' and other differences' if changed[1:] else ''}. "
-            "Records of different runs never mix: choose another --run, or discard the old one with --restart."
+            "Records of different runs never mix: choose another --run, or discard the old one with --restart"
+            f"{', or continue it with --recheck if its numbers are still the same' if _only_code(changed) else ''}."
         )
 
 
@@ -132,6 +133,10 @@ def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
         elif a != b:
             found.append(f"{prefix}{key}={_short(a)}, not {_short(b)}")
     return found
+
+
+def _only_code(changed: list[str]) -> bool:
+    return all(one.startswith("code=") for one in changed)
 
 
 def _short(value: object) -> str:

@@ -16,7 +16,7 @@ from ..sequences import Sequence, load_sequences, source_identity
 from .analysis import analyse
 from .driver import code_hash, differences
 from .parameters import Parameters
-from .runs import Run, load_run, run_folder
+from .runs import Run, load_run, read_manifest, run_folder, write_manifest
 
 #: Largest difference between two measurements of a sequence, as a mean over its layers: column -> limit. Other machines
 #: round otherwise, and a token at the edge of a budget then changes places. 16-bit numbers round a thousand times more.
@@ -101,6 +101,27 @@ def verify_runs(names: list[str], count: int = 3, seed: int | None = None, repor
         raise InputError(f"{', '.join(wrong)}: measuring again gives other numbers than the records. Measure anew.")
     if not found:
         raise InputError("no run could be verified. Name one that is below data/runs, or measure one first.")
+
+
+def accept_code(name: str | Path, count: int = 3, report: Callable[[str], None] = print, **places: object) -> bool:
+    """Let a run be continued by today's code, once `count` of its sequences, measured again, agree with its records.
+
+    The manifest then names today's code, and the earlier one under "code_before".
+    return  whether there was anything to accept; False too for a run that is not there
+    raises  InputError: the numbers changed, so that the run cannot be continued.
+    """
+    folder = run_folder(name)
+    manifest = read_manifest(folder)
+    if manifest is None or manifest["code"] == code_hash() or not (folder / "layers.parquet").exists():
+        return False
+    if not verify(folder, count, report=report, **places).agrees:
+        raise InputError(
+            f"{folder} cannot be continued: today's code gives other numbers. Choose another --run, or discard the old "
+            "one with --restart."
+        )
+    before = [*manifest.get("code_before", []), manifest["code"]]
+    write_manifest(folder, manifest | {"code": code_hash(), "code_before": before})
+    return True
 
 
 def published_runs() -> list[str]:
