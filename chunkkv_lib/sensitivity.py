@@ -1,0 +1,93 @@
+"""What hyper-parameters change: metrics and damage along the axes of a sensitivity run, or across several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from .errors import InputError
+from .measure import Parameters
+from .measure.variants import along, own_value, variants
+from .measure.verification import manifest_parameters
+from .records import METHODS, PRIMARY, damage, sequence_means
+from .resampling import honest_interval
+
+OUTCOME = "nll_increase"
+
+
+def axis_means(
+    run: Any, field: str, metrics: Sequence[str] = (*PRIMARY, OUTCOME), category: str | None = None
+) -> pd.DataFrame:
+    """Means over layers, then over sequences, for every value of one hyper-parameter.
+
+    run      of a profile with `variants`
+    field    an axis of `measure.variants.AXES`
+    return   columns metric, method, <field>, estimate, low, high, n; in the order of the axis
+    raises   InputError: the run has no variants; an unknown field or metric.
+    """
+    settings = manifest_parameters(run)
+    if settings.variants is None:
+        raise InputError(
+            f"run {run.name!r} has no variants; measure some: python -m chunkkv_lib measure --profile sensitivity."
+        )
+    base = settings.methods_alone
+    listed, _ = variants(settings.variants, base)
+    tables = {metric: _records(run, metric, category) for metric in metrics}
+    found = [_means(along(tables[metric], listed, field, base), field, metric) for metric in metrics]
+    return pd.concat(found, ignore_index=True)
+
+
+def axis_base(run: Any, field: str) -> object:
+    """The value at which a sensitivity run's unchanged methods stand on an axis."""
+    base = manifest_parameters(run).methods_alone
+    return own_value(next(method for method in base.values() if field == "preset" or hasattr(method, field)), field)
+
+
+def _records(run: Any, metric: str, category: str | None) -> pd.DataFrame:
+    records = damage(run.answer_records) if metric in ("nll_increase", "kl", "top1_agreement") else run.records
+    return records if category is None else records[records["category"] == category]
+
+
+def _means(records: pd.DataFrame, field: str, metric: str) -> pd.DataFrame:
+    rows = []
+    for (method, value), group in records.groupby(["method", field], sort=False):
+        found = honest_interval(sequence_means(group, metric)[method].to_numpy())
+        rows.append((metric, method, value, found.estimate, found.low, found.high, found.n))
+    return pd.DataFrame(rows, columns=["metric", "method", field, "estimate", "low", "high", "n"])
+
+
+# --- runs that differ in one parameter ----------------------------------------------------------------------------
+
+
+def across_runs(
+    runs: Mapping[object, Any], field: str, metrics: Sequence[str] = PRIMARY, methods: Iterable[str] = METHODS
+) -> pd.DataFrame:
+    """The same table from several runs, on the sequences that all of them measured; runs: value of `field` -> run.
+
+    raises  InputError: the runs differ in another parameter than `field` and the number of sequences.
+    """
+    _check_alike(runs, field)
+    shared = set.intersection(*(set(run.sequences["sequence"]) for run in runs.values()))
+    rows = []
+    for value, run in runs.items():
+        for metric in metrics:
+            records = _records(run, metric, None)
+            records = records[records["sequence"].isin(shared) & records["method"].isin(list(methods))]
+            rows.append(_means(records.assign(**{field: value}), field, metric))
+    return pd.concat(rows, ignore_index=True)
+
+
+def _check_alike(runs: Mapping[object, Any], field: str) -> None:
+    plain = {"per_category": 1, "methods": METHODS, field: getattr(Parameters(), field)}
+    settings = {value: replace(manifest_parameters(run), **plain, variants=None) for value, run in runs.items()}
+    first = next(iter(settings.values())).as_dict()
+    for value, one in settings.items():
+        for name, mine in one.as_dict().items():
+            if mine != first[name]:
+                raise InputError(
+                    f"the run at {field}={value} has {name}={mine}, the first has {first[name]}; compare runs that "
+                    f"differ in {field} alone."
+                )
