@@ -317,3 +317,10 @@ def test_lengths_from_objects_equal_those_from_the_table():
     )
     with pytest.raises(InputError, match="no sequences"):
         figures.sequence_lengths([])
+
+
+def test_lengths_before_truncation_show_where_runs_cut():
+    figure = figures.sequence_lengths(RUN.sequences, cuts={"a": 300, "b": 700})
+    lines = {drawn.get_label(): drawn.get_xdata()[0] for drawn in figure.axes[0].lines}
+    assert lines["a: 300"] == 300 and lines["b: 700"] == 700
+    assert any(text.startswith("Prompts before truncation") for text in texts(figure))

@@ -16,6 +16,7 @@ from chunkkv_lib.errors import InputError
 from chunkkv_lib.figures.style import GREY, INK, SMALL, headline, label_ends, panels, styled
 
 SERIES = ("#332288", "#882255", "#6b6b12", "#AA4499", "#222222")  # no method's colour
+CUTS = (":", "--", "-")  # line styles of the places where prompts are cut
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 LENGTHS = tuple(2**power for power in range(9, 18))  # 512 to 131072 tokens
 
@@ -59,10 +60,13 @@ def budget_memory(
 
 
 @styled
-def sequence_lengths(sequences: pd.DataFrame | Iterable[Any]) -> Figure:
+def sequence_lengths(
+    sequences: pd.DataFrame | Iterable[Any], cuts: Mapping[str, int] | None = None
+) -> Figure:
     """Prompt length of every sequence as a dot, a row per data set, grouped by category, over a box plot.
 
     sequences  the run's table (columns category, dataset, prompt_tokens) or `Sequence` objects
+    cuts       label -> tokens to which prompts are cut, a line each; the lengths are then those before truncation
     raises     InputError: no sequence.
     """
     table = _table(sequences)
@@ -104,7 +108,12 @@ def sequence_lengths(sequences: pd.DataFrame | Iterable[Any]) -> Figure:
         )
     ax.set(xlabel="Prompt length (tokens)", xlim=(0, None), ylim=(len(rows) - 0.5, -0.5))
     ax.grid(visible=False, axis="y")
-    headline(figure, "Sequences as the model sees them", len(table))
+    for line, (label, tokens) in zip(cycle(CUTS), (cuts or {}).items(), strict=False):
+        ax.axvline(tokens, color=SERIES[1], linestyle=line, linewidth=1.4, label=f"{label}: {tokens:,}")
+    if cuts:
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens:,.0f}"))
+        figure.legend(loc="outside lower right", ncols=2, title="Cut to, in tokens")
+    headline(figure, "Prompts before truncation" if cuts else "Sequences as the model sees them", len(table))
     return figure
 
 
