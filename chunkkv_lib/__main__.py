@@ -41,10 +41,11 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     description = "Measure what compressing a KV cache throws away, and build the book about it."
     parser = _Parser(prog="python -m chunkkv_lib", description=description)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{measure,verify,book,bench}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{measure,verify,book,students,bench}")
     _add_measure(commands)
     _add_verify(commands)
     _add_book(commands)
+    _add_students(commands)
     _add_bench(commands)
     return parser
 
@@ -162,6 +163,24 @@ def _book(options: argparse.Namespace) -> None:
     from .book import make_book
 
     make_book(options.profile, options.parameter, options.output)
+
+
+def _add_students(commands) -> None:
+    parser = commands.add_parser(
+        "students",
+        help="write the chapters without their solutions",
+        description="Write a copy of every chapter without its solutions, with empty cells to answer in.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--output", default="students", help="folder of the copies (default: students)")
+    parser.set_defaults(run_command=_students)
+
+
+def _students(options: argparse.Namespace) -> None:
+    from .book.students import student_copies
+
+    for path in student_copies(options.output):
+        print(path)
 
 
 def _add_bench(commands) -> None:
