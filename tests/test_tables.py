@@ -155,6 +155,52 @@ def test_table_11_refuses_a_run_named_like_the_paper_and_unknown_methods():
         tables.table_11(tables.paper_table_11(), {"ours": RUN}, methods=["snapkv"])
 
 
+def test_table_11_tints_every_cell_of_a_source_and_no_other():
+    text = tables.table_11(tables.paper_table_11(), {"Live": RUN}, metrics=["kv_l1_loss"], tinted=True)
+    plain = tables.table_11(tables.paper_table_11(), {"Live": RUN}, metrics=["kv_l1_loss"])
+    row = next(line for line in text.splitlines() if "| Few-shot Learning | ChunkKV |" in line)
+    cells = row.split(" | ")
+    assert cells[2] == "[**0.8861**]{.paper}" and cells[3].startswith("[**0.8") and "{.live}" in cells[4]
+    assert re.sub(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\{\.(?:paper|live)\}", r"\1", text) == plain
+
+
+# -------------------------------------------------------------------------------- the shape of Table 11
+def test_signature_of_the_paper_is_what_its_table_shows():
+    found = tables.signature(tables.paper_table_11())
+    assert list(found.values()) == [
+        "ChunkKV, H2O, SnapKV (5 of 5)",
+        "ChunkKV, SnapKV, H2O (5 of 5)",
+        "−1.78 % / −1.59 %",
+        "+1.36 % / +1.93 %",
+        *["Few-shot Learning"] * 5,
+        "0.0048 / 0.0008 / 0.0005",
+    ]
+
+
+def test_signature_of_a_run_uses_the_same_rules():
+    paper = tables.paper_table_11()
+    _, table = read(tables.signature_table(paper, {"Live": RUN}, "shape"))
+    assert table["What"].tolist() == list(tables.signature(paper))
+    assert table["Live"][0] == "[ChunkKV, SnapKV, H2O (2 of 2)]{.live}"
+    assert table["Live"][1] == "[SnapKV, ChunkKV, H2O (2 of 2)]{.live}"
+    gaps = [float(text.strip("[").split(" %")[0].replace("−", "-")) for text in table["Live"][2:4]]
+    assert gaps == pytest.approx([100 * (0.89 / 0.90 - 1), 100 * (0.95 / 0.97 - 1)], abs=0.1)  # made with some noise
+
+
+def test_order_text_marks_what_cannot_be_told_apart():
+    run = tiny_run()
+    noise = np.where(run.records["sequence"].str[-1].astype(int) % 2, 0.01, -0.0099)
+    snapkv = run.records["method"] == "SnapKV"
+    h2o = run.records.loc[run.records["method"] == "H2O", "kv_l1_loss"].to_numpy()
+    run.records.loc[snapkv, "kv_l1_loss"] = h2o + noise[snapkv]
+    assert tables.order_text(run.records, "kv_l1_loss", "Few-shot Learning") == "ChunkKV, H2O = SnapKV"
+    assert tables.order_text(run.records, "kv_l1_loss", "Summarization") == "–"
+    _, table = read(tables.orders_table(tables.paper_table_11(), {"Live": run}, "orders"))
+    rows = table.set_index(["Metric", "Sub-category"])
+    assert rows.loc[("L1 loss", "Few-shot Learning"), "Live"] == "[ChunkKV, H2O = SnapKV]{.live}"
+    assert rows.loc[("attention cosine", "Summarization")].tolist() == ["[ChunkKV, SnapKV, H2O]{.paper}", "[–]{.live}"]
+
+
 # -------------------------------------------------------------------------------- results
 def test_significance_table_agrees_with_the_comparisons():
     caption, table = read(tables.significance_table(RUN.records, "kv_l1_loss", source="tiny"))

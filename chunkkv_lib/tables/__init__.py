@@ -8,6 +8,7 @@ from chunkkv_lib.records import paper_table_11
 from chunkkv_lib.tables.averages import table_11
 from chunkkv_lib.tables.layout import myst_table, number, p_text, show
 from chunkkv_lib.tables.provenance import budget_text, provenance_line, versions_table
+from chunkkv_lib.tables.signature import order_text, orders_table, signature, signature_table
 from chunkkv_lib.tables.verdicts import (
     VERDICTS,
     Claim,
@@ -26,10 +27,14 @@ __all__ = [
     "correlations_table",
     "myst_table",
     "number",
+    "order_text",
+    "orders_table",
     "p_text",
     "paper_table_11",
     "provenance_line",
     "show",
+    "signature",
+    "signature_table",
     "significance_table",
     "table_11",
     "versions_table",

@@ -13,8 +13,8 @@ from chunkkv_lib.records import CONTROLS, METHODS, METRICS, PRIMARY, averages
 from chunkkv_lib.statistics import Interval
 from chunkkv_lib.tables.layout import MISSING, myst_table, number, row_name
 from chunkkv_lib.tables.provenance import budget_text, data_source
+from chunkkv_lib.tables.signature import PAPER, tint
 
-PAPER = "Paper"
 PAPER_SETTING = "Llama-3-8B-Instruct, LongBench, 100 sequences per row, 10 % kept"
 
 
@@ -27,6 +27,7 @@ def table_11(
     ranks: bool = False,
     caption: str | None = None,
     name: str = "table-11",
+    tinted: bool = False,
 ) -> str:
     """Paper Table 11: a row per category and method, the paper's value beside each run's mean and interval.
 
@@ -34,6 +35,7 @@ def table_11(
     controls  extra rows, never bold; None: those that any run measured
     metrics   both fit a page beside one run; beside two or more, give each metric a table of its own
     ranks     adds the rank (1 best) among `methods` in brackets
+    tinted    gives each source's cells its colour: for labels "Published" and "Live"
     Bold: the best of `methods` in its column and category, equal at the printed digits included.
     raises    InputError: a run labelled "Paper", an unknown method.
     """
@@ -62,6 +64,9 @@ def table_11(
             _fill_block(block, found, category, label, methods, metrics, ranks)
         rows += block.values()
     table = pd.DataFrame(rows)
+    for column in table.columns[2:] if tinted else ():
+        label = column.split(":")[0]
+        table[column] = [tint(text, label) for text in table[column]]
     return myst_table(table, caption or _table_11_caption(runs, metrics), name, right=table.columns[2:])
 
 
