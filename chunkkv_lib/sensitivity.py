@@ -8,14 +8,38 @@ from typing import Any
 
 import pandas as pd
 
-from .errors import InputError
+from .errors import InputError, unknown
 from .measure import Parameters
 from .measure.variants import along, own_value, variants
 from .measure.verification import manifest_parameters
 from .records import METHODS, PRIMARY, damage, sequence_means
 from .resampling import honest_interval
+from .statistics import Interval
 
 OUTCOME = "nll_increase"
+
+
+def axis_values(run: Any, field: str, metric: str, method: str, category: str | None = None) -> pd.DataFrame:
+    """One method along one hyper-parameter: a row per sequence, a column per value; means over layers.
+
+    raises  InputError: as `axis_means`; a method that is not varied on this axis.
+    """
+    records = _along(run, field, metric, category)
+    if method not in set(records["method"]):
+        raise unknown("method on this axis", method, records["method"].unique())
+    mine = records[records["method"] == method]
+    return mine.groupby(["sequence", field], sort=False)[metric].mean().unstack(field, sort=False)
+
+
+def axis_gap(
+    run: Any, field: str, metric: str, method: str, value: object, against: object, category: str | None = None
+) -> Interval:
+    """What one value of a hyper-parameter gives over another, paired by sequence: mean of value - against."""
+    values = axis_values(run, field, metric, method, category)
+    for one in (value, against):
+        if one not in values:
+            raise unknown(f"value of {field}", one, map(str, values))
+    return honest_interval((values[value] - values[against]).to_numpy())
 
 
 def axis_means(
@@ -28,16 +52,18 @@ def axis_means(
     return   columns metric, method, <field>, estimate, low, high, n; in the order of the axis
     raises   InputError: the run has no variants; an unknown field or metric.
     """
+    found = [_means(_along(run, field, metric, category), field, metric) for metric in metrics]
+    return pd.concat(found, ignore_index=True)
+
+
+def _along(run: Any, field: str, metric: str, category: str | None) -> pd.DataFrame:
     settings = manifest_parameters(run)
     if settings.variants is None:
         raise InputError(
             f"run {run.name!r} has no variants; measure some: python -m chunkkv_lib measure --profile sensitivity."
         )
-    base = settings.methods_alone
-    listed, _ = variants(settings.variants, base)
-    tables = {metric: _records(run, metric, category) for metric in metrics}
-    found = [_means(along(tables[metric], listed, field, base), field, metric) for metric in metrics]
-    return pd.concat(found, ignore_index=True)
+    listed, _ = variants(settings.variants, settings.methods_alone)
+    return along(_records(run, metric, category), listed, field, settings.methods_alone)
 
 
 def axis_base(run: Any, field: str) -> object:

@@ -13,7 +13,7 @@ from tiny import tiny_longbench, tiny_model
 from chunkkv_lib.figures.sensitivity import axis_figure
 from chunkkv_lib.figures.style import svg
 from chunkkv_lib.measure import Parameters, load_run, measure
-from chunkkv_lib.sensitivity import across_runs, axis_base, axis_means
+from chunkkv_lib.sensitivity import across_runs, axis_base, axis_gap, axis_means
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,16 @@ def test_the_unchanged_method_is_a_point_of_every_axis(run):
         found = axis_means(run, field, ("attention_mass",))
         here = found[(found["method"] == "ChunkKV") & (found[field] == value)]
         assert here["estimate"].item() == pytest.approx(plain)
+
+
+def test_a_gap_is_paired_by_sequence(run):
+    gap = axis_gap(run, "budget", "kv_l1_loss", "Random", 0.1, 0.5)
+    assert gap.n == 6 and gap.estimate == pytest.approx(0.4, abs=0.02)
+    assert axis_gap(run, "budget", "kv_l1_loss", "Random", 0.5, 0.1).estimate == pytest.approx(-gap.estimate)
+    with refused("'Oracle'", "ChunkKV"):
+        axis_gap(run, "budget", "kv_l1_loss", "Oracle", 0.1, 0.5)
+    with refused("budget 0.15", "0.1"):
+        axis_gap(run, "budget", "kv_l1_loss", "Random", 0.15, 0.5)
 
 
 def test_one_category_alone(run):
