@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test measure verify-runs bench lint tidy clean
+.PHONY: help setup book pdf students test measure verify-runs bench lint tidy clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -22,8 +22,14 @@ $(VENV)/complete: requirements.txt pyproject.toml
 book: setup  ## measure live on the embedded model, execute the chapters, build the site in _build/html
 	$(RUN) -m chunkkv_lib book --profile quick
 
+pdf: book  ## the whole book as one PDF, _build/book.pdf (needs Chromium)
+	$(RUN) -m chunkkv_lib pdf
+
 test: setup  ## run all tests
 	$(RUN) -m pytest
+
+students: setup  ## the chapters without their solutions, in students/
+	$(RUN) -m chunkkv_lib students
 
 measure: setup  ## measure the quick profile into data/runs/quick
 	$(RUN) -m chunkkv_lib measure --profile quick

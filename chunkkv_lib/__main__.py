@@ -41,10 +41,11 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     description = "Measure what compressing a KV cache throws away, and build the book about it."
     parser = _Parser(prog="python -m chunkkv_lib", description=description)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{measure,verify,book,students,bench}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{measure,verify,book,pdf,students,bench}")
     _add_measure(commands)
     _add_verify(commands)
     _add_book(commands)
+    _add_pdf(commands)
     _add_students(commands)
     _add_bench(commands)
     return parser
@@ -163,6 +164,24 @@ def _book(options: argparse.Namespace) -> None:
     from .book import make_book
 
     make_book(options.profile, options.parameter, options.output)
+
+
+def _add_pdf(commands) -> None:
+    parser = commands.add_parser(
+        "pdf",
+        help="print the built site into one PDF",
+        description="Print every page of the built site into one PDF, in reading order. Needs Chromium.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--site", help="folder of the site (default: _build/html)")
+    parser.add_argument("--output", help="the PDF (default: _build/book.pdf)")
+    parser.set_defaults(run_command=_pdf)
+
+
+def _pdf(options: argparse.Namespace) -> None:
+    from .book.pdf import make_pdf
+
+    make_pdf(options.site, options.output)
 
 
 def _add_students(commands) -> None:

@@ -12,7 +12,7 @@ from chunkkv_lib.__main__ import main
 from chunkkv_lib.measure import Parameters
 
 
-@pytest.mark.parametrize("command", ["measure", "verify", "book", "bench"])
+@pytest.mark.parametrize("command", ["measure", "verify", "book", "pdf", "students", "bench"])
 def test_help_names_every_option_with_its_default(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])

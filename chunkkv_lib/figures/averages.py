@@ -66,7 +66,7 @@ def gaps_figure(
     baselines = [baseline for _, baseline in pairs]
     for ax, metric in zip(axes, metrics, strict=True):
         sources = {"Paper": _paper_gaps(paper, metric, pairs)}
-        sources |= {label: _run_gaps(run.records, metric, pairs) for label, run in runs.items()}
+        sources |= {label: run_gaps(run.records, metric, pairs) for label, run in runs.items()}
         for label, source in sources.items():
             _dots(ax, source, rows, baselines, label, list(runs))
         _finish_rows(ax, rows)
@@ -113,8 +113,11 @@ def _paper_gaps(paper: pd.DataFrame, metric: str, pairs) -> pd.DataFrame:
     return pd.DataFrame(gaps, columns=["category", "method", "estimate", "low", "high"])
 
 
-def _run_gaps(records: pd.DataFrame, metric: str, pairs) -> pd.DataFrame:
-    """Paired differences as a percentage of the baseline's mean; `method` names the baseline."""
+def run_gaps(records: pd.DataFrame, metric: str, pairs) -> pd.DataFrame:
+    """Paired differences of one metric as a percentage of the baseline's mean.
+
+    return  columns category, method (the baseline of the pair), estimate, low, high
+    """
     found = comparisons(records, [metric], pairs)
     mean = averages(records, [metric]).set_index(["category", "method"])["estimate"]
     share = 100 / mean.reindex(pd.MultiIndex.from_frame(found[["category", "baseline"]])).to_numpy()

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from chunkkv_lib.figures.style import GREY, INK, SMALL, headline, look, panels, styled
 
@@ -68,6 +69,7 @@ def _finish(ax: Axes, label: str, rows: Sequence[str], zero: str) -> None:
     ax.set_yticks(range(len(rows)), [fill(row, 14) for row in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlabel(label)
+    ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.grid(visible=False, axis="y")
     for edge in range(1, len(rows)):
         ax.axhline(edge - 0.5, color="#d8d8d8", linewidth=0.7)
