@@ -2,7 +2,7 @@
 
 from .analysis import analyse
 from .driver import measure
-from .live import live_run
+from .live import live_run, trial_run
 from .parameters import Parameters, load_profile, profiles
 from .runs import Run, load_run, run_folder
 from .verification import verify
@@ -17,5 +17,6 @@ __all__ = [
     "measure",
     "profiles",
     "run_folder",
+    "trial_run",
     "verify",
 ]

@@ -1,0 +1,52 @@
+"""A trial of one's own method: measured in memory beside the others, ready for figures and tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from common import refused
+
+from chunkkv_lib import ChunkKV, Random, figures, trial_run
+from chunkkv_lib.compressors import Compressor
+from chunkkv_lib.figures.style import svg
+from chunkkv_lib.measure import run_folder
+from chunkkv_lib.tables import paper_table_11, table_11
+
+
+@dataclass(frozen=True)
+class EveryOther(Compressor):
+    """Keep positions at equal distances."""
+
+    def select(self, queries, keys, attention=None):
+        import torch
+
+        n = keys.shape[1]
+        return torch.linspace(0, n - 1, round(n * self.budget)).round().long().expand(keys.shape[0], -1)
+
+
+@pytest.fixture(scope="module")
+def run(embedded):
+    methods = {"ChunkKV": ChunkKV(), "EveryOther": EveryOther(), "Random": Random()}
+    categories = ["Single-Document QA", "Few-shot Learning"]
+    return trial_run(methods, categories=categories, per_category=2, max_tokens=200, progress=False)
+
+
+def test_an_own_method_is_measured_like_the_others(run):
+    assert set(run.layers["method"]) == {"ChunkKV", "EveryOther", "Random"} and len(run.sequences) == 4
+    assert (run.layers["kept_tokens"] == 20).all()
+    assert run.records.groupby("method")["kv_l1_loss"].mean()["EveryOther"] == pytest.approx(0.9, abs=0.02)
+    assert set(run.answer_records["method"]) == {"Full", "ChunkKV", "EveryOther", "Random"}
+    assert run.manifest["parameters"]["budget"] == 0.1 and not run_folder("trial").exists()
+
+
+def test_it_stands_in_figure_6_and_table_11(run):
+    figure = figures.figure_6(run.records, "Few-shot Learning", methods=["ChunkKV", "EveryOther"])
+    assert len(svg(figure)) > 10_000
+    text = table_11(paper_table_11(), {"trial": run}, methods=["ChunkKV", "EveryOther"], controls=["Random"])
+    assert "EveryOther" in text and "Random (control)" in text
+
+
+def test_the_whole_cache_keeps_its_name():
+    with refused("'Full'"):
+        trial_run({"Full": ChunkKV()})
