@@ -83,11 +83,17 @@ def notebook_parameters(path: Path) -> dict[str, Parameter]:
     return read_parameters(cells[0].source, path.name) if cells else {}
 
 
+def _kinds(parameter: Parameter) -> set[str]:
+    """The types that decide how a value is read: None aside, and a float takes whole numbers anyway."""
+    kinds = set(parameter.types) - {"None"}
+    return kinds - {"int"} if "float" in kinds else kinds
+
+
 def _check_same_types(chapters: list[Chapter]) -> None:
     first: dict[str, tuple[Chapter, Parameter]] = {}
     for chapter in chapters:
         for name, parameter in chapter.parameters.items():
             other, known = first.setdefault(name, (chapter, parameter))
-            if known.types != parameter.types:
+            if _kinds(known) != _kinds(parameter):
                 raise InputError(f"parameter {name} is {known.expected} in {other.name} "
                                  f"but {parameter.expected} in {chapter.name}: one name, one type.")  # fmt: skip
