@@ -160,8 +160,8 @@ def test_table_11_tints_every_cell_of_a_source_and_no_other():
     plain = tables.table_11(tables.paper_table_11(), {"Live": RUN}, metrics=["kv_l1_loss"])
     row = next(line for line in text.splitlines() if "| Few-shot Learning | ChunkKV |" in line)
     cells = row.split(" | ")
-    assert cells[2] == "[**0.8861**]{.paper}" and cells[3].startswith("[**0.8") and "{.live}" in cells[4]
-    assert re.sub(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\{\.(?:paper|live)\}", r"\1", text) == plain
+    assert cells[2] == "[**0.8861**]{.paper .wraps}" and cells[3].startswith("[**0.8") and "{.live .wraps}" in cells[4]
+    assert re.sub(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\{\.(?:paper|live) \.wraps\}", r"\1", text) == plain
 
 
 # -------------------------------------------------------------------------------- the shape of Table 11
@@ -181,8 +181,8 @@ def test_signature_of_a_run_uses_the_same_rules():
     paper = tables.paper_table_11()
     _, table = read(tables.signature_table(paper, {"Live": RUN}, "shape"))
     assert table["What"].tolist() == list(tables.signature(paper))
-    assert table["Live"][0] == "[ChunkKV, SnapKV, H2O (2 of 2)]{.live}"
-    assert table["Live"][1] == "[SnapKV, ChunkKV, H2O (2 of 2)]{.live}"
+    assert table["Live"][0] == "[ChunkKV, SnapKV, H2O (2 of 2)]{.live .wraps}"
+    assert table["Live"][1] == "[SnapKV, ChunkKV, H2O (2 of 2)]{.live .wraps}"
     gaps = [float(text.strip("[").split(" %")[0].replace("−", "-")) for text in table["Live"][2:4]]
     assert gaps == pytest.approx([100 * (0.89 / 0.90 - 1), 100 * (0.95 / 0.97 - 1)], abs=0.1)  # made with some noise
 
@@ -197,8 +197,9 @@ def test_order_text_marks_what_cannot_be_told_apart():
     assert tables.order_text(run.records, "kv_l1_loss", "Summarization") == "–"
     _, table = read(tables.orders_table(tables.paper_table_11(), {"Live": run}, "orders"))
     rows = table.set_index(["Metric", "Sub-category"])
-    assert rows.loc[("L1 loss", "Few-shot Learning"), "Live"] == "[ChunkKV, H2O = SnapKV]{.live}"
-    assert rows.loc[("attention cosine", "Summarization")].tolist() == ["[ChunkKV, SnapKV, H2O]{.paper}", "[–]{.live}"]
+    assert rows.loc[("L1 loss", "Few-shot Learning"), "Live"] == "[ChunkKV, H2O = SnapKV]{.live .wraps}"
+    cosine = rows.loc[("attention cosine", "Summarization")].tolist()
+    assert cosine == ["[ChunkKV, SnapKV, H2O]{.paper .wraps}", "[–]{.live .wraps}"]
 
 
 # -------------------------------------------------------------------------------- results

@@ -86,4 +86,4 @@ def _legend(figure: Figure, methods: Iterable[str], sources: Sequence[str]) -> N
     if len(sources) > 1:
         handles += [entry(name, GREY, "o", place) for place, name in enumerate(sources)]
     if handles:
-        figure.legend(handles=handles, loc="outside lower left", ncols=min(len(handles), 5), fontsize=SMALL)
+        figure.legend(handles=handles, loc="outside lower left", ncols=min(len(handles), 4), fontsize=SMALL)

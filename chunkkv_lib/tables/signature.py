@@ -97,8 +97,8 @@ def order_text(records: pd.DataFrame, metric: str, category: str, methods: Seque
 
 
 def tint(text: str, label: str) -> str:
-    """A cell in the colour of its source: labels "Paper", "Published" and "Live" have one."""
-    return f"[{text}]{{.{label.lower()}}}"
+    """A cell in the colour of its source, free to wrap: labels "Paper", "Published" and "Live" have a colour."""
+    return f"[{text}]{{.{label.lower()} .wraps}}"
 
 
 def _means(records: pd.DataFrame) -> pd.DataFrame:

@@ -84,7 +84,7 @@ def significance_table(
     about = METRICS[metric]
     test = {"wilcoxon": "Wilcoxon's signed-rank", "permutation": "Sign-flip permutation"}[kind]
     caption = (
-        f"{about.label}: paired differences between methods{of(source)}{in_unit(about.unit)}. "
+        f"{about.label}{in_unit(about.unit)}: paired differences between methods{of(source)}. "
         f"{_meaning(about.sign)}{test} test, two-sided; Holm's correction over the {len(found)} rows of this "
         "table; intervals from a bootstrap over sequences; effect sizes are paired."
     )
