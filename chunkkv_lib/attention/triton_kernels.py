@@ -45,7 +45,7 @@ def _launch(kernel, queries: Tensor, keys: Tensor, block: int | None, *more: Ten
     query_heads, n, d = queries.shape
     result = torch.empty(query_heads, n, dtype=torch.float32, device=queries.device)
     wide = max(16, triton.next_power_of_2(d))  # columns of a tile; those beyond d are zero
-    block, stages = (block, 1) if block else tile_shape(wide * queries.element_size(), shared_memory(queries.device))
+    block, stages = (block, 1) if block else tile_shape(wide, kind, shared_memory(queries.device))
     # Triton launches on the current device, which with layers on several GPUs need not be the tensors'.
     with torch.cuda.device_of(queries):
         kernel[(triton.cdiv(n, block), query_heads)](
@@ -66,10 +66,11 @@ def shared_memory(device: torch.device) -> int:
     return getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 48 << 10)
 
 
-def tile_shape(row_bytes: int, memory: int) -> tuple[int, int]:
+def tile_shape(columns: int, dtype: torch.dtype, memory: int) -> tuple[int, int]:
     """Rows of a tile and tiles in flight: the most that `memory` bytes hold beside the tile that stays."""
-    fits = [(rows, stages) for rows, stages in BLOCKS if (1 + stages) * rows * row_bytes <= memory - SHARED_RESERVE]
-    return (fits or BLOCKS[-1:])[0]
+    row, most = columns * dtype.itemsize, 32 if dtype == torch.float32 else 128  # larger float32 tiles spill registers
+    fits = [(rows, flying) for rows, flying in BLOCKS if (1 + flying) * rows * row <= memory - SHARED_RESERVE]
+    return next((shape for shape in fits if shape[0] <= most), BLOCKS[-1])
 
 
 @triton.jit
