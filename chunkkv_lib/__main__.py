@@ -41,13 +41,15 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     description = "Measure what compressing a KV cache throws away, and build the book about it."
     parser = _Parser(prog="python -m chunkkv_lib", description=description)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{measure,verify,book,pdf,students,bench}")
+    names = "{measure,verify,book,pdf,students,bench,bench-gpu}"
+    commands = parser.add_subparsers(dest="command", required=True, metavar=names)
     _add_measure(commands)
     _add_verify(commands)
     _add_book(commands)
     _add_pdf(commands)
     _add_students(commands)
     _add_bench(commands)
+    _add_bench_gpu(commands)
     return parser
 
 
@@ -223,6 +225,28 @@ def _bench(options: argparse.Namespace) -> None:
     from .bench import bench
 
     bench(tuple(options.lengths), options.repeats, options.model, options.dtype, options.output)
+
+
+def _add_bench_gpu(commands) -> None:
+    parser = commands.add_parser(
+        "bench-gpu",
+        help="the same on a GPU, with a random model of Llama-3-8B's shape",
+        description="Time plain prefill, the complete analysis and its parts on a GPU, with random weights in "
+        "bfloat16, against the speed of a large matrix product and of a large copy.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--tokens", type=_whole, default=7950, help="tokens of the prompt (default: 7950)")
+    parser.add_argument("--repeats", type=_whole, default=5, help="timed runs of each, the median counts (default: 5)")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1; cpu only tries the code (default: cuda)")
+    parser.add_argument("--shape", default="llama-3-8b", help="of the model: llama-3-8b or tiny (default: llama-3-8b)")
+    parser.add_argument("--output", default="data/bench/gpu.json", help="JSON (default: data/bench/gpu.json)")
+    parser.set_defaults(run_command=_bench_gpu)
+
+
+def _bench_gpu(options: argparse.Namespace) -> None:
+    from .bench_gpu import bench_gpu
+
+    bench_gpu(options.tokens, options.repeats, options.device, options.shape, options.output)
 
 
 def _actions(parser: argparse.ArgumentParser, command: str) -> list[argparse.Action]:

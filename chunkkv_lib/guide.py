@@ -112,7 +112,7 @@ def cost_table(models: Mapping[str, tuple[Architecture, int, int]], caption: str
 def profiles_table(name: str = "") -> str:
     """The profiles of data/profiles with what distinguishes them from the defaults."""
     defaults, found = Parameters(), {profile: load_profile(profile) for profile in profiles()}
-    shown = ["model", "dtype", "source", "per_category", "max_tokens", "budget"]
+    shown = ["model", "dtype", "source", "per_category", "max_tokens"]
     for one in fields(Parameters):
         differs = any(getattr(settings, one.name) != getattr(defaults, one.name) for settings in found.values())
         if differs and one.name not in shown:
@@ -122,6 +122,19 @@ def profiles_table(name: str = "") -> str:
         for profile, settings in found.items()
     ]
     caption = "The profiles in `data/profiles`: what each of them measures. Every other option has its default."
+    return myst_table(pd.DataFrame(rows), caption, name)
+
+
+def options_table(name: str = "") -> str:
+    """Every option of `measure`, its default and its meaning, read from `Parameters`."""
+    rows = []
+    for one in fields(Parameters):
+        flag = "--" + one.name.replace("_", "-")
+        no = f", `--no-{flag[2:]}`" if one.type == "bool" else ""
+        default = {True: "on", False: "off"}.get(one.default, one.default) if one.type == "bool" else one.default
+        shown = MISSING if default is None else _value(default)
+        rows.append({"Option": f"`{flag}`{no}", "Default": shown, "Meaning": one.metadata["help"]})
+    caption = f"The options of `measure`. {MISSING}: none, or for a hyper-parameter what the preset says."
     return myst_table(pd.DataFrame(rows), caption, name)
 
 
@@ -183,14 +196,12 @@ COLUMNS = {
 
 
 def columns_table(run: Any, name: str = "") -> str:
-    """Every file and column of a run folder, with its type and what it means."""
+    """Every table and column of a run folder, and what it means."""
     rows = []
     for table in ("sequences", "layers", "answers"):
         frame = getattr(run, table)
-        for column, kind in frame.dtypes.items():
-            row = {"File": f"`{table}.parquet`", "Column": f"`{column}`", "Type": _kind(kind)}
-            rows.append(row | {"Meaning": meaning(column)})
-    caption = f"What the files of a run hold, read from the run `{run.name}`."
+        rows += [{"Table": f"`{table}`", "Column": f"`{column}`", "Meaning": meaning(column)} for column in frame]
+    caption = f"What the tables of a run hold, read from the run `{run.name}`; each is a file `<table>.parquet`."
     return myst_table(pd.DataFrame(rows), caption, name)
 
 
@@ -203,11 +214,6 @@ def meaning(column: str) -> str:
     about = METRICS[column]
     direction = {1: "higher is better", -1: "lower is better", 0: ""}[about.sign]
     return ", ".join(part for part in (about.label, about.unit, direction) if part)
-
-
-def _kind(dtype: object) -> str:
-    text = str(dtype)
-    return text if text.startswith(("int", "float")) else "text"
 
 
 def _value(value: object) -> str:

@@ -21,7 +21,7 @@ FLOORS = [
     {"capture", "decoding"},
     {"measure"},
     {"figures", "tables", "bench"},
-    {"layerwise", "guide", "sensitivity"},
+    {"layerwise", "guide", "sensitivity", "bench_gpu"},
     {"claims"},
     {"book", "exercises"},
     {"__main__"},

@@ -3,9 +3,14 @@
 With a row's log-sum-exp at hand, exp(logit - lse) is the final probability, so tiles of rows can be added up in one
 sweep. The flash-attention kernel returns the log-sum-exp with its output, and appending it as one more channel
 (q' = [q / sqrt(d), -lse], k' = [k, 1]) lets the matrix product subtract it.
+
+On a GPU `triton_kernels.py` does both, where it can; the PyTorch code here is its reference and takes all other cases.
 """
 
 from __future__ import annotations
+
+from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -27,6 +32,8 @@ def log_sum_exp(queries: Tensor, keys: Tensor) -> Tensor:
     if queries.device.type == "cpu" and queries.dtype != torch.float64:
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         return flash(queries[None], keys[None], keys[None], 0.0, True)[1][0]
+    if kernels := _kernels(queries, keys):
+        return kernels.log_sum_exp(queries, keys)
     rows = _rows_per_tile(queries, keys)
     tiles = []
     for start in range(0, queries.shape[1], rows):
@@ -46,6 +53,8 @@ def column_sums(queries: Tensor, keys: Tensor, lse: Tensor | None = None) -> Ten
     return   [Hq, n] float32 (float64 for float64 inputs); a head's sums add up to n
     """
     lse = log_sum_exp(queries, keys) if lse is None else lse
+    if kernels := _kernels(queries, keys):
+        return kernels.column_sums(queries, keys, lse)
     query_heads, n, d = queries.shape
     kv_heads = keys.shape[0]
     group = query_heads // kv_heads
@@ -80,6 +89,18 @@ def uncausal_column_sums(queries: Tensor, keys: Tensor, window: int) -> Tensor:
         sees = torch.where(positions < n - window, n - 1, positions)
         sums += attention_logits(queries[:, start : start + rows], keys, sees).softmax(-1).sum(1)
     return sums
+
+
+def _kernels(queries: Tensor, keys: Tensor) -> ModuleType | None:
+    """The Triton kernels, where they can take these tensors: on a GPU with bfloat16 arithmetic, in 16 or 32 bits."""
+    if not (queries.is_cuda and keys.is_cuda) or find_spec("triton") is None:
+        return None
+    if torch.cuda.get_device_capability(queries.device) < (8, 0):
+        return None
+    from . import triton_kernels
+
+    fits = {queries.dtype, keys.dtype} <= set(triton_kernels.DTYPES) and keys.shape[2] <= triton_kernels.MAX_HEAD_DIM
+    return triton_kernels if fits else None
 
 
 def _rows_per_tile(queries: Tensor, keys: Tensor) -> int:

@@ -6,7 +6,7 @@
 (granularity "kv_head"), Hq ("query_head") or 1 ("layer"). Every method keeps exactly the budget.
 """
 
-from .base import Compressor, budget_tokens, check_kept
+from .base import Compressor, WindowCompressor, budget_tokens, check_kept
 from .chunkkv import ChunkKV
 from .controls import Oracle, Random, Recent, StreamingLLM
 from .h2o import H2O
@@ -24,6 +24,7 @@ __all__ = [
     "Recent",
     "SnapKV",
     "StreamingLLM",
+    "WindowCompressor",
     "budget_tokens",
     "check_kept",
     "preset",

@@ -90,6 +90,8 @@ class _Visitor:
         attention = PromptAttention(
             layer.queries[:, :n], keys, None if layer.lse is None else layer.lse[:, :n], layer.queries[:, n:]
         )
+        # A model spread over several GPUs may have the layer below on another one.
+        self.below = {name: positions.to(keys.device) for name, positions in self.below.items()}
         kept = self._kept(layer.index, attention)
         records = layer_records(attention, values, kept, self.all_queries)
         for record in records:

@@ -1,0 +1,45 @@
+"""Costs by formula, and the tables that describe options, runs and columns."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+
+from chunkkv_lib import guide
+from chunkkv_lib.measure import Parameters, load_profile, profiles
+from chunkkv_lib.records import METRICS
+
+LLAMA = guide.ARCHITECTURES["Meta-Llama-3-8B-Instruct"]
+
+
+def test_the_paper_model_has_its_published_number_of_weights():
+    """8.03 billion, as its card says; norms are left out here."""
+    assert LLAMA.weights == pytest.approx(8.03e9, rel=0.001)
+
+
+def test_a_prefill_by_hand():
+    """One layer, one head of 2 entries, hidden 2, feed-forward 4, three tokens."""
+    tiny = guide.Architecture(10, 2, 4, 1, 1, 1, 2, tied=True)
+    assert tiny.matrix_weights == 4 * 2 * 2 + 3 * 2 * 4 and tiny.weights == tiny.matrix_weights + 20
+    assert guide.prefill_flops(tiny, 3) == 2 * 40 * 3 + 2 * 9 * 2
+    assert guide.analysis_flops(tiny, 3) == guide.prefill_flops(tiny, 3) + 9 * 2
+
+
+def test_hours_are_work_by_rate():
+    paper = load_profile("paper")
+    work = 500 * guide.analysis_flops(LLAMA, paper.max_tokens)
+    assert guide.hours(LLAMA, paper, work / 3600) == pytest.approx(1)
+    assert guide.hours(LLAMA, replace(paper, per_category=50), work / 3600) == pytest.approx(0.5)
+
+
+def test_every_option_and_every_profile_has_its_row():
+    options = guide.options_table("tab-options")
+    for one in fields(Parameters):
+        assert f"| `--{one.name.replace('_', '-')}`" in options and one.metadata["help"] in options
+    assert "`--causal`, `--no-causal` | on |" in options and "None" not in options
+    assert all(f"| `{name}` |" in guide.profiles_table() for name in profiles())
+
+
+def test_every_metric_is_explained():
+    assert all(guide.meaning(name) != "–" for name in METRICS) and guide.meaning("nonsense") == "–"

@@ -1,0 +1,168 @@
+"""The Triton kernels against float64: interpreted on the CPU, compiled for GPUs that are not here, run where one is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import references as ref
+import torch
+from kernel_cases import CASES, GPUS, inputs
+
+from chunkkv_lib.attention import PromptAttention, column_sums, log_sum_exp
+from chunkkv_lib.compressors import H2O
+
+# The package gives its functions the name of the module.
+module = sys.modules[column_sums.__module__]
+
+TESTS = Path(__file__).parent
+needs_triton = pytest.mark.skipif(
+    find_spec("triton") is None,
+    reason="triton is not installed; PyTorch's CUDA wheels bring it, elsewhere: pip install triton==3.7.1",
+)
+needs_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available() or find_spec("triton") is None, reason="needs a CUDA GPU and triton"
+)
+each_case = pytest.mark.parametrize("name", CASES)
+
+
+def in_a_process(folder: Path, *arguments: str, interpret: str = "0") -> dict:
+    """What `kernel_cases.py` writes. Triton reads TRITON_INTERPRET when it is imported."""
+    cache = {"TRITON_INTERPRET": interpret, "TRITON_CACHE_DIR": str(folder / "cache")}
+    paths = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(
+        [sys.executable, str(TESTS / "kernel_cases.py"), str(folder / "results.pt"), *arguments],
+        check=True, env=os.environ | cache | {"PYTHONPATH": paths}, timeout=300,
+    )  # fmt: skip
+    return torch.load(folder / "results.pt")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return in_a_process(tmp_path_factory.mktemp("interpreted"), interpret="1")
+
+
+def expected(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Log-sum-exp and column sums of a case, from n x n matrices in float64."""
+    q, k = (ref.array(x) for x in inputs(name))
+    logits = np.where(ref.causal(range(k.shape[1]), k.shape[1]), ref.logits(q, k), -np.inf)
+    return np.logaddexp.reduce(logits, axis=-1), ref.column_sums(q, k)
+
+
+def check(name: str, lse: torch.Tensor, sums: torch.Tensor) -> None:
+    # Inputs of 16 bits carry their rounding into both sides; the arithmetic is float32.
+    assert lse.dtype == sums.dtype == torch.float32
+    wanted_lse, wanted_sums = expected(name)
+    np.testing.assert_allclose(lse.cpu(), wanted_lse, rtol=2e-6, atol=5e-6)
+    np.testing.assert_allclose(sums.cpu(), wanted_sums, rtol=2e-5, atol=1e-7)
+    np.testing.assert_allclose(sums.sum(-1).cpu(), lse.shape[1], rtol=1e-5)
+
+
+# --- without a GPU ------------------------------------------------------------------------------------------------
+
+
+@needs_triton
+@each_case
+def test_interpreted_kernels_equal_the_reference(results, name):
+    check(name, *results[name])
+
+
+@needs_triton
+def test_the_compiler_takes_the_kernels_and_shared_memory_suffices(tmp_path):
+    for needs in in_a_process(tmp_path, *GPUS).values():
+        assert sorted(needs) == ["_column_sums_kernel", "_log_sum_exp_kernel"]
+        assert all(0 < used <= available for used, available in needs.values())
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("columns", "dtype", "memory", "shape"),
+    [
+        (128, torch.bfloat16, 227 << 10, (128, 3)),  # Llama's heads on an H100
+        (256, torch.float16, 227 << 10, (128, 2)),
+        (256, torch.bfloat16, 99 << 10, (32, 2)),
+        (64, torch.float32, 227 << 10, (32, 2)),
+        (256, torch.float32, 48 << 10, (16, 1)),
+    ],
+)
+def test_tiles_fit_in_shared_memory(columns, dtype, memory, shape):
+    from chunkkv_lib.attention.triton_kernels import tile_shape
+
+    assert tile_shape(columns, dtype, memory) == shape
+
+
+def stand_in(dtype=torch.bfloat16, head_dim=128, is_cuda=True) -> SimpleNamespace:
+    """What the choice of a path looks at in a tensor."""
+    return SimpleNamespace(is_cuda=is_cuda, device="cuda:1", dtype=dtype, shape=(4, 100, head_dim))
+
+
+@needs_triton
+def test_which_tensors_go_to_the_kernels(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: {"cuda:1": (8, 0)}[device])
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        assert module._kernels(stand_in(dtype), stand_in(dtype)).__name__.endswith("triton_kernels")
+    for other in (stand_in(torch.float64), stand_in(head_dim=257), stand_in(is_cuda=False)):
+        assert module._kernels(other, other) is None
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert module._kernels(stand_in(), stand_in()) is None
+
+
+def test_without_triton_pytorch_does_it(monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert module._kernels(stand_in(), stand_in()) is None
+
+
+def test_column_sums_take_the_kernels_where_there_are_some(monkeypatch):
+    """The log-sum-exp too, unless it is given."""
+    calls = []
+    kernels = SimpleNamespace(
+        log_sum_exp=lambda queries, keys: calls.append("lse") or torch.zeros(queries.shape[:2]),
+        column_sums=lambda queries, keys, lse: calls.append("sums") or lse + 1,
+    )
+    queries, keys, _ = ref.random_layer(4, 2, 10)  # float64, which no CPU kernel takes
+    monkeypatch.setattr(module, "_kernels", lambda queries, keys: kernels)
+    assert (PromptAttention(queries, keys).column_sums() == 1).all()
+    assert calls == ["lse", "sums"]
+    assert (PromptAttention(queries, keys, torch.ones(4, 10)).column_sums() == 2).all()
+    assert calls == ["lse", "sums", "sums"]
+
+
+def test_the_cpu_does_not_import_triton():
+    code = (
+        "import sys, torch; before = 'triton' in sys.modules; from chunkkv_lib import column_sums; "
+        "column_sums(torch.ones(2, 9, 4), torch.ones(1, 9, 4)); sys.exit(('triton' in sys.modules) != before)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+# --- with a GPU ---------------------------------------------------------------------------------------------------
+
+
+@needs_gpu
+@each_case
+def test_kernels_on_the_gpu_equal_the_reference(name):
+    """The library's own functions, with the tiles that they choose."""
+    queries, keys = inputs(name, "cuda")
+    assert module._kernels(queries, keys) is not None
+    check(name, log_sum_exp(queries, keys), column_sums(queries, keys))
+
+
+@needs_gpu
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_kernels_and_pytorch_agree_on_the_gpu(head_dim, dtype, monkeypatch):
+    """On a prompt of many tiles, whose sums also come out with the same bits every time."""
+    queries, keys, _ = (x.cuda() for x in ref.random_layer(8, 2, 2049, head_dim, dtype=dtype))
+    first = column_sums(queries, keys)
+    assert torch.equal(column_sums(queries, keys), first)
+    kept = H2O().select(queries, keys)
+    monkeypatch.setattr(module, "_kernels", lambda queries, keys: None)
+    torch.testing.assert_close(column_sums(queries, keys), first, rtol=1e-4, atol=1e-5)
+    same = (kept[:, :, None] == H2O().select(queries, keys)[:, None]).any(-1).float().mean()
+    assert same > 0.99  # rounding may swap two tokens with nearly the same score
