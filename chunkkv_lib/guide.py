@@ -98,13 +98,17 @@ def hours(model: Architecture, settings: Parameters, flops_per_second: float) ->
 
 
 def cost_table(models: Mapping[str, tuple[Architecture, int, int]], caption: str, name: str = "") -> str:
-    """Memory of measuring one prompt, part by part; models: label -> architecture, tokens, bytes per number."""
+    """Memory of measuring one prompt: weights, caches, and the rest, which is one layer's at a time.
+
+    models  label -> architecture, tokens, bytes per number
+    """
     rows = []
     for label, (model, tokens, size) in models.items():
         parts = analysis_bytes(model, tokens, bytes_per_number=size)
-        row = {"Model": label, "Prompt tokens": f"{tokens:,}", "Bytes per number": size}
-        row |= {part.capitalize(): readable(value) for part, value in parts.items()}
-        rows.append(row | {"Together": f"**{readable(sum(parts.values()))}**"})
+        total, row = sum(parts.values()), {"Model": label, "Prompt tokens": f"{tokens:,}"}
+        row |= {part.capitalize(): readable(parts.pop(part)) for part in ("weights", "compressed caches")}
+        row |= {"One layer at work": readable(sum(parts.values())), "Together": f"**{readable(total)}**"}
+        rows.append(row)
     table = pd.DataFrame(rows)
     return myst_table(table, caption, name, right=table.columns[1:])
 
