@@ -20,9 +20,9 @@ FLOORS = [
     {"models", "sequences", "resampling"},
     {"capture", "decoding"},
     {"measure"},
-    {"figures", "tables", "bench"},
+    {"figures", "tables"},
     {"layerwise", "guide", "sensitivity"},
-    {"claims"},
+    {"claims", "bench"},
     {"book", "exercises"},
     {"__main__"},
 ]
