@@ -305,6 +305,7 @@ def test_figures_draw_what_was_measured(libraries, lengths):
 def test_the_growth_figure_puts_the_arithmetic_on_the_prefill():
     found, limit = pd.DataFrame(rows()), pd.DataFrame(report.arithmetic(SMOL, TOKENS))
     lines = {line.get_label(): line.get_ydata() for line in cost_growth(found, limit).axes[0].lines}
+    assert "kvpress prefill" not in lines
     assert lines["arithmetic"] == pytest.approx(lines["prefill"] * limit["time_ratio"].to_numpy())
 
 

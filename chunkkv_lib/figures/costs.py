@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.figures.setting import SERIES, readable
@@ -24,6 +24,11 @@ FEW = Look("#B07700", "X", "-")
 def step_label(library: str, step: str) -> str:
     """How a step is called in figures and tables: a peer's library is named."""
     return step if library == OWN else f"{library} {step}"
+
+
+def _end_label(library: str, step: str) -> str:
+    """The same, short enough to stand beside a line."""
+    return step_label(library, step.removesuffix("Attention"))
 
 
 def step_look(library: str, step: str) -> Look:
@@ -60,7 +65,7 @@ def cost_ratios(rows: pd.DataFrame, limit: pd.DataFrame, allowed: Mapping[str, f
         _plain_ticks(ax, rows["tokens"])
         label_ends(ax, rows["tokens"].max(), ends, gap=0.085)
     axes[-1].set_xlabel("Prompt length (tokens)")
-    headline(figure, "Solid: this book's library. Dashed: kvpress. All axes are logarithmic.")
+    headline(figure, _how_to_read(rows))
     return figure
 
 
@@ -68,15 +73,16 @@ def cost_ratios(rows: pd.DataFrame, limit: pd.DataFrame, allowed: Mapping[str, f
 def cost_growth(rows: pd.DataFrame, limit: pd.DataFrame) -> Figure:
     """Seconds and peak memory of every step against the prompt's length, on logarithmic axes.
 
-    rows    columns tokens, library, step, seconds, peak_bytes
+    rows    columns tokens, library, step, seconds, peak_bytes; a peer's plain prefill is left out
     limit   columns tokens, time_ratio; drawn times the plain prefill's own seconds
     raises  InputError: no rows.
     """
     if rows.empty:
         raise InputError("no row to draw: measure at least one length.")
     figure, axes = panels(2, height=3.3, sharex=True)
+    rows = rows[(rows["library"] == OWN) | (rows["step"] != "prefill")]  # the peer's prefill would hide ours
     ends = _lines(axes[0], rows, "seconds")
-    plain = rows[(rows["library"] == OWN) & (rows["step"] == "prefill")].set_index("tokens")["seconds"]
+    plain = rows[rows["step"] == "prefill"].set_index("tokens")["seconds"]
     bound = (limit.set_index("tokens")["time_ratio"] * plain).dropna().sort_index()
     if len(bound):
         axes[0].plot(bound.index, bound, color=GREY, linestyle=":", marker=".", label="arithmetic")
@@ -87,10 +93,11 @@ def cost_growth(rows: pd.DataFrame, limit: pd.DataFrame) -> Figure:
         ax.set(xscale="log", yscale="log", ylabel=f"{label} above the model" if ax is axes[1] else label)
         _plain_ticks(ax, rows["tokens"])
         label_ends(ax, rows["tokens"].max(), found, gap=0.085)
+    axes[1].yaxis.set_major_locator(LogLocator(base=4, numticks=12))
     axes[1].yaxis.set_major_formatter(FuncFormatter(lambda size, _: readable(size)))
     axes[1].yaxis.set_minor_locator(NullLocator())
     axes[-1].set_xlabel("Prompt length (tokens)")
-    headline(figure, "Solid: this book's library. Dashed: kvpress. All axes are logarithmic.")
+    headline(figure, _how_to_read(rows))
     return figure
 
 
@@ -110,6 +117,12 @@ def share_by_length(shares: Mapping[str, tuple[np.ndarray, np.ndarray]], label: 
     return figure
 
 
+def _how_to_read(rows: pd.DataFrame) -> str:
+    peers = sorted(set(rows["library"]) - {OWN})
+    solid = f"Solid: this book's library. Dashed: {', '.join(peers)}. " if peers else ""
+    return solid + "All axes are logarithmic."
+
+
 def _lines(ax: Axes, rows: pd.DataFrame, column: str) -> list[tuple[float, str, str]]:
     """A line per library and step; returns what `label_ends` needs."""
     ends = []
@@ -123,7 +136,7 @@ def _lines(ax: Axes, rows: pd.DataFrame, column: str) -> list[tuple[float, str, 
         ax.plot(
             points["tokens"], points[column], color=style.colour, linestyle=style.line, marker=style.marker, label=label
         )
-        ends.append((points[column].iloc[-1], label, style.colour))
+        ends.append((points[column].iloc[-1], _end_label(library, step), style.colour))
     return ends
 
 
@@ -139,5 +152,5 @@ def _plain_ticks(ax: Axes, tokens: pd.Series, numbers: bool = True) -> None:
 
 def _minor_tick(value: float, _: int) -> str:
     """Few enough numbers between the powers of ten that they never touch."""
-    low, high = (round(value / 10 ** np.floor(np.log10(value))) == digit for digit in (2, 5))
-    return f"{value:g}" if low or high else ""
+    leading = value / 10 ** np.floor(np.log10(value))
+    return f"{value:g}" if np.isclose(leading, (1.2, 1.5, 2, 3, 5)).any() else ""
