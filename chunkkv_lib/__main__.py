@@ -208,15 +208,19 @@ def _add_bench(commands) -> None:
     parser = commands.add_parser(
         "bench",
         help="time and memory against a plain prefill",
-        description="Compare the whole analysis of one sequence with a plain prefill of the same tokens: time and peak "
-        "memory, as ratios.",
+        description="Compare the analysis of one sequence with a plain prefill of the same tokens: time and peak "
+        "memory, as ratios; how both grow, and the limits that they must keep.",
         allow_abbrev=False,
     )
-    parser.add_argument("--lengths", nargs="+", type=_whole, default=[1024, 2048, 4096], metavar="TOKENS",
-                        help="prompt lengths in tokens (default: 1024 2048 4096)")  # fmt: skip
+    parser.add_argument("--lengths", nargs="+", type=_whole, default=[1024, 2048, 4096, 8192], metavar="TOKENS",
+                        help="prompt lengths in tokens; a prompt that fills the model's positions is cut so that its "
+                        "answer fits (default: 1024 2048 4096 8192)")  # fmt: skip
     parser.add_argument("--repeats", type=_whole, default=5, help="timed runs of each, the median counts (default: 5)")
     parser.add_argument("--model", default="smollm2-135m", help="as for measure (default: smollm2-135m)")
-    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default: float32)")
+    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default: float32)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--peers", action="store_true", help="also measure kvpress, in an environment of its own that "
+                        "is installed once, about 1.5 GB (default: no)")  # fmt: skip
     parser.add_argument("--output", default="data/bench/latest.json", help="JSON (default: data/bench/latest.json)")
     parser.set_defaults(run_command=_bench)
 
@@ -224,7 +228,8 @@ def _add_bench(commands) -> None:
 def _bench(options: argparse.Namespace) -> None:
     from .bench import bench
 
-    bench(tuple(options.lengths), options.repeats, options.model, options.dtype, options.output)
+    names = ("repeats", "model", "dtype", "device", "output", "peers")
+    bench(tuple(options.lengths), **{name: getattr(options, name) for name in names})
 
 
 def _add_bench_gpu(commands) -> None:
@@ -239,7 +244,8 @@ def _add_bench_gpu(commands) -> None:
     parser.add_argument("--repeats", type=_whole, default=5, help="timed runs of each, the median counts (default: 5)")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1; cpu only tries the code (default: cuda)")
     parser.add_argument("--shape", default="llama-3-8b", help="of the model: llama-3-8b or tiny (default: llama-3-8b)")
-    parser.add_argument("--output", default="data/bench/gpu.json", help="JSON (default: data/bench/gpu.json)")
+    place = "data/bench/gpu-kernels.json"
+    parser.add_argument("--output", default=place, help=f"JSON (default: {place})")
     parser.set_defaults(run_command=_bench_gpu)
 
 

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import column_sums, log_sum_exp
-from .bench import ANSWER_TOKENS, prefill
+from .bench.driver import ANSWER_TOKENS
+from .bench.ours import prefill
 from .errors import InputError, unknown
 from .files import write_text
 from .measure import analyse
@@ -44,7 +45,7 @@ def bench_gpu(
     repeats: int = 5,
     device: str = "cuda",
     shape: str = "llama-3-8b",
-    output: str | Path = "data/bench/gpu.json",
+    output: str | Path = "data/bench/gpu-kernels.json",
 ) -> dict:
     """Measure, print a table, write JSON. Returns the report.
 
@@ -93,7 +94,7 @@ def random_model(shape: str, device: str, positions: int) -> nn.Module:
 def whole_steps(model: nn.Module, sequence: Sequence, repeats: int) -> dict[str, dict]:
     """The plain prefill and the complete analysis, interleaved: seconds, peak bytes above the model, operations."""
     device, config, n = model.device, model.config, len(sequence.prompt_ids)
-    steps = {"prefill": lambda: prefill(model, sequence), "analysis": lambda: analyse(model, sequence)}
+    steps = {"prefill": lambda: prefill(model, list(sequence.prompt_ids)), "analysis": lambda: analyse(model, sequence)}
     peaks = {name: peak_bytes(step, device) for name, step in steps.items()}  # warms up, too
     seconds = {name: [] for name in steps}
     for _ in range(repeats):

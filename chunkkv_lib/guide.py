@@ -32,6 +32,17 @@ class Architecture:
     head_dim: int
     tied: bool  # output weights are the embedding's
 
+    @classmethod
+    def of(cls, config: Any) -> Architecture:
+        """The sizes in a transformers configuration of a Llama-like model."""
+        heads = config.num_attention_heads
+        return cls(
+            config.vocab_size, config.hidden_size, config.intermediate_size, config.num_hidden_layers, heads,
+            getattr(config, "num_key_value_heads", None) or heads,
+            getattr(config, "head_dim", None) or config.hidden_size // heads,
+            bool(getattr(config, "tie_word_embeddings", False)),
+        )  # fmt: skip
+
     @property
     def matrix_weights(self) -> int:
         """Weights that every token is multiplied with: projections and feed-forward of all layers."""
@@ -58,9 +69,36 @@ def prefill_flops(model: Architecture, tokens: int) -> float:
     return 2 * model.matrix_weights * tokens + attention
 
 
+def even_length(model: Architecture) -> float:
+    """Prompt tokens at which causal attention costs as much as all matrices."""
+    return model.matrix_weights / (model.head_dim * model.query_heads * model.layers)
+
+
 def analysis_flops(model: Architecture, tokens: int) -> float:
     """The same with H2O's column sums, one more causal q.k; everything else that is measured is small beside it."""
     return prefill_flops(model, tokens) + tokens**2 * model.head_dim * model.query_heads * model.layers
+
+
+def analysis_parts(
+    model: Architecture, tokens: int, probes: int = 32, methods: int = 7, window: int = 8
+) -> dict[str, float]:
+    """Multiplications and additions of every part of an analysis, the prefill first.
+
+    probes   answer tokens: they ride along in the forward pass, and are decoded again from every compressed cache
+    methods  compressed caches; window: queries whose attention rows score the prompt
+    Sorting scores and adding up losses cost a few operations per cached number, and are counted as such.
+    """
+    rows = 2 * tokens * model.head_dim * model.query_heads * model.layers  # q.k of one query per head, all layers
+    cache = 2 * tokens * model.kv_heads * model.head_dim * model.layers
+    return {
+        "prefill": prefill_flops(model, tokens),
+        "column sums, H2O's scores": rows * tokens / 2,
+        "attention rows of the window": rows * window,
+        "attention rows of the probes": rows * probes,
+        "losses of keys and values": 4.0 * cache,  # absolute values and squares, each added up
+        "the answer, in the forward pass": 2.0 * model.matrix_weights * probes + 2 * rows * probes,
+        "the answer, from every compressed cache": 2.0 * model.matrix_weights * probes * methods,
+    }
 
 
 def analysis_bytes(
@@ -111,6 +149,16 @@ def cost_table(models: Mapping[str, tuple[Architecture, int, int]], caption: str
         rows.append(row)
     table = pd.DataFrame(rows)
     return myst_table(table, caption, name, right=table.columns[1:])
+
+
+def parts_table(models: Mapping[str, tuple[Architecture, int]], caption: str, name: str = "") -> str:
+    """The parts of an analysis as shares of the plain prefill's work; models: label -> architecture, prompt tokens."""
+    columns = {label: analysis_parts(*model) for label, model in models.items()}
+    parts = list(next(iter(columns.values())))[1:]
+    table = pd.DataFrame({"Part": [part[0].upper() + part[1:] for part in parts]})
+    for label, found in columns.items():
+        table[label] = [f"{100 * found[part] / found['prefill']:.2f} %" for part in parts]
+    return myst_table(table, caption, name, table.columns[1:])
 
 
 def profiles_table(name: str = "") -> str:

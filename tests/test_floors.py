@@ -20,9 +20,10 @@ FLOORS = [
     {"models", "sequences", "resampling"},
     {"capture", "decoding"},
     {"measure"},
-    {"figures", "tables", "bench"},
-    {"layerwise", "guide", "sensitivity", "bench_gpu"},
-    {"claims"},
+    {"figures", "tables"},
+    {"layerwise", "guide", "sensitivity"},
+    {"claims", "bench"},
+    {"bench_gpu"},
     {"book", "exercises"},
     {"__main__"},
 ]
