@@ -63,7 +63,7 @@ def _add_measure(commands) -> None:
     )
     parser.add_argument("--profile", default="quick", help="data/profiles/NAME.yml (default: quick)")
     parser.add_argument("--run", help="name below data/runs, or a path (default: the profile's name)")
-    parser.add_argument("--restart", action="store_true", help="discard what a run of other parameters left there")
+    parser.add_argument("--restart", action="store_true", help="discard the run that is there, complete or not")
     parser.add_argument("--recheck", action="store_true", help="continue a run of earlier code, if measuring 3 of its "
                         "sequences again gives the same numbers")  # fmt: skip
     _add_parameters(parser.add_argument_group("parameters of the run"))

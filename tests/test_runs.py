@@ -17,7 +17,7 @@ from tiny import tiny_longbench, tiny_model
 
 from chunkkv_lib import METHODS, InputError
 from chunkkv_lib.__main__ import main
-from chunkkv_lib.measure import Parameters, driver, load_profile, load_run, measure, profiles
+from chunkkv_lib.measure import Parameters, driver, load_profile, load_run, measure, profiles, run_folder
 from chunkkv_lib.measure.runs import Recorder, read_parquet, write_parquet
 
 NOT_EVERYWHERE = ["attention_cosine_prompt", "overlap_layer_below", "evidence_kept", "evidence_whole"]
@@ -187,6 +187,13 @@ def test_a_damaged_file_is_named(finished, tmp_path, name):
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:100])
     with pytest.raises(InputError, match=f"{name} is damaged.*measure"):
         load_run(tmp_path)
+
+
+def test_a_bare_name_means_the_projects_folder_and_a_slash_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_folder("mine").parent.name == "runs" and run_folder("mine").is_absolute()
+    assert run_folder("./mine").resolve() == tmp_path / "mine"
+    assert run_folder(str(tmp_path / "mine")) == tmp_path / "mine"
 
 
 def test_no_run_there(tmp_path):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,9 +58,9 @@ class Run:
 
 
 def run_folder(name: str | Path) -> Path:
-    """The folder of a run: a bare name means data/runs/<name> of this project, anything else is a path."""
+    """The folder of a run: a bare name means data/runs/<name> of this project; a name with a slash is a path."""
     path = Path(name)
-    if len(path.parts) == 1 and not path.is_absolute() and str(name) not in (".", ".."):
+    if len(path.parts) == 1 and not {"/", os.sep} & set(str(name)) and str(name) not in (".", ".."):
         return Path(__file__).resolve().parents[2] / "data" / "runs" / path
     return path
 
