@@ -28,7 +28,12 @@ def budget_tokens(budget: float | int, n: int) -> int:
                 "0.1 keeps 10 %. For a token count pass an int."
             )
         return max(1, round(n * budget))
-    if not 1 <= budget <= n:
+    if budget < 1:
+        raise InputError(
+            f"budget={budget} tokens keeps nothing; it must lie between 1 and the prompt's tokens. "
+            "For a fraction pass a float such as 0.1."
+        )
+    if budget > n:
         raise InputError(
             f"budget={budget} tokens does not fit a prompt of {n} tokens; it must lie between 1 and {n}. "
             "Lower the budget, or give a fraction such as 0.1."
