@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
@@ -45,7 +44,8 @@ def trial_run(
     """Measure methods of one's own on a few sequences of the open source, in memory; nothing is written.
 
     methods  name -> compressor, of the library or not; budgets are the compressors' own
-    return   a run like any other, for figures and tables; its manifest says that it was a trial
+    return   a run like any other, for figures and tables; its manifest holds no times, so that a page which shows it
+             is the same whenever it is made
     raises InputError: no method, a name that is "Full", or whatever `analyse` refuses.
     """
     if "Full" in methods:
@@ -57,7 +57,6 @@ def trial_run(
     sequences = load_sequences(
         tokenizer, categories=settings.categories, per_category=per_category, max_tokens=max_tokens, seed=seed
     )
-    started = time.monotonic()
     found = [analyse(loaded, one, methods) for one in tqdm(sequences, unit="sequence", disable=not progress)]
     manifest = {
         "name": "trial",
@@ -67,7 +66,6 @@ def trial_run(
         "data": {"source": "open"},
         "code": code_hash(),
         "versions": versions(),
-        "seconds": round(time.monotonic() - started, 1),
         "sequences": {"wanted": len(sequences), "measured": len(found)},
     }
     layers, answers = (pd.concat(tables, ignore_index=True) for tables in zip(*found))

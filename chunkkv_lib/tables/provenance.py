@@ -33,7 +33,7 @@ def provenance_line(manifest: Mapping[str, Any]) -> str:
             f"{package} {versions[package]}" for package in ("torch", "transformers") if package in versions
         )
         or "versions not recorded",
-        str(manifest.get("finished") or manifest.get("started") or "date not recorded")[:10],
+        str(manifest.get("finished") or manifest.get("started") or "")[:10] or "date not recorded",
     ]
     return " · ".join(parts)
 
