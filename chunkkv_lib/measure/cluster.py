@@ -25,6 +25,7 @@ from .driver import code_hash, differences, machine, versions
 from .parameters import Parameters
 
 TRIES = 3  # of a sequence before it is given up, and of starting workers before their number is lowered
+HOPELESS = 9  # failures before anything succeeds: then it is not the sequences
 PATIENCE = 60  # seconds without any worker before the user is told what the run waits for
 LIBRARY = Path(__file__).resolve().parents[1]
 
@@ -142,10 +143,10 @@ class RayEngine:
             elif answer.failure:
                 self._dismiss(worker)
                 tries[sequence.id] += 1
+                if not finished and tries.total() >= HOPELESS:
+                    raise RuntimeError(f"no sequence can be measured; the last worker said:\n{answer.failure}")
                 if not self._given_up(sequence, tries[sequence.id], answer.failure):
                     waiting.append(sequence)
-                elif len(self.failed) == TRIES and not finished:
-                    raise RuntimeError(f"no sequence can be measured; the last worker said:\n{answer.failure}")
             else:
                 finished += 1
                 worker.tokens += len(sequence.prompt_ids)
