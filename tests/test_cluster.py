@@ -107,6 +107,7 @@ def test_a_killed_node_loses_nothing(on_ray, finished, nodes, monkeypatch):
 
     monkeypatch.setattr(Recorder, "add", add_and_kill)
     assert tables(on_ray()) == tables(finished)
+    assert [line for line in on_ray.lines if "its node did" in line or "could not start" in line]
 
 
 @needs_ray
