@@ -193,8 +193,8 @@ def test_without_ray_the_error_says_how_to_get_it(setting, tmp_path, monkeypatch
         (["--engine", "ray", "--workers", "0"], "at least 1"),
         (["--engine", "ray", "--device", "cuda:1"], "one GPU"),
         (["--engine", "ray", "--device-map", "auto"], "one GPU"),
-        pytest.param(["--engine", "ray", "--address", "127.0.0.1:1"], "no Ray cluster at", marks=needs_ray),
-        pytest.param(["--engine", "ray", "--address", "nonsense"], "no Ray cluster at", marks=needs_ray),
+        pytest.param(["--engine", "ray", "--address", "127.0.0.1:1"], "no Ray cluster to use at", marks=needs_ray),
+        pytest.param(["--engine", "ray", "--address", "nonsense"], "no Ray cluster to use at", marks=needs_ray),
     ],
 )
 def test_mistakes_about_the_cluster_are_one_line(setting, tmp_path, capsys, options, message):  # noqa: F811

@@ -290,7 +290,7 @@ def _connect(address: str | None) -> None:
             address=address or "local", log_to_driver=False, logging_level="ERROR",
             runtime_env={"py_modules": [str(LIBRARY)]}, **options,  # every node runs the driver's code
         )  # fmt: skip
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise _no_cluster(address, _last_line(str(error))) from error
 
 
@@ -307,8 +307,8 @@ def _no_cluster(address: str | None, reason: str) -> InputError:
     if address is None:
         return InputError(f"Ray could not start on this machine: {reason}. Use --engine local, or mend what it names.")
     return InputError(
-        f"no Ray cluster at address={address!r}: {reason}. Start one with `ray start --head --port=6379` and pass "
-        "host:6379, or leave out --address."
+        f"no Ray cluster to use at address={address!r}: {reason}. Start one with `ray start --head --port=6379` and "
+        "pass host:6379; set RAY_AUTH_MODE=token if it was started with a token; or leave out --address."
     )
 
 
