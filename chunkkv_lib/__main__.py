@@ -7,11 +7,11 @@ import errno
 import sys
 from collections.abc import Sequence
 
-from .errors import InputError, unknown
+from .errors import IncompleteRun, InputError, unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0 done, 2 a mistake to mend, 130 interrupted, 1 a full disk."""
+    """Run one command. Returns the exit status: 0 done, 2 a mistake to mend, 130 interrupted, 1 a full disk or gaps."""
     parser = _parser()
     try:
         options, rest = parser.parse_known_args(arguments)
@@ -22,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except IncompleteRun as error:
+        print(f"incomplete: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, the same command continues from there.", file=sys.stderr)
         return 130
@@ -66,6 +69,13 @@ def _add_measure(commands) -> None:
     parser.add_argument("--restart", action="store_true", help="discard the run that is there, complete or not")
     parser.add_argument("--recheck", action="store_true", help="continue a run of earlier code, if measuring 3 of its "
                         "sequences again gives the same numbers")  # fmt: skip
+    where = parser.add_argument_group("where it is measured; this cannot change a number")
+    where.add_argument("--engine", default="local", help="local: this process; ray: workers on a Ray cluster "
+                       "(default: local)")  # fmt: skip
+    where.add_argument("--address", metavar="HOST:PORT", help="of a running Ray cluster, or auto (default: a cluster "
+                       "on this machine, for the time of the run)")  # fmt: skip
+    where.add_argument("--workers", type=_whole, metavar="COUNT", help="Ray processes, each with a model (default: "
+                       "one for each GPU; without GPUs one for each node)")  # fmt: skip
     _add_parameters(parser.add_argument_group("parameters of the run"))
     parser.set_defaults(run_command=_measure)
 
@@ -117,7 +127,8 @@ def _measure(options: argparse.Namespace) -> None:
     run = options.run or options.profile
     if options.recheck:
         accept_code(run, model=parameters.model, data_path=parameters.data_path)
-    folder = measure(parameters, run, options.restart)
+    cluster = {name: getattr(options, name) for name in ("engine", "address", "workers")}
+    folder = measure(parameters, run, options.restart, **cluster)
     print(folder)
 
 

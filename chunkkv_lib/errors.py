@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake, and its most common form."""
+"""The one exception for a user's mistake, its most common form, and the one for a run with gaps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ class InputError(ValueError):
 
     The command line prints the message and exits with status 2; any other exception is ours and keeps its traceback.
     """
+
+
+class IncompleteRun(Exception):
+    """A run that ended without some of its sequences. Its message is one line that names them; exit status 1."""
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:

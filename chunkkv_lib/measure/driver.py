@@ -9,16 +9,17 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-from ..errors import InputError
-from ..models import describe, load_model
+from ..errors import IncompleteRun, InputError, unknown
+from ..models import describe, load_model, load_tokenizer
 from ..sequences import Sequence, load_sequences, source_identity
 from .analysis import analyse
 from .parameters import Parameters
@@ -29,6 +30,7 @@ MEASURING = (
     "attention", "compressors", "metrics.py", "capture.py", "decoding.py", "models", "sequences", "measure/analysis.py",
 )  # fmt: skip
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "datasets", "lm-eval", "gguf")
+ENGINES = ("local", "ray")
 MERGE_EVERY = 25  # sequences: often enough that a run in progress can be read, seldom enough to cost nothing
 
 
@@ -38,64 +40,134 @@ def measure(
     restart: bool = False,
     progress: bool = True,
     report: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+    engine: str = "local",
+    address: str | None = None,
+    workers: int | None = None,
 ) -> Path:
     """Measure into a run folder, continuing where an earlier run of the same parameters stopped.
 
     run      name below data/runs, or a path
     restart  discard what a run of other parameters or other code left there
+    engine   "local": in this process; "ray": shared out to workers on a Ray cluster. A run may change between them
+    address  of a running Ray cluster, "auto" or "host:port"; None: one on this machine, for the time of the run
+    workers  Ray processes, each with a model; None: one for each GPU, without GPUs one for each node
     return   the folder; a complete run of the same parameters is left as it is
     raises InputError: the folder holds a run of other parameters, or any parameter does not fit.
+    raises IncompleteRun: the Ray engine gave up some sequences; the others are safe.
     KeyboardInterrupt passes through after the finished sequences are safe.
     """
     folder = run_folder(run)
     if _finished(folder, parameters) and not restart:
         report(f"{folder} is complete; nothing to measure.")
         return folder
-    with locked(folder):
-        report(f"Loading {parameters.model} ...")
-        model, tokenizer = load_model(parameters.model, parameters.device, parameters.dtype, parameters.device_map)
+    chosen = _engine(parameters, engine, address, workers, report)
+    with locked(folder), chosen as source:
         identity = {
             "parameters": parameters.as_dict(),
-            "model": describe(model, parameters.model),
+            "model": source.model,
             "data": source_identity(parameters.source, parameters.data_path),
             "code": code_hash(),
         }
-        _claim(folder, identity, restart)
+        _claim(folder, identity, restart, source.machine)
         report(f"Loading sequences from source {parameters.source!r} ...")
         sequences = load_sequences(
-            tokenizer, parameters.source, parameters.data_path, parameters.categories, parameters.per_category,
-            parameters.max_tokens, parameters.max_answer_tokens, parameters.seed,
+            load_tokenizer(parameters.model), parameters.source, parameters.data_path, parameters.categories,
+            parameters.per_category, parameters.max_tokens, parameters.max_answer_tokens, parameters.seed,
         )  # fmt: skip
         write_parquet(folder / "sequences.parquet", sequence_table(sequences))
-        _measure(folder, parameters, model, sequences, progress)
+        _measure(folder, source, sequences, progress)
     return folder
 
 
-def _measure(folder: Path, parameters: Parameters, model, sequences: list[Sequence], progress: bool) -> None:
+class Engine(Protocol):
+    """Who measures the sequences; a context manager, ready once entered. Only the driver writes records.
+
+    model    what a manifest says about the model
+    machine  what a manifest says about where it runs
+    failed   sequence -> why it was given up
+    """
+
+    model: dict[str, object]
+    machine: dict[str, object]
+    failed: dict[str, str]
+
+    def measured(self, sequences: list[Sequence]) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+        """Yield (sequence id, layers, answers) of `analyse` as they finish, in any order."""
+
+    def rates(self) -> str:
+        """What the progress bar says beside the total rate."""
+
+
+class LocalEngine:
+    """One model in this process, one sequence after the other; an exception ends the run."""
+
+    def __init__(self, parameters: Parameters, report: Callable[[str], None]) -> None:
+        self.parameters, self.report, self.failed = parameters, report, {}
+
+    def __enter__(self) -> LocalEngine:
+        settings = self.parameters
+        self.report(f"Loading {settings.model} ...")
+        self.network, _ = load_model(settings.model, settings.device, settings.dtype, settings.device_map)
+        self.model, self.machine = describe(self.network, settings.model), machine()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        del self.network
+
+    def measured(self, sequences: list[Sequence]) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+        settings = self.parameters
+        for sequence in sequences:
+            measured = analyse(self.network, sequence, settings.compressors, settings.reuse, settings.all_queries)
+            yield sequence.id, *measured
+
+    def rates(self) -> str:
+        return ""
+
+
+def _engine(
+    parameters: Parameters, name: str, address: str | None, workers: int | None, report: Callable[[str], None]
+) -> Engine:
+    if name not in ENGINES:
+        raise unknown("engine", name, ENGINES)
+    if name == "ray":
+        from .cluster import RayEngine  # here, because it builds on this module
+
+        return RayEngine(parameters, address, workers, report)
+    for option, value in (("address", address), ("workers", workers)):
+        if value is not None:
+            raise InputError(f"{option}={value} needs a Ray cluster: add --engine ray, or leave out --{option}.")
+    return LocalEngine(parameters, report)
+
+
+def _measure(folder: Path, engine: Engine, sequences: list[Sequence], progress: bool) -> None:
     recorder = Recorder(folder, [sequence.id for sequence in sequences])
+    lengths = {sequence.id: len(sequence.prompt_ids) for sequence in sequences}
     todo = [sequence for sequence in sequences if sequence.id not in recorder.done]
     started, status = time.monotonic(), "interrupted"
     before = read_manifest(folder)["seconds"]
     tokens = 0
     bar = tqdm(total=len(sequences), initial=len(sequences) - len(todo), unit="sequence", disable=not progress)
     try:
-        for count, sequence in enumerate(todo, 1):
-            layers, answers = analyse(model, sequence, parameters.compressors, parameters.reuse, parameters.all_queries)
-            recorder.add(sequence.id, layers, answers)
-            tokens += len(sequence.prompt_ids)
-            bar.set_postfix_str(f"{tokens / (time.monotonic() - started):.0f} tokens/s")
+        for count, (name, layers, answers) in enumerate(engine.measured(todo), 1):
+            recorder.add(name, layers, answers)
+            tokens += lengths[name]
+            bar.set_postfix_str(f"{tokens / (time.monotonic() - started):.0f} tokens/s{engine.rates()}")
             bar.update()
             if count % MERGE_EVERY == 0:
                 recorder.merge()
-                _stamp(folder, "running", before + time.monotonic() - started, sequences, recorder)
-        status = "complete"
+                _stamp(folder, "running", before + time.monotonic() - started, sequences, recorder, engine.machine)
+        status = "incomplete" if engine.failed else "complete"
     finally:
         bar.close()
         recorder.merge()
-        _stamp(folder, status, before + time.monotonic() - started, sequences, recorder)
+        _stamp(folder, status, before + time.monotonic() - started, sequences, recorder, engine.machine)
+    if engine.failed:
+        named = ", ".join(f"{name} ({why})" for name, why in engine.failed.items())
+        raise IncompleteRun(f"{folder} lacks {len(engine.failed)} of {len(sequences)} sequences, given up: {named}. "
+                            "The same command tries them again; --engine local shows an error in full.")  # fmt: skip
 
 
-def _claim(folder: Path, identity: dict, restart: bool) -> None:
+def _claim(folder: Path, identity: dict, restart: bool, machine: dict) -> None:
     """Make the folder this run's: start it, or check that what is there is the same run."""
     manifest = None if restart else read_manifest(folder)
     if manifest is None:
@@ -107,7 +179,7 @@ def _claim(folder: Path, identity: dict, restart: bool) -> None:
             "status": "running",
             **identity,
             "versions": versions(),
-            "machine": machine(),
+            "machine": machine,
             "started": _now(),
             "finished": None,
             "seconds": 0.0,
@@ -152,16 +224,20 @@ def _finished(folder: Path, parameters: Parameters) -> bool:
     return manifest["parameters"] == parameters.as_dict() and manifest["code"] == code_hash()
 
 
-def _stamp(folder: Path, status: str, seconds: float, sequences: list[Sequence], recorder: Recorder) -> None:
+def _stamp(
+    folder: Path, status: str, seconds: float, sequences: list[Sequence], recorder: Recorder, machine: dict
+) -> None:
     per_category: dict[str, int] = {}
     for sequence in sequences:
         per_category[sequence.category] = per_category.get(sequence.category, 0) + (sequence.id in recorder.done)
-    manifest = read_manifest(folder) | {
+    manifest = read_manifest(folder)
+    manifest |= {
         "status": status,
         "finished": _now(),
         "seconds": round(seconds, 1),
         "sequences": {"wanted": len(sequences), "measured": len(recorder.done)},
         "sequences_per_category": per_category,
+        "machine": manifest["machine"] | {name: machine[name] for name in ("gpus", "workers") if name in machine},
     }
     write_manifest(folder, manifest)
 

@@ -1,0 +1,209 @@
+"""The Ray engine on a real cluster of processes on this machine: the same records, whatever dies."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from test_runs import command, setting, tables  # noqa: F401
+from test_runs import tiny as short
+
+from chunkkv_lib.__main__ import main
+from chunkkv_lib.errors import IncompleteRun, InputError
+from chunkkv_lib.measure import cluster, driver, load_run, measure
+from chunkkv_lib.measure.runs import Recorder, locked
+
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install -r requirements-ray.txt"
+)
+
+
+def tiny(setting, **changes):  # noqa: F811
+    """Sequences of many lengths."""
+    return short(setting, **({"max_tokens": 900} | changes))
+
+
+@pytest.fixture(scope="module")
+def finished(setting, one_thread, tmp_path_factory):  # noqa: F811
+    """The run that the local engine makes, on one thread as Ray's workers with one core."""
+    return measure(tiny(setting), tmp_path_factory.mktemp("runs") / "finished", progress=False)
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """A cluster of one node with two cores."""
+    from ray.cluster_utils import Cluster
+
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    yield started
+    started.shutdown()
+
+
+@pytest.fixture
+def on_ray(setting, nodes, tmp_path):  # noqa: F811
+    """Measures on the cluster with two workers; its `lines` are what was reported."""
+
+    def run(name: str = "run", **changes):
+        return measure(tiny(setting, **changes), tmp_path / name, progress=False, report=run.lines.append,
+                       engine="ray", address=nodes.address, workers=2)  # fmt: skip
+
+    run.lines = []
+    return run
+
+
+def dies_on(victim: str, marker: str | None = None) -> type:
+    """A worker whose process is killed when it measures this sequence; once, if there is a marker file to leave."""
+
+    class Mortal(cluster.Worker):  # a class of its own in every call: Ray then sends it to the workers by value
+        def analyse(self, sequence):
+            if sequence.id == victim and not (marker and os.path.exists(marker)):
+                if marker:
+                    open(marker, "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().analyse(sequence)
+
+    return Mortal
+
+
+@needs_ray
+def test_the_records_are_those_of_the_local_engine(on_ray, finished, monkeypatch):
+    order = []
+    add = Recorder.add
+    monkeypatch.setattr(Recorder, "add", lambda self, name, *frames: (order.append(name), add(self, name, *frames)))
+    folder = on_ray()
+    assert tables(folder) == tables(finished)
+    manifest = load_run(folder).manifest
+    assert manifest["status"] == "complete" and manifest["machine"]["workers"] == 2
+    assert manifest["machine"]["threads"] == 1 and "engine" not in manifest["parameters"]
+    assert manifest["model"] == load_run(finished).manifest["model"]
+    tokens = load_run(finished).sequences.set_index("sequence")["prompt_tokens"]
+    assert tokens[order[0]] > tokens[order[-1]], "longest first"
+
+
+@needs_ray
+def test_a_killed_worker_loses_nothing(on_ray, finished, tmp_path, monkeypatch):
+    victim = load_run(finished).sequences["sequence"][3]
+    monkeypatch.setattr(cluster, "Worker", dies_on(victim, str(tmp_path / "killed")))
+    assert tables(on_ray()) == tables(finished)
+    assert [line for line in on_ray.lines if victim in line and "try 1 of 3: the worker died" in line]
+    assert not [line for line in on_ray.lines if "try 2" in line]
+
+
+@needs_ray
+def test_a_killed_node_loses_nothing(on_ray, finished, nodes, monkeypatch):
+    node = nodes.add_node(num_cpus=2)
+    add = Recorder.add
+
+    def add_and_kill(self, name, *frames):
+        add(self, name, *frames)
+        if len(self.done) == 2:
+            nodes.remove_node(node, allow_graceful=False)
+
+    monkeypatch.setattr(Recorder, "add", add_and_kill)
+    assert tables(on_ray()) == tables(finished)
+    assert [line for line in on_ray.lines if "its node did" in line or "could not start" in line]
+
+
+@needs_ray
+def test_poisoned_sequences_are_named_and_the_rest_is_measured(
+    on_ray, setting, finished, tmp_path, monkeypatch  # noqa: F811
+):  # fmt: skip
+    deadly, broken = load_run(finished).sequences["sequence"][[1, 6]]
+    load = driver.load_sequences
+
+    def with_a_broken_one(*arguments):
+        return [replace(one, prompt_ids=(10**6, *one.prompt_ids[1:])) if one.id == broken else one
+                for one in load(*arguments)]  # fmt: skip
+
+    monkeypatch.setattr(driver, "load_sequences", with_a_broken_one)
+    monkeypatch.setattr(cluster, "Worker", dies_on(deadly))
+    with pytest.raises(IncompleteRun, match="2 of 8") as caught:
+        on_ray()
+    message = str(caught.value)
+    assert f"{deadly} (the worker died" in message and f"{broken} (IndexError" in message and "\n" not in message
+    assert sum("failed, try" in line for line in on_ray.lines) == 6
+    folder = tmp_path / "run"
+    assert load_run(folder).manifest["status"] == "incomplete" and len(load_run(folder).sequences) == 6
+    monkeypatch.undo()
+    measure(tiny(setting), folder, progress=False)  # either engine goes on
+    assert tables(folder) == tables(finished) and load_run(folder).manifest["status"] == "complete"
+
+
+@needs_ray
+def test_when_nothing_can_be_measured_the_run_stops(on_ray, monkeypatch):
+    load = driver.load_sequences
+    monkeypatch.setattr(cluster, "HOPELESS", 3)
+    monkeypatch.setattr(driver, "load_sequences", lambda *arguments: [
+        replace(one, prompt_ids=(10**6, *one.prompt_ids[1:])) for one in load(*arguments)
+    ])  # fmt: skip
+    with pytest.raises(RuntimeError, match=r"no sequence can be measured(.|\n)*IndexError"):
+        on_ray()
+
+
+@needs_ray
+def test_a_mistake_of_the_user_stops_the_run_at_once(on_ray):
+    with pytest.raises(InputError, match="budget"):
+        on_ray(budget=4)
+    assert not [line for line in on_ray.lines if "try" in line]
+
+
+@needs_ray
+def test_ctrl_c_leaves_a_run_that_either_engine_continues(setting, tmp_path):  # noqa: F811
+    parameters, run = short(setting, per_category=6), tmp_path / "run"
+    one = os.environ | {"OMP_NUM_THREADS": "1"}
+    ray = [*command(parameters, run), "--engine", "ray", "--workers", "2"]
+    process = subprocess.Popen(ray, stderr=subprocess.PIPE, text=True, env=one)
+    while process.poll() is None and not list(run.glob("parts/*.layers.parquet")):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130 and "the same command continues" in errors and "Traceback" not in errors
+    partial = load_run(run)
+    assert partial.manifest["status"] == "interrupted" and 0 < len(partial.sequences) < 12
+    subprocess.run(command(parameters, run), check=True, capture_output=True, env=one)
+    subprocess.run(command(parameters, tmp_path / "whole"), check=True, capture_output=True, env=one)
+    assert tables(run) == tables(tmp_path / "whole")
+
+
+def test_a_second_driver_is_refused(setting, tmp_path):  # noqa: F811
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
+    with locked(tmp_path / "run"), pytest.raises(InputError, match="another process"):
+        measure(tiny(setting), tmp_path / "run", progress=False, engine="ray")
+
+
+def test_without_ray_the_error_says_how_to_get_it(setting, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"pip install -r requirements-ray\.txt") as caught:
+        measure(tiny(setting), tmp_path / "run", engine="ray")
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--engine", "rey"], "Did you mean 'ray'"),
+        (["--workers", "2"], "add --engine ray"),
+        (["--address", "auto"], "add --engine ray"),
+        (["--engine", "ray", "--workers", "0"], "at least 1"),
+        (["--engine", "ray", "--device", "cuda:1"], "one GPU"),
+        (["--engine", "ray", "--device-map", "auto"], "one GPU"),
+        pytest.param(["--engine", "ray", "--address", "127.0.0.1:1"], "no Ray cluster to use at", marks=needs_ray),
+        pytest.param(["--engine", "ray", "--address", "nonsense"], "no Ray cluster to use at", marks=needs_ray),
+    ],
+)
+def test_mistakes_about_the_cluster_are_one_line(setting, tmp_path, capsys, options, message):  # noqa: F811
+    assert main([*command(tiny(setting), tmp_path / "run")[3:], *options]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+
+
+@needs_ray
+def test_more_workers_than_places(setting, nodes, tmp_path):  # noqa: F811
+    with pytest.raises(InputError, match=r"workers=99 does not fit: the cluster has \d+ CPUs"):
+        measure(tiny(setting), tmp_path / "run", progress=False, engine="ray", address=nodes.address, workers=99)
