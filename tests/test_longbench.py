@@ -195,3 +195,17 @@ def test_labels_are_those_of_real_rows(real_rows):
     known = [(labelled[question], label) for question, label in pairs if question in labelled]
     assert len(known) > 0.99 * len(pairs) > 1000
     assert sum(ours == theirs for ours, theirs in known) > 0.99 * len(known)
+
+
+def test_real_rows_are_measured_from_the_archive_to_the_records(real_rows, embedded, tmp_path):
+    """The whole way on the embedded model: prompt, answer, capture, records; and no text is left in the run."""
+    from chunkkv_lib.measure import Parameters, load_run, measure
+
+    settings = Parameters(source="longbench", data_path=str(REAL), categories=("Few-shot Learning",), per_category=2,
+                          max_tokens=256, device="cpu", dtype="float32")  # fmt: skip
+    run = load_run(measure(settings, tmp_path / "real", progress=False))
+    assert len(run.sequences) == 2 and set(run.sequences["category"]) == {"Few-shot Learning"}
+    assert (run.layers["kept_tokens"] == 26).all() and run.layers["kv_l1_loss"].between(0.8, 1).all()
+    assert run.manifest["data"]["source"] == "longbench" and "shared" not in (run.path / "manifest.json").read_text()
+    words = [str(value) for value in run.sequences.to_numpy().ravel()]
+    assert max(map(len, words)) < 80, "ids, names and hashes only"
