@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book pdf students test measure verify-runs bench lint tidy clean
+.PHONY: help setup book pdf students test test-ray measure verify-runs bench lint tidy clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -30,6 +30,10 @@ test: setup  ## run all tests
 
 students: setup  ## the chapters without their solutions, in students/
 	$(RUN) -m chunkkv_lib students
+
+test-ray: setup  ## install Ray and run the tests that need it, on a local cluster of several processes
+	$(RUN) -m pip install --disable-pip-version-check --quiet -r requirements-ray.txt
+	$(RUN) -m pytest tests/test_cluster.py
 
 measure: setup  ## measure the quick profile into data/runs/quick
 	$(RUN) -m chunkkv_lib measure --profile quick
