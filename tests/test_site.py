@@ -100,7 +100,7 @@ CONTRAST = """
     return [255, 255, 255];
   };
   const own = "a:not(.headerlink), .admonition-title, .provenance p, .chapter-meta p, " +
-    "td:has(.paper, .published, .live)";
+    "td:has(.paper, .published, .live), .text_html p, .text_html mark, .survival-text, .survival-text span";
   return [...document.querySelectorAll(".bd-article :is(" + own + ")")].filter(e => {
     const [a, b] = [light(rgb(getComputedStyle(e).color)), light(ground(e))].sort((x, y) => y - x);
     return (a + 0.05) / (b + 0.05) < 4.5;
