@@ -44,7 +44,7 @@ def budget_memory(
     lengths = np.asarray(lengths)
     figure, (ax,) = panels(height=4)
     ax.set(xscale="log", yscale="log", xlabel="Prompt length (tokens)", ylabel="KV cache of one sequence")
-    share, ends = f"{100 * budget:g} %", []
+    share, ends = f"{100 * budget:.3g} %", []
     for colour, (name, sizes) in zip(cycle(SERIES), architectures.items(), strict=False):
         whole = kv_cache_bytes(lengths, **sizes)
         ax.plot(lengths, whole, color=colour, marker="o", markersize=4)
