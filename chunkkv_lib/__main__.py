@@ -232,6 +232,7 @@ def _add_bench(commands) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--peers", action="store_true", help="also measure kvpress, in an environment of its own that "
                         "is installed once, about 1.5 GB (default: no)")  # fmt: skip
+    parser.add_argument("--peer-repeats", type=_whole, help="timed runs of the peer (default: as --repeats)")
     parser.add_argument("--output", default="data/bench/latest.json", help="JSON (default: data/bench/latest.json)")
     parser.set_defaults(run_command=_bench)
 
@@ -239,7 +240,7 @@ def _add_bench(commands) -> None:
 def _bench(options: argparse.Namespace) -> None:
     from .bench import bench
 
-    names = ("repeats", "model", "dtype", "device", "output", "peers")
+    names = ("repeats", "model", "dtype", "device", "output", "peers", "peer_repeats")
     bench(tuple(options.lengths), **{name: getattr(options, name) for name in names})
 
 

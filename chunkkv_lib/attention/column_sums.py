@@ -18,7 +18,7 @@ from torch import Tensor
 from .checks import check_heads
 from .rows import attention_logits
 
-TILE_BYTES = 4 << 20  # a tile of probabilities should stay in the cache between its product, exp and sum
+TILE_BYTES = 6 << 20  # a tile of probabilities should stay in the cache between its product, exp and sum
 
 
 def log_sum_exp(queries: Tensor, keys: Tensor) -> Tensor:
@@ -62,15 +62,17 @@ def column_sums(queries: Tensor, keys: Tensor, lse: Tensor | None = None) -> Ten
     q = torch.cat([queries.to(wide) * d**-0.5, -lse.to(wide)[..., None]], -1).view(kv_heads, group, n, d + 1)
     k = torch.cat([keys.to(wide), torch.ones_like(keys[..., :1], dtype=wide)], -1)
     sums = torch.zeros(kv_heads, group, n, dtype=wide, device=keys.device)
-    rows = _rows_per_tile(queries, keys)
-    buffer = torch.empty(query_heads * rows * n, dtype=wide, device=keys.device)
-    for start in range(0, n, rows):
-        stop = min(start + rows, n)
-        tile = buffer[: query_heads * (stop - start) * stop].view(kv_heads, group * (stop - start), stop)
-        torch.bmm(q[:, :, start:stop].reshape(kv_heads, -1, d + 1), k[:, :stop].transpose(1, 2), out=tile)
-        tile = tile.exp_().view(kv_heads, group, stop - start, stop)
-        tile[..., start:].tril_()  # the diagonal block: no query sees the keys after it
-        sums[..., :stop] += tile.sum(2)
+    rows = _rows_per_tile(queries[:group], keys)
+    buffer = torch.empty(group * rows * n, dtype=wide, device=keys.device)
+    # One KV head at a time with its group's queries stacked: large enough for all cores, and the keys stay cached.
+    for head in range(kv_heads):
+        for start in range(0, n, rows):
+            stop = min(start + rows, n)
+            tile = buffer[: group * (stop - start) * stop].view(-1, stop)
+            torch.mm(q[head, :, start:stop].reshape(-1, d + 1), k[head, :stop].t(), out=tile)
+            tile = tile.exp_().view(group, stop - start, stop)
+            tile[..., start:].tril_()  # the diagonal block: no query sees the keys after it
+            sums[head, :, :stop] += tile.sum(1)
     return sums.view(query_heads, n)
 
 

@@ -39,18 +39,22 @@ def bench(
     device: str = "cpu",
     output: str | Path = "data/bench/latest.json",
     peers: bool = False,
+    peer_repeats: int | None = None,
 ) -> dict:
     """Measure, print a table, write JSON after every length. Returns what is written.
 
     lengths  tokens of the prompt; where prompt and answer would not fit the model's positions, the prompt is shortened
     peers    also kvpress, in an environment of its own that is installed on the first use
+    peer_repeats  timed rounds of the peer, whose slow steps need fewer; None: as many as `repeats`
     raises InputError: a length, model, dtype or device that is not there; a peer that cannot be installed.
     """
     device = pick_device(device)
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
-    if repeats < 1:
-        raise InputError(f"repeats={repeats} measures nothing; give at least 1.")
+    rounds = {OURS: repeats, "kvpress": repeats if peer_repeats is None else peer_repeats}
+    for name, value in (("repeats", repeats), ("peer_repeats", rounds["kvpress"])):
+        if value < 1:
+            raise InputError(f"{name}={value} measures nothing; give at least 1.")
     tokenizer = load_tokenizer(model)
     config = AutoConfig.from_pretrained(tokenizer.name_or_path).get_text_config()
     tokens = {length: prompt_tokens(length, config.max_position_embeddings) for length in lengths}
@@ -59,17 +63,17 @@ def bench(
     if peers:
         workers["kvpress"] = [str(peer_python()), str(here / "kvpress_cases.py")]
     report = {
-        "model": model, "dtype": dtype, "device": device, "repeats": repeats, "answer_tokens": ANSWER_TOKENS,
+        "model": model, "dtype": dtype, "device": device, "repeats": repeats, "peer_repeats": rounds["kvpress"], "answer_tokens": ANSWER_TOKENS,
         "code": code_hash(), "versions": versions(), "peers": peer_versions(peers), "machine": machine(),
         "load_before": round(os.getloadavg()[0], 2), "failures": [], "rows": [],
     }  # fmt: skip
     print(HEAD)
     for length in tokens:
-        job = {"model": model, "folder": tokenizer.name_or_path, "dtype": dtype, "device": device, "repeats": repeats}
+        job = {"model": model, "folder": tokenizer.name_or_path, "dtype": dtype, "device": device}
         job |= texts(tokenizer, tokens[length])
         for library, command in workers.items():
             try:
-                for row in measure(command, job, length, library):
+                for row in measure(command, job | {"repeats": rounds[library]}, length, library):
                     report["rows"].append(row)
                     print(printed(row), flush=True)
             except WorkerError as error:
