@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import errno
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from .errors import IncompleteRun, InputError, unknown
 
@@ -18,7 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if rest:
             known = [option for action in _actions(parser, options.command) for option in action.option_strings]
             raise unknown("option", rest[0], sorted(known))
-        options.run_command(options)
+        with _stopped_as_by_ctrl_c():
+            options.run_command(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -34,6 +37,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: cannot write: {error}. Free some space, or choose another folder.", file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def _stopped_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM (a batch system's stop) ends a command as Ctrl-C does, and Ctrl-C works in a script's background too."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    try:
+        before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    except ValueError:  # not in the main thread, where no signal arrives
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -183,8 +183,9 @@ def test_a_goal_without_a_hard_limit_is_never_broken():
 def test_limits_are_checked_on_our_analysis_at_their_own_length():
     found = rows()
     checks = report.check(found, report.growth(found))
-    assert [one["value"] for one in checks] == [2.0, 2.0, 2.0, 2.0, pytest.approx(1)]
-    assert [one["verdict"] for one in checks] == ["goal missed", "goal missed", "broken", "broken", "met"]
+    assert [one["value"] for one in checks] == [2.0, 2.0, 4.0, 2.0, 2.0, pytest.approx(1)]
+    missed, broken = "goal missed", "broken"
+    assert [one["verdict"] for one in checks] == [missed, missed, missed, broken, broken, "met"]
     short = rows({1024: 1024})
     assert {one["verdict"] for one in report.check(short, report.growth(short))} == {"not measured"}
 
@@ -202,7 +203,8 @@ def test_a_length_that_cannot_be_measured_is_refused(length):
 
 def test_nothing_is_measured_with_bad_options(tmp_path):
     output = tmp_path / "x.json"
-    for options, part in (({"dtype": "float31"}, "float32"), ({"repeats": 0}, "repeats=0"), ({"device": "x"}, "cpu")):
+    wrong = {"float32": {"dtype": "float31"}, "repeats=0": {"repeats": 0}, "peer_repeats=0": {"peer_repeats": 0}}
+    for part, options in (wrong | {"cpu": {"device": "x"}}).items():
         with refused(part):
             driver.bench(lengths=(256,), output=output, **options)
     assert not output.exists()
@@ -213,10 +215,11 @@ def test_nothing_is_measured_with_bad_options(tmp_path):
 
 def test_a_report_is_read_back(written):
     found = load_report(written)
-    assert found.has_peer and len(found.rows) == 15 and len(found.limit) == 3 and len(found.checks) == 5
+    assert found.has_peer and len(found.rows) == 15 and len(found.limit) == 3 and len(found.checks) == 6
     needed = "length tokens library step seconds time_ratio peak_bytes memory_ratio kept_tokens"
     assert set(needed.split()) <= set(found.rows)
     assert found.manifest["name"] == "bench-cpu" and "rows" not in found.manifest
+    assert found.checks["verdict"].tolist() == ["goal missed"] * 3 + ["broken"] * 2 + ["met"]
     assert "smollm2-135m, float32 on cpu" in found.line and found.facts["finished"][:10] in found.line
 
 
@@ -336,4 +339,4 @@ def test_tables(written):
     with refused("length=2048", "1024, 4096, 8192"):
         costs_table(found.rows, found.growth, 2048)
     limits = limits_table(found.checks, "tab-y")
-    assert limits.count("goal missed") == 2 and "all lengths" in limits and "| – |" in limits
+    assert limits.count("goal missed") == 3 and "all lengths" in limits and "| – |" in limits

@@ -22,7 +22,7 @@ FLOORS = [
     {"measure"},
     {"figures", "tables"},
     {"layerwise", "guide", "sensitivity"},
-    {"claims", "bench"},
+    {"claims", "bench", "replication"},
     {"bench_gpu"},
     {"book", "exercises"},
     {"__main__"},

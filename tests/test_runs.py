@@ -122,12 +122,27 @@ def test_kill_at_any_moment_then_the_same_command_gives_the_same_records(setting
     assert not list(run.rglob("*.tmp"))
 
 
-def test_ctrl_c_ends_with_status_130_and_a_readable_run(setting, tmp_path):
+def test_a_run_that_fails_at_once_leaves_its_place_free(setting, tmp_path, monkeypatch):
+    def fails(*arguments):
+        raise InputError("a budget of 3 tokens does not fit")
+
+    analyse = driver.analyse
+    monkeypatch.setattr(driver, "analyse", fails)
+    with pytest.raises(InputError, match="does not fit"):
+        measure(tiny(setting), tmp_path / "run", progress=False)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    monkeypatch.setattr(driver, "analyse", analyse)
+    measure(tiny(setting, budget=0.3), tmp_path / "run", progress=False)
+    assert load_run(tmp_path / "run").manifest["status"] == "complete"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_with_status_130_and_a_readable_run(setting, tmp_path, number):
     run = tmp_path / "run"
     process = subprocess.Popen(command(tiny(setting, per_category=6), run), stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not list(run.glob("parts/*.layers.parquet")):
         time.sleep(0.002)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == 130 and "the same command continues" in errors and "Traceback" not in errors
     assert load_run(run).manifest["status"] == "interrupted"

@@ -52,7 +52,10 @@ def limits_table(checks: pd.DataFrame, name: str = "") -> str:
             "Verdict": checks["verdict"],
         }
     )
-    caption = "Limits that this library sets itself for the analysis of all methods: at most these values."
+    caption = (
+        "Limits that this library sets itself, for the analysis of all methods unless others are named: at most "
+        "these values."
+    )
     return myst_table(table, caption, name, table.columns[2:5])
 
 

@@ -63,7 +63,8 @@ def bench(
     if peers:
         workers["kvpress"] = [str(peer_python()), str(here / "kvpress_cases.py")]
     report = {
-        "model": model, "dtype": dtype, "device": device, "repeats": repeats, "peer_repeats": rounds["kvpress"], "answer_tokens": ANSWER_TOKENS,
+        "model": model, "dtype": dtype, "device": device, "repeats": repeats,
+        "peer_repeats": rounds["kvpress"], "answer_tokens": ANSWER_TOKENS,
         "code": code_hash(), "versions": versions(), "peers": peer_versions(peers), "machine": machine(),
         "load_before": round(os.getloadavg()[0], 2), "failures": [], "rows": [],
     }  # fmt: skip

@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from ..models import describe, load_model, load_tokenizer
 from ..sequences import Sequence, load_sequences, source_identity
 from .analysis import analyse
 from .parameters import Parameters
-from .runs import Recorder, locked, read_manifest, run_folder, write_manifest, write_parquet
+from .runs import Recorder, discard, locked, read_manifest, run_folder, write_manifest, write_parquet
 
 #: Files whose change can change a number; a run is not continued with other ones.
 MEASURING = (
@@ -160,7 +159,10 @@ def _measure(folder: Path, engine: Engine, sequences: list[Sequence], progress: 
     finally:
         bar.close()
         recorder.merge()
-        _stamp(folder, status, before + time.monotonic() - started, sequences, recorder, engine.machine)
+        if recorder.done:
+            _stamp(folder, status, before + time.monotonic() - started, sequences, recorder, engine.machine)
+        else:
+            discard(folder)  # nothing to keep, so the corrected command finds the place free
     if engine.failed:
         named = ", ".join(f"{name} ({why})" for name, why in engine.failed.items())
         raise IncompleteRun(f"{folder} lacks {len(engine.failed)} of {len(sequences)} sequences, given up: {named}. "
@@ -171,9 +173,7 @@ def _claim(folder: Path, identity: dict, restart: bool, machine: dict) -> None:
     """Make the folder this run's: start it, or check that what is there is the same run."""
     manifest = None if restart else read_manifest(folder)
     if manifest is None:
-        for old in (*folder.glob("*.parquet"), *folder.glob("manifest.json")):
-            old.unlink()
-        shutil.rmtree(folder / "parts", ignore_errors=True)
+        discard(folder)
         manifest = {
             "name": folder.name,
             "status": "running",

@@ -172,6 +172,13 @@ class Recorder:
         return self.parts / f"{index:06d}.{table}.parquet"
 
 
+def discard(folder: Path) -> None:
+    """Remove a run's records and manifest; the folder and its lock stay."""
+    for old in (*folder.glob("*.parquet"), *folder.glob("manifest.json")):
+        old.unlink()
+    shutil.rmtree(folder / "parts", ignore_errors=True)
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the run folder for one process; InputError if another one measures into it."""

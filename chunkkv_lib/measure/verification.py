@@ -16,7 +16,7 @@ from ..sequences import Sequence, load_sequences, source_identity
 from .analysis import analyse
 from .driver import code_hash, differences
 from .parameters import Parameters
-from .runs import Run, load_run, read_manifest, run_folder, write_manifest
+from .runs import Run, load_run, locked, read_manifest, run_folder, write_manifest
 
 #: Largest difference between two measurements of a sequence, as a mean over its layers: column -> limit. Other machines
 #: round otherwise, and a token at the edge of a budget then changes places. 16-bit numbers round a thousand times more.
@@ -120,7 +120,8 @@ def accept_code(name: str | Path, count: int = 3, report: Callable[[str], None] 
             "one with --restart."
         )
     before = [*manifest.get("code_before", []), manifest["code"]]
-    write_manifest(folder, manifest | {"code": code_hash(), "code_before": before})
+    with locked(folder):  # not while another process measures into it
+        write_manifest(folder, manifest | {"code": code_hash(), "code_before": before})
     return True
 
 

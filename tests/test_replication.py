@@ -1,0 +1,106 @@
+"""Several runs on one question: verdicts side by side, agreement by rule, and layers on a common axis."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from synthetic_records import tiny_run
+
+from chunkkv_lib.errors import InputError
+from chunkkv_lib.figures.depth import LINES, depth_figure
+from chunkkv_lib.replication import (
+    ALL,
+    CANNOT_TELL,
+    CONTRADICTION,
+    NONE,
+    NOT_SUPPORTED,
+    SOME,
+    SUPPORTED,
+    UNTOLD,
+    agreement,
+    agreement_table,
+    depth_gaps,
+    same_sign,
+    verdicts,
+)
+from chunkkv_lib.tables import Claim
+
+CATEGORY = "Single-Document QA"
+
+
+@pytest.mark.parametrize(
+    ("given", "together"),
+    [
+        ((SUPPORTED, SUPPORTED), ALL),
+        ((NOT_SUPPORTED, NOT_SUPPORTED), NONE),
+        ((SUPPORTED, NOT_SUPPORTED, CANNOT_TELL), CONTRADICTION),
+        ((SUPPORTED, CANNOT_TELL), SOME),
+        ((NOT_SUPPORTED, CANNOT_TELL), SOME),
+        ((CANNOT_TELL, CANNOT_TELL), UNTOLD),
+        ((SUPPORTED, None), ALL),
+        ((None, None), UNTOLD),
+    ],
+)
+def test_several_verdicts_together(given, together):
+    assert agreement(given) == together
+    assert agreement(reversed(given)) == together
+
+
+def test_statements_are_matched_by_their_words_whatever_the_order():
+    judged = {
+        "first": [Claim("a", SUPPORTED), Claim("b", NOT_SUPPORTED)],
+        "second": [Claim("c", CANNOT_TELL), Claim("a", NOT_SUPPORTED)],
+    }
+    found = verdicts(judged)
+    assert found.index.tolist() == ["a", "b", "c"]
+    assert found.loc["a"].tolist() == [SUPPORTED, NOT_SUPPORTED]
+    assert found.loc["c", "second"] == CANNOT_TELL and found["first"].isna().tolist() == [False, False, True]
+    lines = agreement_table(judged, "Caption.", "tab-x").splitlines()
+    row = next(line for line in lines if line.startswith("| a "))
+    assert row == f"| a | supported | not supported | **{CONTRADICTION}** |"
+    assert next(line for line in lines if line.startswith("| c ")).startswith("| c | – | cannot be told here |")
+
+
+def test_no_run_is_an_error():
+    with pytest.raises(InputError, match="no run"):
+        verdicts({})
+    with pytest.raises(InputError, match="Summarization"):
+        depth_gaps({"a": tiny_run()}, "Summarization")
+
+
+def test_layers_of_two_depths_lie_on_one_axis():
+    runs = {"shallow": tiny_run(layers=4), "deep": tiny_run(layers=10, seed=1)}
+    found = depth_gaps(runs, CATEGORY, ["kv_l1_loss"], ("ChunkKV", "H2O"))
+    assert found.groupby("run", sort=False).size().to_dict() == {"shallow": 4, "deep": 10}
+    for label, run in runs.items():
+        mine = found[found["run"] == label]
+        records = run.records[run.records["category"] == CATEGORY]
+        mean = records.pivot_table("kv_l1_loss", "layer", "method", "mean")
+        np.testing.assert_allclose(mine["estimate"], mean["ChunkKV"] - mean["H2O"], atol=1e-12)
+        layers = len(mine)
+        np.testing.assert_allclose(mine["depth"], (np.arange(layers) + 0.5) / layers)
+
+
+def test_a_run_without_the_category_is_left_out():
+    runs = {"has": tiny_run(), "lacks": tiny_run(categories=("Few-shot Learning",))}
+    assert set(depth_gaps(runs, CATEGORY)["run"]) == {"has"}
+
+
+def test_slices_of_depth_with_the_same_sign():
+    runs = {"a": tiny_run(layers=4), "b": tiny_run(layers=8, seed=2)}
+    gaps = depth_gaps(runs, CATEGORY, ["kv_l1_loss"], ("ChunkKV", "H2O"))  # always below zero
+    gaps.loc[(gaps["run"] == "b") & (gaps["layer"] < 2), "estimate"] = 0.5
+    found = same_sign(gaps, bins=4)
+    assert found["same"].tolist() == [False, True, True, True]
+    assert found.loc[0, "b"] == pytest.approx(0.5)
+
+
+def test_the_figure_has_a_line_per_run_and_refuses_too_many():
+    gaps = depth_gaps({"a": tiny_run(layers=4), "b": tiny_run(layers=8, seed=2)}, CATEGORY)
+    figure = depth_figure(gaps, "Subject")
+    assert len(figure.axes) == 2
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["a, n = 6", "b, n = 6"]
+    many = {str(i): tiny_run() for i in range(len(LINES) + 1)}
+    with pytest.raises(InputError, match=f"at most {len(LINES)}"):
+        depth_figure(depth_gaps(many, CATEGORY), "Subject")
