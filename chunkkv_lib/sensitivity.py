@@ -10,7 +10,7 @@ import pandas as pd
 
 from .errors import InputError, unknown
 from .measure import Parameters
-from .measure.variants import along, own_value, variants
+from .measure.variants import AXES, Variant, along, own_value, variants
 from .measure.verification import manifest_parameters
 from .records import METHODS, PRIMARY, damage, sequence_means
 from .resampling import honest_interval
@@ -56,14 +56,34 @@ def axis_means(
     return pd.concat(found, ignore_index=True)
 
 
+def axis_labels(run: Any, field: str) -> dict[str, dict[object, str]]:
+    """Where the records along one hyper-parameter are: method -> value -> label in their `method` column.
+
+    return   all methods at all values of the axis, the run's own value among them. A method that the axis does not
+             vary has one label, its name, at every value.
+    raises   InputError: the run has no variants; an unknown field.
+    """
+    if field not in AXES:
+        raise unknown("axis", field, AXES)
+    listed, methods = _variants(run), manifest_parameters(run).methods_alone
+    varied = {(one.method, one.value): one.label for one in listed if one.field == field}
+    values, own = list(AXES[field][1]), axis_base(run, field)
+    values = values if own in values else sorted([*values, own])
+    return {method: {value: varied.get((method, value), method) for value in values} for method in methods}
+
+
 def _along(run: Any, field: str, metric: str, category: str | None) -> pd.DataFrame:
+    listed = _variants(run)
+    return along(_records(run, metric, category), listed, field, manifest_parameters(run).methods_alone)
+
+
+def _variants(run: Any) -> list[Variant]:
     settings = manifest_parameters(run)
     if settings.variants is None:
         raise InputError(
             f"run {run.name!r} has no variants; measure some: python -m chunkkv_lib measure --profile sensitivity."
         )
-    listed, _ = variants(settings.variants, settings.methods_alone)
-    return along(_records(run, metric, category), listed, field, settings.methods_alone)
+    return variants(settings.variants, settings.methods_alone)[0]
 
 
 def axis_base(run: Any, field: str) -> object:

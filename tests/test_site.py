@@ -16,9 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BUILT = ROOT / "_build" / "html"
 WITHOUT_NETWORK = ("file:", "data:", "blob:", "about:")
 
-pytestmark = pytest.mark.skipif(
-    find_browser() is None, reason="no Chromium here (Debian: apt install chromium)"
-)
+pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium here (Debian: apt install chromium)")
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +54,19 @@ def test_pages_load_without_a_network_and_without_an_error(site, tab):
         assert tab.errors() == [], page.name
 
 
+def test_views_answer_to_their_controls(site, tab):
+    """The script of a view is loaded where the view is: it says so when it has started."""
+    for page in pages(site):
+        tab.open(page.as_uri())
+        views = count(tab, ".survival, .sliders")
+        assert count(tab, ":is(.survival, .sliders)[data-ready=true]") == views, page.name
+
+
 def test_equations_are_drawn(site, tab):
     drawn = 0
     for page in pages(site):
         tab.open(page.as_uri())
-        written, shown, wrong = (
-            count(tab, selector) for selector in (".math", "mjx-container", "mjx-merror")
-        )
+        written, shown, wrong = (count(tab, selector) for selector in (".math", "mjx-container", "mjx-merror"))
         assert (written, wrong) == (shown, 0), page.name
         drawn += shown
     assert drawn > 0
@@ -100,7 +104,8 @@ CONTRAST = """
     return [255, 255, 255];
   };
   const own = "a:not(.headerlink), .admonition-title, .provenance p, .chapter-meta p, " +
-    "td:has(.paper, .published, .live), .text_html p, .text_html mark, .survival-text, .survival-text span";
+    "td:has(.paper, .published, .live), .text_html p, .text_html mark, .survival-text, .survival-text span, " +
+    ".sliders :is(td, td span, th, li, label, output, button, .sliders-ends span)";
   return [...document.querySelectorAll(".bd-article :is(" + own + ")")].filter(e => {
     const [a, b] = [light(rgb(getComputedStyle(e).color)), light(ground(e))].sort((x, y) => y - x);
     return (a + 0.05) / (b + 0.05) < 4.5;
@@ -124,9 +129,7 @@ def test_solutions_open(site, tab):
     for page in pages(site):
         tab.open(page.as_uri())
         opened += count(tab, ".solution.toggle-hidden")
-        tab.evaluate(
-            "document.querySelectorAll('.solution.toggle-hidden .toggle-button').forEach(b => b.click())"
-        )
+        tab.evaluate("document.querySelectorAll('.solution.toggle-hidden .toggle-button').forEach(b => b.click())")
         assert count(tab, ".solution.toggle-hidden") == 0, page.name
     assert opened > 0
 

@@ -1,4 +1,4 @@
-"""Sphinx extension: MathJax without a network, the book's one style sheet, files published beside the pages.
+"""Sphinx extension: MathJax without a network, the book's style sheet and scripts, files published beside the pages.
 
 `_config.yml` names it under `local_extensions`, so a plain `jupyter-book build .` uses it as well.
 """
@@ -18,6 +18,7 @@ from sphinx.errors import ExtensionError
 from chunkkv_lib.book.paths import EXTRA
 
 ASSETS = Path(__file__).parent / "assets"
+VIEWS = ("survival", "sliders")  # elements of this class are made to work by the asset of the same name
 
 
 def mathjax_source() -> Path:
@@ -49,9 +50,14 @@ def publish_files(app: Sphinx, config: Config) -> None:
     config.mathjax_path = "mathjax/tex-chtml.js"
 
 
-def leave_out_scripts(
-    app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None
-) -> None:
+def add_scripts(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+    """Load the script of a view on the pages that hold one, and on no other."""
+    for view in VIEWS:
+        if f'<div class="{view}"' in context.get("body", ""):
+            app.add_js_file(f"{view}.js", loading_method="defer")
+
+
+def leave_out_scripts(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
     """Drop scripts that a page would load for nothing.
 
     Those of live cells, which are off, cost a console error on every page. Sphinx gives MathJax to every page
@@ -83,6 +89,7 @@ def leave_out_icon_script(app: Sphinx, failure: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, object]:
     app.connect("config-inited", publish_files)
+    app.connect("html-page-context", add_scripts)
     app.connect("html-page-context", leave_out_scripts, priority=900)
     app.connect("build-finished", leave_out_icon_script)
     app.connect("build-finished", copy_mathjax)
