@@ -23,6 +23,7 @@ FILLS = (
     "bottom",
     "top",
 )  # how a run's markers are filled, by its place; the paper's are hollow
+LEGEND_LETTERS = 24  # of the runs' labels that fit one line
 
 
 @styled
@@ -167,7 +168,7 @@ def _finish_rows(ax: Axes, rows: list[str]) -> None:
 def _legend(
     figure: Figure, methods: Sequence[str], runs: Mapping[str, Any], names: Sequence[str] | None = None
 ) -> None:
-    """Two rows: the methods by colour and shape, the sources by how a marker is filled."""
+    """The methods by colour and shape, and below them the sources by how a marker is filled."""
 
     def entry(method: str, label: str, colour: str, name: str) -> Line2D:
         return Line2D(
@@ -179,12 +180,15 @@ def _legend(
         for method, name in zip(methods, names or methods, strict=True)
     ]
     fills = [entry("ChunkKV", label, GREY, label) for label in ("Paper", *runs)]
+    wide = sum(map(len, runs)) > LEGEND_LETTERS  # then the sources take two lines, not one that is cut off
+    half = (len(fills) + 1) // 2 if wide else len(fills)
     nothing = Line2D([], [], linestyle="none", label=" ")
-    columns = zip_longest(shapes, fills, fillvalue=nothing)  # a legend fills its columns first
+    lines = [shapes, fills[:half], fills[half:]] if wide else [shapes, fills]
+    columns = zip_longest(*lines, fillvalue=nothing)  # a legend fills its columns first
     figure.legend(
         handles=list(chain.from_iterable(columns)),
         loc="outside upper left",
-        ncols=max(len(shapes), len(fills)),
+        ncols=max(map(len, lines)),
     )
 
 

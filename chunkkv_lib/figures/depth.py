@@ -35,7 +35,7 @@ def depth_figure(gaps: pd.DataFrame, subject: str) -> Figure:
         for run, style in zip(runs, LINES):
             _line(ax, gaps[(gaps["metric"] == metric) & (gaps["run"] == run)], style, run)
         _finish(ax, metric, *gaps.iloc[0][["method", "baseline"]])
-    axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(runs), borderaxespad=0.2)
+    axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
     axes[-1].set_xlabel("Relative depth (0: next to the input, 1: next to the output)")
     headline(figure, subject)
     return figure
