@@ -63,10 +63,11 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     description = "Measure what compressing a KV cache throws away, and build the book about it."
     parser = _Parser(prog="python -m chunkkv_lib", description=description)
-    names = "{measure,verify,book,pdf,students,bench,bench-gpu}"
+    names = "{measure,verify,tokens,book,pdf,students,bench,bench-gpu}"
     commands = parser.add_subparsers(dest="command", required=True, metavar=names)
     _add_measure(commands)
     _add_verify(commands)
+    _add_tokens(commands)
     _add_book(commands)
     _add_pdf(commands)
     _add_students(commands)
@@ -173,6 +174,33 @@ def _verify(options: argparse.Namespace) -> None:
 
     places = {name: getattr(options, name) for name in ("model", "data_path", "device")}
     verify_runs(options.runs, options.count, options.seed, **places)
+
+
+def _add_tokens(commands) -> None:
+    parser = commands.add_parser(
+        "tokens",
+        help="count which kinds of tokens every method keeps",
+        description="Count the kept tokens of a sample of sequences by class, place and distance to the evidence, for "
+        "every layer and method. An interrupted survey continues with the same command.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run", default="tokens", help="name below data/runs, or a path (default: tokens)")
+    parser.add_argument("--restart", action="store_true", help="discard the survey that is there, complete or not")
+    parser.add_argument("--model", help="as for measure (default: smollm2-135m)")
+    parser.add_argument("--per-category", type=_whole, help="sequences for each category (default: 8)")
+    parser.add_argument("--max-tokens", type=_whole, help="tokens of a prompt (default: 2048)")
+    parser.add_argument("--budget", type=_number, help="part of the prompt that stays (default: 0.1)")
+    parser.set_defaults(run_command=_tokens)
+
+
+def _tokens(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from .measure.token_survey import SETTINGS, survey
+
+    given = {name: getattr(options, name) for name in ("model", "per_category", "max_tokens", "budget")}
+    settings = replace(SETTINGS, **{name: value for name, value in given.items() if value is not None})
+    print(survey(options.run, settings, options.restart))
 
 
 def _add_book(commands) -> None:

@@ -12,7 +12,7 @@ from chunkkv_lib.__main__ import main
 from chunkkv_lib.measure import Parameters
 
 
-@pytest.mark.parametrize("command", ["measure", "verify", "book", "pdf", "students", "bench", "bench-gpu"])
+@pytest.mark.parametrize("command", ["measure", "verify", "tokens", "book", "pdf", "students", "bench", "bench-gpu"])
 def test_help_names_every_option_with_its_default(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
@@ -37,6 +37,7 @@ def test_help_names_every_option_with_its_default(command, capsys):
         (["measure", "--model", "smolm2-135m"], "Did you mean 'smollm2-135m'"),
         (["measure", "--device", "cuda:9"], "not present"),
         (["verify", "no-such-run"], "no run at"),
+        (["tokens", "--per-category", "0"], "at least 1"),
         (["bench-gpu", "--device", "cpu"], "needs a CUDA GPU"),
         (["bench-gpu", "--device", "cuda:9", "--shape", "tiny"], "not present"),
         (["bench-gpu", "--device", "cpu", "--shape", "tinny"], "Did you mean 'tiny'"),

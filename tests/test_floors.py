@@ -15,15 +15,15 @@ import chunkkv_lib
 ROOT = Path(chunkkv_lib.__file__).parent
 FLOORS = [
     {"errors", "files"},
-    {"attention", "statistics", "downloads"},
-    {"compressors", "metrics", "records"},
+    {"attention", "statistics", "downloads", "token_classes"},
+    {"compressors", "metrics", "records", "token_counts"},
     {"models", "sequences", "resampling"},
     {"capture", "decoding"},
     {"measure"},
     {"figures", "tables"},
-    {"layerwise", "guide", "sensitivity"},
+    {"layerwise", "guide", "sensitivity", "token_shares"},
     {"claims", "bench", "replication"},
-    {"bench_gpu"},
+    {"bench_gpu", "token_claims"},
     {"book", "exercises"},
     {"__main__"},
 ]

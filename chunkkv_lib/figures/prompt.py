@@ -8,11 +8,12 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.figures.style import look
 from chunkkv_lib.sequences import ATTRIBUTION, Attribution
+from chunkkv_lib.token_classes import token_texts as token_texts  # chapters look for it beside the views
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -41,17 +42,6 @@ def credit(dataset: str) -> str:
         return f"Text of `{dataset}`, letters hidden: no licence to quote it is stated"
     licence = one.licence.split(",")[0]
     return f"Text: {one.source}. {one.authors}. Licence {licence}. Changes: {one.changes}"
-
-
-def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """What each token adds to the text: as if the tokens were decoded one after the other."""
-    texts = []
-    for before, token in zip([None, *ids], ids, strict=False):
-        alone = tokenizer.decode([token])
-        lead = "" if before is None else tokenizer.decode([before])
-        both = alone if before is None else tokenizer.decode([before, token])
-        texts.append(both[len(lead) :] if both.startswith(lead) else alone)
-    return texts
 
 
 def cut_excerpt(texts: Sequence[str], max_tokens: int, dataset: str, around: int = 40) -> HTML:

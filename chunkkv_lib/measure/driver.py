@@ -22,7 +22,7 @@ from ..models import describe, load_model, load_tokenizer
 from ..sequences import Sequence, load_sequences, source_identity
 from .analysis import analyse
 from .parameters import Parameters
-from .runs import Recorder, discard, locked, read_manifest, run_folder, write_manifest, write_parquet
+from .runs import TABLES, Recorder, discard, locked, read_manifest, run_folder, write_manifest, write_parquet
 
 #: Files whose change can change a number; a run is not continued with other ones.
 MEASURING = (
@@ -67,14 +67,14 @@ def measure(
             "data": source_identity(parameters.source, parameters.data_path),
             "code": code_hash(),
         }
-        _claim(folder, identity, restart, source.machine)
+        claim(folder, identity, restart, source.machine)
         report(f"Loading sequences from source {parameters.source!r} ...")
         sequences = load_sequences(
             load_tokenizer(parameters.model), parameters.source, parameters.data_path, parameters.categories,
             parameters.per_category, parameters.max_tokens, parameters.max_answer_tokens, parameters.seed,
         )  # fmt: skip
         write_parquet(folder / "sequences.parquet", sequence_table(sequences))
-        _measure(folder, source, sequences, progress)
+        measure_missing(folder, source, sequences, progress)
     return folder
 
 
@@ -90,8 +90,8 @@ class Engine(Protocol):
     machine: dict[str, object]
     failed: dict[str, str]
 
-    def measured(self, sequences: list[Sequence]) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
-        """Yield (sequence id, layers, answers) of `analyse` as they finish, in any order."""
+    def measured(self, sequences: list[Sequence]) -> Iterator[tuple[str, *tuple[pd.DataFrame, ...]]]:
+        """Yield (sequence id, a frame for each table: layers, answers) as they finish, in any order."""
 
     def rates(self) -> str:
         """What the progress bar says beside the total rate."""
@@ -138,8 +138,14 @@ def _engine(
     return LocalEngine(parameters, report)
 
 
-def _measure(folder: Path, engine: Engine, sequences: list[Sequence], progress: bool) -> None:
-    recorder = Recorder(folder, [sequence.id for sequence in sequences])
+def measure_missing(
+    folder: Path, engine: Engine, sequences: list[Sequence], progress: bool, tables: tuple[str, ...] = TABLES
+) -> None:
+    """Let the engine measure what the claimed folder lacks; record it, and keep the manifest true.
+
+    raises IncompleteRun: the engine gave up some sequences.
+    """
+    recorder = Recorder(folder, [sequence.id for sequence in sequences], tables)
     lengths = {sequence.id: len(sequence.prompt_ids) for sequence in sequences}
     todo = [sequence for sequence in sequences if sequence.id not in recorder.done]
     started, status = time.monotonic(), "interrupted"
@@ -147,8 +153,8 @@ def _measure(folder: Path, engine: Engine, sequences: list[Sequence], progress: 
     tokens = 0
     bar = tqdm(total=len(sequences), initial=len(sequences) - len(todo), unit="sequence", disable=not progress)
     try:
-        for count, (name, layers, answers) in enumerate(engine.measured(todo), 1):
-            recorder.add(name, layers, answers)
+        for count, (name, *frames) in enumerate(engine.measured(todo), 1):
+            recorder.add(name, *frames)
             tokens += lengths[name]
             bar.set_postfix_str(f"{tokens / (time.monotonic() - started):.0f} tokens/s{engine.rates()}")
             bar.update()
@@ -169,8 +175,12 @@ def _measure(folder: Path, engine: Engine, sequences: list[Sequence], progress: 
                             "The same command tries them again; --engine local shows an error in full.")  # fmt: skip
 
 
-def _claim(folder: Path, identity: dict, restart: bool, machine: dict) -> None:
-    """Make the folder this run's: start it, or check that what is there is the same run."""
+def claim(folder: Path, identity: dict, restart: bool, machine: dict) -> None:
+    """Make the folder this run's: start it, or check that what is there is the same run.
+
+    identity  what must be the same for a run to be continued; goes into the manifest
+    raises InputError: the folder holds another run, and `restart` does not say to discard it.
+    """
     manifest = None if restart else read_manifest(folder)
     if manifest is None:
         discard(folder)

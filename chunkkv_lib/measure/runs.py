@@ -134,27 +134,31 @@ def write_parquet(path: Path, frame: pd.DataFrame) -> None:
 
 
 class Recorder:
-    """Collects a run's records sequence by sequence, and knows which sequences are finished."""
+    """Collects a run's records sequence by sequence, and knows which sequences are finished.
 
-    def __init__(self, folder: Path, sequences: list[str]) -> None:
-        self.folder, self.parts = folder, folder / "parts"
+    tables  names of the run's tables; every sequence has a part of each
+    """
+
+    def __init__(self, folder: Path, sequences: list[str], tables: tuple[str, ...] = TABLES) -> None:
+        self.folder, self.parts, self.tables = folder, folder / "parts", tables
         self.order = {name: i for i, name in enumerate(sequences)}
-        tables = [read_table(folder, table) for table in TABLES]
-        complete = all(table is not None for table in tables)
-        merged = set.intersection(*(set(table["sequence"]) for table in tables)) if complete else set()
-        self.done = merged | {name for name, i in self.order.items() if self._part(i, "layers").exists()}
+        found = [read_table(folder, table) for table in tables]
+        complete = all(table is not None for table in found)
+        merged = set.intersection(*(set(table["sequence"]) for table in found)) if complete else set()
+        self.done = merged | {name for name, i in self.order.items() if self._finished(i)}
 
-    def add(self, sequence: str, layers: pd.DataFrame, answers: pd.DataFrame) -> None:
-        """Store one sequence's records; they are safe once this returns."""
+    def add(self, sequence: str, *frames: pd.DataFrame) -> None:
+        """Store one sequence's records, a frame for each table; they are safe once this returns."""
         index = self.order[sequence]
-        write_parquet(self._part(index, "answers"), answers)
-        write_parquet(self._part(index, "layers"), layers)  # last: its presence says that the sequence is finished
+        # The first table comes last: its part says that the sequence is finished.
+        for table, frame in reversed(list(zip(self.tables, frames, strict=True))):
+            write_parquet(self._part(index, table), frame)
         self.done.add(sequence)
 
     def merge(self) -> None:
         """Move all parts into the run's tables, in the order of the sequences."""
-        finished = [i for i in sorted(self.order.values()) if self._part(i, "layers").exists()]
-        for table in TABLES:
+        finished = [i for i in sorted(self.order.values()) if self._finished(i)]
+        for table in self.tables:
             frames = [read_table(self.folder, table), *(read_parquet(self._part(i, table)) for i in finished)]
             frames = [frame for frame in frames if frame is not None]
             if frames:
@@ -167,6 +171,10 @@ class Recorder:
         order = frame["sequence"].map(self.order)
         frame = frame[order.notna()].assign(_order=order).sort_values("_order", kind="stable").drop(columns="_order")
         write_parquet(self.folder / f"{table}.parquet", frame)
+
+    def _finished(self, index: int) -> bool:
+        """Whether a sequence has all its parts: the first table's is written last."""
+        return self._part(index, self.tables[0]).exists()
 
     def _part(self, index: int, table: str) -> Path:
         return self.parts / f"{index:06d}.{table}.parquet"
