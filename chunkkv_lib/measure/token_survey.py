@@ -49,16 +49,16 @@ COUNTING = ("token_classes.py", "token_counts.py", "measure/token_survey.py")
 class RandomChunks(ChunkKV):
     """A control: whole chunks like ChunkKV's, but drawn at random. What it scores comes with chunks, not with choice.
 
-    seed  of the draw; the chunks' means are compared, so that a short last chunk has an equal chance
+    seed  of the draw: one number for each chunk, so that a short last one has the same chance
     """
 
     aggregate: str = "mean"
     seed: int = 0
 
     def scores(self, queries: Tensor, keys: Tensor, attention: PromptAttention | None = None) -> Tensor:
-        """Uniform random numbers, of the positions before the window: [S, n - window]."""
+        """Uniform random numbers, the same within a chunk, of the positions before the window: [S, n - window]."""
         drawn = Random(granularity=self.granularity, seed=self.seed).scores(queries, keys, attention)
-        return drawn[:, : keys.shape[1] - self.window]
+        return drawn.repeat_interleave(self.chunk_size, 1)[:, : keys.shape[1] - self.window]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def load_survey(name: str | Path = "tokens") -> Survey:
     folder = run_folder(name)
     manifest, tables = read_manifest(folder), [read_table(folder, table) for table in ("sequences", "tokens")]
     if manifest is None or any(table is None for table in tables):
-        raise InputError(f"no survey of tokens at {folder}. Make one: python -m chunkkv_lib tokens --run {name}")
+        raise InputError(f"no survey of tokens at {folder}. Make one: python -m chunkkv_lib tokens --run {name}.")
     sequences, tokens = tables
     done = sequences["sequence"].isin(tokens["sequence"])
     return Survey(folder.name, folder, manifest, sequences[done].reset_index(drop=True), tokens)
