@@ -29,20 +29,30 @@ def tiny(setting, **changes):  # noqa: F811
     return short(setting, **({"max_tokens": 900} | changes))
 
 
+def measure_locally(setting, run):  # noqa: F811
+    """The local engine in a process that starts with one thread, as the workers of `nodes` do: a process that started
+    with more rounds some last bits differently, even after `torch.set_num_threads(1)`."""
+    words = [*command(tiny(setting), run), "--max-tokens", "900"]
+    subprocess.run(words, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return run
+
+
 @pytest.fixture(scope="module")
-def finished(setting, one_thread, tmp_path_factory):  # noqa: F811
-    """The run that the local engine makes, on one thread as Ray's workers with one core."""
-    return measure(tiny(setting), tmp_path_factory.mktemp("runs") / "finished", progress=False)
+def finished(setting, tmp_path_factory):  # noqa: F811
+    """The run that the local engine makes."""
+    return measure_locally(setting, tmp_path_factory.mktemp("runs") / "finished")
 
 
 @pytest.fixture(scope="module")
 def nodes():
-    """A cluster of one node with two cores."""
+    """A cluster of one node with two cores, whose workers compute on one thread however many cores they are given."""
     from ray.cluster_utils import Cluster
 
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    yield started
-    started.shutdown()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("OMP_NUM_THREADS", "1")
+        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        yield started
+        started.shutdown()
 
 
 @pytest.fixture
@@ -69,6 +79,17 @@ def dies_on(victim: str, marker: str | None = None) -> type:
             return super().analyse(sequence)
 
     return Mortal
+
+
+def slow() -> type:
+    """A worker that takes two seconds longer, so that the death of its node finds it at work."""
+
+    class Slow(cluster.Worker):
+        def analyse(self, sequence):
+            time.sleep(2)
+            return super().analyse(sequence)
+
+    return Slow
 
 
 @needs_ray
@@ -106,6 +127,7 @@ def test_a_killed_node_loses_nothing(on_ray, finished, nodes, monkeypatch):
             nodes.remove_node(node, allow_graceful=False)
 
     monkeypatch.setattr(Recorder, "add", add_and_kill)
+    monkeypatch.setattr(cluster, "Worker", slow())
     assert tables(on_ray()) == tables(finished)
     assert [line for line in on_ray.lines if "its node did" in line or "could not start" in line]
 
@@ -131,7 +153,7 @@ def test_poisoned_sequences_are_named_and_the_rest_is_measured(
     folder = tmp_path / "run"
     assert load_run(folder).manifest["status"] == "incomplete" and len(load_run(folder).sequences) == 6
     monkeypatch.undo()
-    measure(tiny(setting), folder, progress=False)  # either engine goes on
+    measure_locally(setting, folder)  # either engine goes on
     assert tables(folder) == tables(finished) and load_run(folder).manifest["status"] == "complete"
 
 
