@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book pdf students test test-ray measure verify-runs bench lint tidy clean
+.PHONY: help setup book reproduce pdf students test test-ray axe links measure verify-runs bench lint tidy clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -22,6 +22,11 @@ $(VENV)/complete: requirements.txt pyproject.toml
 book: setup  ## measure live on the embedded model, execute the chapters, build the site in _build/html
 	$(RUN) -m chunkkv_lib book --profile quick
 
+reproduce: book  ## build the book a second time, in _build/again, and compare every byte with the first
+	$(RUN) -m chunkkv_lib book --profile quick --output _build/again
+	diff -r _build/html _build/again
+	@echo "Both builds are the same, byte for byte."
+
 pdf: book  ## the whole book as one PDF, _build/book.pdf (needs Chromium)
 	$(RUN) -m chunkkv_lib pdf
 
@@ -34,6 +39,12 @@ students: setup  ## the chapters without their solutions, in students/
 test-ray: setup  ## install Ray and run the tests that need it, on a local cluster of several processes
 	$(RUN) -m pip install --disable-pip-version-check --quiet -r requirements-ray.txt
 	$(RUN) -m pytest tests/test_cluster.py
+
+axe: setup  ## fetch axe-core, with which the tests look for barriers in the site's pages (needs Chromium)
+	$(RUN) tests/axe.py
+
+links: setup  ## ask whether the built site's external links still lead somewhere (needs a network)
+	$(RUN) -m chunkkv_lib links
 
 measure: setup  ## measure the quick profile into data/runs/quick
 	$(RUN) -m chunkkv_lib measure --profile quick

@@ -63,7 +63,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     description = "Measure what compressing a KV cache throws away, and build the book about it."
     parser = _Parser(prog="python -m chunkkv_lib", description=description)
-    names = "{measure,verify,tokens,book,pdf,students,bench,bench-gpu}"
+    names = "{measure,verify,tokens,book,pdf,students,links,bench,bench-gpu}"
     commands = parser.add_subparsers(dest="command", required=True, metavar=names)
     _add_measure(commands)
     _add_verify(commands)
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_book(commands)
     _add_pdf(commands)
     _add_students(commands)
+    _add_links(commands)
     _add_bench(commands)
     _add_bench_gpu(commands)
     return parser
@@ -217,13 +218,15 @@ def _add_book(commands) -> None:
         help="a parameter of the chapters, as often as needed: -p budget=0.2",
     )  # fmt: skip
     parser.add_argument("--output", help="folder of the site's pages (default: _build/html)")
+    parser.add_argument("--record-times", action="store_true", help="also write the chapters' execution times to "
+                        "data/build_times.json, which the page of versions shows from the next build on")  # fmt: skip
     parser.set_defaults(run_command=_book)
 
 
 def _book(options: argparse.Namespace) -> None:
     from .book import make_book
 
-    make_book(options.profile, options.parameter, options.output)
+    make_book(options.profile, options.parameter, options.output, options.record_times)
 
 
 def _add_pdf(commands) -> None:
@@ -260,6 +263,24 @@ def _students(options: argparse.Namespace) -> None:
 
     for path in student_copies(options.output):
         print(path)
+
+
+def _add_links(commands) -> None:
+    parser = commands.add_parser(
+        "links",
+        help="ask whether the site's external links still lead somewhere",
+        description="Ask for every external link of the built site, and list those that are broken. Needs a network.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--site", help="folder of the site (default: _build/html)")
+    parser.add_argument("--attempts", type=_whole, default=3, help="of an address that does not answer (default: 3)")
+    parser.set_defaults(run_command=_links)
+
+
+def _links(options: argparse.Namespace) -> None:
+    from .book.links import check_links
+
+    check_links(options.site, options.attempts)
 
 
 def _add_bench(commands) -> None:

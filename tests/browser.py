@@ -44,18 +44,18 @@ class Browser:
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
 
-    def call(self, method: str, **parameters: object) -> dict:
+    def call(self, method: str, seconds: float = 30, **parameters: object) -> dict:
         """Send a command to the tab and return its result; events that arrive meanwhile are kept."""
-        return self._call(method, self._session, **parameters)
+        return self._call(method, self._session, seconds, **parameters)
 
-    def _call(self, method: str, session: str | None = None, **parameters: object) -> dict:
+    def _call(self, method: str, session: str | None = None, seconds: float = 30, **parameters: object) -> dict:
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         if session:
             message["sessionId"] = session
         os.write(self._out, json.dumps(message).encode() + b"\0")
         while True:
-            answer = self._receive(time.monotonic() + 30)
+            answer = self._receive(time.monotonic() + seconds)
             if answer is None:
                 raise TimeoutError(f"no answer to {method}")
             if answer.get("id") == self._number:
@@ -98,9 +98,10 @@ class Browser:
             self.events.append(event)
         self.evaluate("window.MathJax?.startup?.promise")
 
-    def evaluate(self, expression: str) -> object:
-        """The value of a JavaScript expression in the page; promises are waited for."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+    def evaluate(self, expression: str, seconds: float = 30) -> object:
+        """The value of a JavaScript expression in the page; promises are waited for, for that long."""
+        options = {"returnByValue": True, "awaitPromise": True}
+        answer = self.call("Runtime.evaluate", seconds, expression=expression, **options)
         if "exceptionDetails" in answer:
             raise RuntimeError(answer["exceptionDetails"].get("exception", {}).get("description", expression))
         return answer["result"].get("value")

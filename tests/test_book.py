@@ -305,6 +305,18 @@ def test_the_injected_cell_is_hidden_and_only_changed_parameters_are_shown(tmp_p
     assert "`c`" not in notebook.cells[1].source and "`other`" not in notebook.cells[1].source
 
 
+def test_nothing_that_passes_is_left(tmp_path):
+    """Two executions with the same results give the same notebook: no times, no progress bars, no warnings."""
+    outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text="50 %, 3.14 s; /home/me/warning"),
+        nbformat.v4.new_output("stream", name="stdout", text="a result"),
+    ]
+    metadata = {"execution": {"iopub.execute_input": "now"}, "papermill": {"duration": 3.14}, "tags": ["hide-input"]}
+    notebook = stamped([nbformat.v4.new_code_cell("f()", outputs=outputs, metadata=metadata)], {}, tmp_path)
+    assert [output.text for output in notebook.cells[0].outputs] == ["a result"]
+    assert notebook.cells[0].metadata == {"tags": ["hide-input"]}
+
+
 def test_the_provenance_line_leaves_the_cell_and_stands_below_it(tmp_path):
     notebook = stamped([provenance_cell({"name": "quick"}), nbformat.v4.new_code_cell("g()")], {}, tmp_path)
     assert notebook.cells[0].outputs == []

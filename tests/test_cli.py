@@ -12,7 +12,10 @@ from chunkkv_lib.__main__ import main
 from chunkkv_lib.measure import Parameters
 
 
-@pytest.mark.parametrize("command", ["measure", "verify", "tokens", "book", "pdf", "students", "bench", "bench-gpu"])
+COMMANDS = ("measure", "verify", "tokens", "book", "pdf", "students", "links", "bench", "bench-gpu")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_every_option_with_its_default(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])

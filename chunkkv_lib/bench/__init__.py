@@ -4,7 +4,8 @@
     load_report("data/bench/cpu.json")       # read it back as data frames       (report, cost_tables)
 
 `worker` measures inside one process; `ours` and `kvpress_cases` say what is measured there, each in its own
-environment; `peers` makes the peer's. Importing this package is cheap: the workers' processes import it too.
+environment; `peers` makes the peer's. `pieces` times and records single pieces of one layer. Importing this package is
+cheap: the workers' processes import it too.
 """
 
 from importlib import import_module as _import_module

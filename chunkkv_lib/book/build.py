@@ -14,6 +14,7 @@ from chunkkv_lib.book.parameters import Parameter, check_parameters
 from chunkkv_lib.book.paths import project_root
 from chunkkv_lib.book.site import build_html, check_output, exchange, fresh_sources
 from chunkkv_lib.book.stamping import stamp_chapters
+from chunkkv_lib.book.times import record_times
 from chunkkv_lib.errors import InputError
 
 Prepare = Callable[[dict[str, object]], dict[str, object]]
@@ -26,6 +27,7 @@ def build_book(
     *,
     prepare: Prepare | None = None,
     prepare_takes: Mapping[str, Parameter] | None = None,
+    times: str | Path | None = None,
     root: str | Path | None = None,
     report: Report = print,
 ) -> Path:
@@ -37,6 +39,7 @@ def build_book(
     prepare        called with the checked values before the first chapter (here a live run is measured); what it
                    returns is passed to the chapters as well, and wins.
     prepare_takes  parameters that `prepare` knows though no chapter has them (`parameters_of` a dataclass).
+    times          a file for the seconds that every chapter took, written when the site is complete; None: none.
     report         called like `print` with the progress.
     raises         InputError for a wrong parameter; BookError for a failed chapter, a warning, a faulty site.
     """
@@ -50,13 +53,15 @@ def build_book(
 
     values = {"run": profile, **values, **(prepare(values) if prepare else {})}
     fresh_sources(root, chapters, folder)
-    execute_chapters(chapters, values, root, folder, report)
+    seconds = execute_chapters(chapters, values, root, folder, report)
     stamp_chapters(chapters, values, folder)
     with timed_step("Building the pages", report):
         html = build_html(folder)
     if problems := check_site(html):
         raise BookError("the site has problems:\n" + "\n".join(problems))
     exchange(html, output)
+    if times is not None:
+        record_times(seconds, times)
     report(f"The book is at {output / 'index.html'}", flush=True)
     return output
 

@@ -18,18 +18,23 @@ Report = Callable[..., None]  # called like `print`
 
 def execute_chapters(
     chapters: list[Chapter], values: Mapping[str, object], root: Path, folder: Path, report: Report = print
-) -> None:
+) -> dict[str, float]:
     """Execute every notebook of `chapters` into `folder`, in order, and stop at the first that fails.
 
     values   parameter name -> value; each chapter gets those it has.
     root     the kernels' working folder, so that chapters find `data/`.
+    return   chapter's name -> seconds that it took, the start of its kernel included.
     """
+    seconds: dict[str, float] = {}
     notebooks = [chapter for chapter in chapters if chapter.is_notebook]
     with kernel_environment(folder):
         for number, chapter in enumerate(notebooks, start=1):
             own = {name: value for name, value in values.items() if name in chapter.parameters}
+            started = time.monotonic()
             with timed_step(f"[{number}/{len(notebooks)}] {chapter.name}", report):
                 execute(chapter, own, root, folder / f"{chapter.name}.ipynb")
+            seconds[chapter.name] = time.monotonic() - started
+    return seconds
 
 
 @contextmanager
@@ -63,9 +68,7 @@ def execute(chapter: Chapter, values: Mapping[str, object], root: Path, target: 
         message = f"{chapter.name}: the kernel died, perhaps for want of memory. Executed so far: {target}"
         raise BookError(message) from None
     except NoSuchKernel as error:
-        raise BookError(
-            f"{chapter.name}: {error}. Install the pins of requirements.txt (ipykernel)."
-        ) from None
+        raise BookError(f"{chapter.name}: {error}. Install the pins of requirements.txt (ipykernel).") from None
 
 
 def _literal(path: Path) -> str:

@@ -46,11 +46,17 @@ def set_stable_ids(notebook: NotebookNode, name: str) -> None:
 
 
 def strip_timing(notebook: NotebookNode) -> None:
-    """Remove what differs from one execution to the next though the results are the same."""
+    """Remove what differs from one execution to the next though the results are the same.
+
+    Among it is all that went to stderr: progress bars with their times, and warnings with this machine's paths. No page
+    shows it, but the executed notebooks are published too.
+    """
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         for key in PASSING_METADATA:
             cell.metadata.pop(key, None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
 
 
 def tidy(notebook: NotebookNode, name: str) -> NotebookNode:
