@@ -31,7 +31,15 @@ class Known:
     why: str
 
 
-KNOWN: tuple[Known, ...] = ()
+LABEL = "its label says what it does, and its visible text, too; they are not the same words"
+KNOWN = (
+    Known("label-content-name-mismatch", ".search-button-field", LABEL),
+    Known("label-content-name-mismatch", "summary", LABEL),
+    Known("region", ".sidebar-primary-item", "the theme's sidebar holds the site's name outside of its landmark"),
+    Known("aria-allowed-role", "div.citation", "docutils gives a bibliography's entries this role"),
+    Known("aria-deprecated-role", "div.citation", "docutils gives a bibliography's entries this role"),
+    Known("aria-required-children", ".citation-list", "docutils gives a bibliography this role"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +93,6 @@ def test_no_page_has_a_violation_of_ours(site, tab, view):
 FAULTS = {
     "image-alt": '<img src="data:,">',
     "color-contrast": '<p style="color: #aaa; background: #fff">too pale to read</p>',
-    "duplicate-id-aria": '<i id="a">x</i><i id="a">y</i><button aria-labelledby="a">z</button>',
     "empty-table-header": "<table><tr><th></th><th>b</th></tr><tr><td>1</td><td>2</td></tr></table>",
     "heading-order": "<h1>One</h1><h3>Three</h3>",
     "label": '<input type="range">',
@@ -104,12 +111,12 @@ def test_a_planted_fault_is_found(tab, tmp_path, rule):
 
 def test_every_known_fault_is_still_there(tab):
     """A fault that the theme has mended leaves the list."""
+    site, found = built_demo() / "_build" / "html" / "chapters", set()
     tab.screen(1300)
-    tab.open((built_demo() / "_build" / "html" / "chapters" / "01_first.html").as_uri())
-    found = tab.evaluate(
-        'axe.run(document, { resultTypes: ["violations"] }).then(found => found.violations.map(one => one.id))'
-    )
-    assert {one.rule for one in KNOWN} <= set(found)
+    for page in sorted(site.glob("*.html")):
+        tab.open(page.as_uri())
+        found |= set(tab.evaluate('axe.run().then(found => found.violations.map(one => one.id))'))
+    assert {one.rule for one in KNOWN} <= found
 
 
 def test_another_package_than_the_pinned_one_is_refused():

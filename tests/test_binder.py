@@ -13,10 +13,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from demo_book import write_demo_book
 
+from chunkkv_lib.book import build_book
 from chunkkv_lib.book.chapters import read_chapters
 from chunkkv_lib.book.checks import Page
 from chunkkv_lib.book.notebooks import read_notebook
-from chunkkv_lib.book.site import build_html, fresh_sources
 
 ROOT = Path(__file__).resolve().parents[1]
 BINDER = ROOT / ".binder"
@@ -84,14 +84,13 @@ def published(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GITHUB_REPOSITORY", "owner/name")
         root = write_demo_book(tmp_path_factory.mktemp("published") / "book")
-        fresh_sources(root, read_chapters(root), root / "_runs" / "quick")
-        build_html(root / "_runs" / "quick")
+        build_book("quick", root=root, report=lambda *words, **options: None)
     return root
 
 
 def test_the_buttons_of_a_chapter_open_its_own_notebook(published):
     for name in ("01_first", "02_second"):
-        links = Page(published / "_runs" / "quick" / "_build" / "html" / "chapters" / f"{name}.html").links
+        links = Page(published / "_build" / "html" / "chapters" / f"{name}.html").links
         (binder,) = (urlsplit(link) for link in links if "mybinder.org" in link)
         assert binder.path == "/v2/gh/owner/name/main"
         (place,) = parse_qs(binder.query)["urlpath"]

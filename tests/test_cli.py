@@ -11,7 +11,6 @@ import pytest
 from chunkkv_lib.__main__ import main
 from chunkkv_lib.measure import Parameters
 
-
 COMMANDS = ("measure", "verify", "tokens", "book", "pdf", "students", "links", "bench", "bench-gpu")
 
 

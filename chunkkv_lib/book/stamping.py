@@ -41,6 +41,7 @@ def stamp(notebook: NotebookNode, chapter: Chapter, values: Mapping[str, object]
             cells += [new_markdown_cell(changed_parameters(changed, chapter.parameters))] if changed else []
         if cell.cell_type == "code":
             cells += _lines_below(cell, chapter, extra)
+            _mend_corners(cell)
     notebook.cells = cells
     strip_timing(notebook)
     set_stable_ids(notebook, PurePosixPath(chapter.name).name)
@@ -63,6 +64,14 @@ def changed_parameters(values: Mapping[str, object], parameters: Mapping[str, Pa
 def cell_text(text: str) -> str:
     """`text` for a cell of a Markdown table, where a bar would start a new column."""
     return text.replace("|", "\\|")
+
+
+def _mend_corners(cell: NotebookNode) -> None:
+    """Make the empty corner of a data frame's header a plain cell: a screen reader would read out an empty header."""
+    for output in cell.outputs:
+        table = output.get("data", {}).get("text/html", "")
+        if 'class="dataframe"' in table:
+            output.data["text/html"] = table.replace("<th></th>", "<td></td>")
 
 
 def _lines_below(cell: NotebookNode, chapter: Chapter, extra: Path) -> list[NotebookNode]:
