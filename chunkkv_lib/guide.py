@@ -244,6 +244,9 @@ COLUMNS = {
     "kept_tokens": "tokens that stayed, in each head",
     "scored_tokens": "answer tokens after the first: those that the cache can change",
     "nll": "negative log-likelihood of the answer, nats per scored token",
+    "chance_score": "mean score of the gold answers to other questions of the data set, written in this one's place",
+    "generated_tokens": "tokens of the written answer",
+    "forced_opening": "whether the model wanted to end at once, and its next likely token was taken instead",
 }
 
 

@@ -65,6 +65,11 @@ METRICS = {
     "nll_increase": Metric("Increase of the answer's NLL", "NLL increase", "lower", "nats per token"),
     "kl": Metric("KL divergence from the full cache", "KL", "lower", "nats per token"),
     "top1_agreement": Metric("Top-1 agreement with the full cache", "top-1 agreement", "higher"),
+    "score": Metric("LongBench score", "score", "higher"),
+    "score_loss": Metric("Loss of LongBench score", "score loss", "lower"),
+    "prefix_agreement": Metric("Written answer in step with the full cache's", "in step", "higher"),
+    "token_f1": Metric("Tokens shared with the full cache's answer", "shared tokens", "higher", "F1"),
+    "answer_change": Metric("Change of the written answer", "answer change", "lower", "1 − F1"),
 }
 DEFINITIONS = tuple(name for name in METRICS if name.startswith(("kv_l1", "key_", "value_", "attention_")))
 
@@ -169,16 +174,20 @@ def comparisons(
 def damage(answers: pd.DataFrame) -> pd.DataFrame:
     """What a compressed cache does to the answer: all rows but "Full", with their `nll_increase` over it.
 
-    answers columns sequence, method, nll, ...; nll in nats per answer token after the first.
+    answers columns sequence, method, nll, ...; nll in nats per answer token after the first. Where answers were
+            written, too, also `score_loss` against the full cache's score, and `answer_change`, 1 - `token_f1`.
     raises  InputError: no "Full" rows to compare with.
     """
-    full = answers[answers["method"] == "Full"].set_index("sequence")["nll"]
+    full = answers[answers["method"] == "Full"].set_index("sequence")
     if full.empty:
         raise InputError(
             "the answers hold no method 'Full' to compare with: measure the likelihood of the full cache too."
         )
     rest = answers[answers["method"] != "Full"].copy()
-    rest["nll_increase"] = rest["nll"] - rest["sequence"].map(full)
+    rest["nll_increase"] = rest["nll"] - rest["sequence"].map(full["nll"])
+    if "score" in rest:
+        rest["score_loss"] = rest["sequence"].map(full["score"]) - rest["score"]
+        rest["answer_change"] = 1 - rest["token_f1"]
     return rest.reset_index(drop=True)
 
 

@@ -132,8 +132,8 @@ def _check_alike(runs: Mapping[object, Any], field: str) -> None:
     first = next(iter(settings.values())).as_dict()
     for value, one in settings.items():
         for name, mine in one.as_dict().items():
-            if mine != first[name]:
+            if mine != first.get(name):
                 raise InputError(
-                    f"the run at {field}={value} has {name}={mine}, the first has {first[name]}; compare runs that "
+                    f"the run at {field}={value} has {name}={mine}, the first has {first.get(name)}; compare runs that "
                     f"differ in {field} alone."
                 )

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 from chunkkv_lib.errors import InputError, unknown
 
@@ -82,6 +83,19 @@ def mean_interval(
         result[:, present] = _bootstrap_mean(complete[:, present], level, resamples, method, seed)
     estimate, low, high = (row.reshape(shape) if shape else float(row[0]) for row in result)
     return Interval(estimate, low, high, len(complete))
+
+
+def proportion_interval(successes: int, n: int, level: float = LEVEL) -> Interval:
+    """Share of n independent trials that succeeded, with Wilson's score interval: it also holds at 0 and at n.
+
+    raises  InputError: more successes than trials, or a negative number.
+    """
+    if not 0 <= successes <= n:
+        raise InputError(f"{successes} successes of {n} trials are not possible; give 0 to {n}.")
+    if n == 0:
+        return Interval(np.nan, np.nan, np.nan, 0)
+    low, high = proportion_confint(successes, n, alpha=1 - level, method="wilson")
+    return Interval(successes / n, float(low), float(high), n)
 
 
 def expanded_level(n: int, level: float = LEVEL) -> float:

@@ -23,7 +23,7 @@ FLOORS = [
     {"figures", "tables"},
     {"layerwise", "guide", "sensitivity", "token_shares"},
     {"claims", "bench", "replication"},
-    {"bench_gpu", "token_claims"},
+    {"answers", "bench_gpu", "token_claims"},
     {"book", "exercises"},
     {"__main__"},
 ]

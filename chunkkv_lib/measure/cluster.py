@@ -20,8 +20,7 @@ import pandas as pd
 from ..errors import InputError
 from ..models import EMBEDDED, describe, load_model, load_tokenizer
 from ..sequences import Sequence
-from .analysis import analyse
-from .driver import code_hash, differences, machine, versions
+from .driver import code_hash, differences, machine, measure_one, versions
 from .parameters import Parameters
 
 TRIES = 3  # of a sequence before it is given up, and of starting workers before their number is lowered
@@ -51,15 +50,12 @@ class Worker:
         return _answer(self._load)
 
     def analyse(self, sequence: Sequence) -> Answer:
-        """Measure one sequence; the value is the two DataFrames of `analyse`."""
-        settings = self.parameters
-        return _answer(
-            lambda: analyse(self.model, sequence, settings.compressors, settings.reuse, settings.all_queries)
-        )
+        """Measure one sequence; the value is the two DataFrames of `driver.measure_one`."""
+        return _answer(lambda: measure_one(self.model, self.tokenizer, sequence, self.parameters))
 
     def _load(self) -> dict:
         settings = self.parameters
-        self.model, _ = load_model(settings.model, settings.device, settings.dtype, settings.device_map)
+        self.model, self.tokenizer = load_model(settings.model, settings.device, settings.dtype, settings.device_map)
         same = {"model": describe(self.model, settings.model), "code": code_hash(), "versions": versions()}
         return same | {"machine": machine(), "node": socket.gethostname()}
 
@@ -198,8 +194,9 @@ class RayEngine:
     def _hand_out(self, waiting: deque[Sequence]) -> None:
         while waiting and self.idle:
             worker, sequence = self.idle.popleft(), waiting.popleft()
-            tokens_only = replace(sequence, prompt_text=None, evidence=(), answers=())  # texts stay with the driver
-            self.pending[worker.actor.analyse.remote(tokens_only)] = worker, sequence
+            gold = sequence.answers if self.parameters.max_new_tokens else ()  # a worker scores what it writes
+            lean = replace(sequence, prompt_text=None, evidence=(), answers=gold)  # other texts stay with the driver
+            self.pending[worker.actor.analyse.remote(lean)] = worker, sequence
 
     def _next(self) -> tuple[Hired, Sequence | None, Answer]:
         """The next answer of any worker; a worker that died answers with a failure."""

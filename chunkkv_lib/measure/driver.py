@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -16,11 +16,15 @@ from typing import Protocol
 import pandas as pd
 import torch
 from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import IncompleteRun, InputError, unknown
 from ..models import describe, load_model, load_tokenizer
 from ..sequences import Sequence, load_sequences, source_identity
 from .analysis import analyse
+from .generation import chance_scores, write_answers
+from .needles import SOURCE as NEEDLES
+from .needles import VERSION, needle_sequences
 from .parameters import Parameters
 from .runs import TABLES, Recorder, discard, locked, read_manifest, run_folder, write_manifest, write_parquet
 
@@ -28,6 +32,8 @@ from .runs import TABLES, Recorder, discard, locked, read_manifest, run_folder, 
 MEASURING = (
     "attention", "compressors", "metrics.py", "capture.py", "decoding.py", "models", "sequences", "measure/analysis.py",
 )  # fmt: skip
+#: The same for runs whose answers are written out, or whose sequences are needles.
+WRITING = ("measure/generation.py", "measure/needles.py")
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "datasets", "lm-eval", "gguf")
 ENGINES = ("local", "ray")
 MERGE_EVERY = 25  # sequences: often enough that a run in progress can be read, seldom enough to cost nothing
@@ -64,16 +70,17 @@ def measure(
         identity = {
             "parameters": parameters.as_dict(),
             "model": source.model,
-            "data": source_identity(parameters.source, parameters.data_path),
+            "data": data_identity(parameters),
             "code": code_hash(),
-        }
+        } | writing_code(parameters)
         claim(folder, identity, restart, source.machine)
         report(f"Loading sequences from source {parameters.source!r} ...")
-        sequences = load_sequences(
-            load_tokenizer(parameters.model), parameters.source, parameters.data_path, parameters.categories,
-            parameters.per_category, parameters.max_tokens, parameters.max_answer_tokens, parameters.seed,
-        )  # fmt: skip
-        write_parquet(folder / "sequences.parquet", sequence_table(sequences))
+        tokenizer = load_tokenizer(parameters.model)
+        sequences = sequences_of(parameters, tokenizer)
+        table = sequence_table(sequences)
+        if parameters.max_new_tokens:
+            table["chance_score"] = chance_scores(tokenizer, sequences, parameters.max_new_tokens)
+        write_parquet(folder / "sequences.parquet", table)
         measure_missing(folder, source, sequences, progress)
     return folder
 
@@ -91,7 +98,7 @@ class Engine(Protocol):
     failed: dict[str, str]
 
     def measured(self, sequences: list[Sequence]) -> Iterator[tuple[str, *tuple[pd.DataFrame, ...]]]:
-        """Yield (sequence id, a frame for each table: layers, answers) as they finish, in any order."""
+        """Yield (sequence id, a frame for each table: layers, answers) of `measure_one` as they finish, in any order."""
 
     def rates(self) -> str:
         """What the progress bar says beside the total rate."""
@@ -106,7 +113,7 @@ class LocalEngine:
     def __enter__(self) -> LocalEngine:
         settings = self.parameters
         self.report(f"Loading {settings.model} ...")
-        self.network, _ = load_model(settings.model, settings.device, settings.dtype, settings.device_map)
+        self.network, self.tokenizer = load_model(settings.model, settings.device, settings.dtype, settings.device_map)
         self.model, self.machine = describe(self.network, settings.model), machine()
         return self
 
@@ -114,13 +121,39 @@ class LocalEngine:
         del self.network
 
     def measured(self, sequences: list[Sequence]) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
-        settings = self.parameters
         for sequence in sequences:
-            measured = analyse(self.network, sequence, settings.compressors, settings.reuse, settings.all_queries)
-            yield sequence.id, *measured
+            yield sequence.id, *measure_one(self.network, self.tokenizer, sequence, self.parameters)
 
     def rates(self) -> str:
         return ""
+
+
+def measure_one(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sequence: Sequence, settings: Parameters
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What a run records of one sequence: `analyse`, and with `max_new_tokens` the written answers too."""
+    if settings.max_new_tokens:
+        options = settings.reuse, settings.all_queries, settings.max_new_tokens
+        return write_answers(model, tokenizer, sequence, settings.compressors, *options)
+    return analyse(model, sequence, settings.compressors, settings.reuse, settings.all_queries)
+
+
+def sequences_of(settings: Parameters, tokenizer: PreTrainedTokenizerBase) -> list[Sequence]:
+    """The sequences that a run of these parameters measures, in order."""
+    if settings.source == NEEDLES:
+        return needle_sequences(tokenizer, settings.per_category, settings.max_tokens, settings.seed)
+    return load_sequences(
+        tokenizer, settings.source, settings.data_path, settings.categories, settings.per_category,
+        settings.max_tokens, settings.max_answer_tokens, settings.seed,
+    )  # fmt: skip
+
+
+def data_identity(settings: Parameters) -> dict[str, object]:
+    """What a manifest says about the data of a run."""
+    if settings.source == NEEDLES:
+        hay = source_identity("open", settings.data_path)  # refuses a path, which would have no meaning
+        return hay | {"source": NEEDLES, "needles_version": VERSION}
+    return source_identity(settings.source, settings.data_path)
 
 
 def _engine(
@@ -197,7 +230,7 @@ def claim(folder: Path, identity: dict, restart: bool, machine: dict) -> None:
             "sequences_per_category": {},
         }
         write_manifest(folder, manifest)
-    elif changed := differences({key: manifest[key] for key in identity}, identity):
+    elif changed := differences({key: manifest.get(key) for key in identity}, identity):
         raise InputError(
             f"{folder} holds a run with {changed[0]}{' and other differences' if changed[1:] else ''}. "
             "Records of different runs never mix: choose another --run, or discard the old one with --restart"
@@ -231,7 +264,9 @@ def _finished(folder: Path, parameters: Parameters) -> bool:
     manifest = read_manifest(folder)
     if manifest is None or manifest["status"] != "complete":
         return False
-    return manifest["parameters"] == parameters.as_dict() and manifest["code"] == code_hash()
+    code = {"code": code_hash()} | writing_code(parameters)
+    same = all(manifest.get(key) == value for key, value in code.items())
+    return same and manifest["parameters"] == parameters.as_dict()
 
 
 def _stamp(
@@ -270,8 +305,17 @@ def sequence_table(sequences: list[Sequence]) -> pd.DataFrame:
 
 def code_hash() -> str:
     """SHA-256 over the library files that a measurement runs through, first 16 digits."""
+    return _hash(MEASURING)
+
+
+def writing_code(settings: Parameters) -> dict[str, str]:
+    """The same of the files that only written answers and needles run through, for a manifest; empty without them."""
+    return {"writing_code": _hash(WRITING)} if settings.max_new_tokens or settings.source == NEEDLES else {}
+
+
+def _hash(names: Iterable[str]) -> str:
     root = Path(__file__).resolve().parents[1]
-    places = [root / name for name in MEASURING]
+    places = [root / name for name in names]
     files = [file for place in places for file in ([place] if place.suffix else place.rglob("*.py"))]
     digest = hashlib.sha256()
     for path in sorted(files):

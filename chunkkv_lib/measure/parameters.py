@@ -12,10 +12,11 @@ import yaml
 from ..compressors import METHODS, Compressor, preset
 from ..errors import InputError, unknown
 from ..sequences import CATEGORIES
+from .needles import SOURCE as NEEDLES
 from .variants import variants
 
 PROFILES = Path(__file__).resolve().parents[2] / "data" / "profiles"
-SOURCES = ("open", "longbench")
+SOURCES = ("open", "longbench", NEEDLES)
 
 
 def _option(default: object, help: str) -> object:
@@ -30,10 +31,11 @@ class Parameters:
     device: str = _option("auto", "cpu, cuda, cuda:1, mps, or auto: a GPU if there is one")
     dtype: str = _option("auto", "float32, bfloat16, float16, or auto: what the device computes fast")
     device_map: str | None = _option(None, "auto spreads a large model over several GPUs, instead of --device")
-    source: str = _option("open", "open: LongBench-shaped open text; longbench: LongBench itself")
+    source: str = _option("open", "open: LongBench-shaped open text; longbench: LongBench itself; "
+                         "needles: a number hidden in open text")  # fmt: skip
     data_path: str | None = _option(None, "local data.zip or folder for source longbench; without it the hub")
     categories: tuple[str, ...] = _option(CATEGORIES, "rows of the table to measure")
-    per_category: int = _option(100, "sequences for each category")
+    per_category: int = _option(100, "sequences for each category, or needles for each depth")
     max_tokens: int = _option(4096, "tokens of a prompt; longer ones lose their middle")
     max_answer_tokens: int = _option(32, "tokens of an answer, teacher-forced as probes")
     budget: float | int = _option(0.1, "part of the prompt that stays: a fraction up to 1.0, or a count of tokens")
@@ -48,6 +50,7 @@ class Parameters:
     reuse: int = _option(1, "layers that share a kept set; 1: none do")
     variants: str | None = _option(None, "sensitivity: also the methods with one hyper-parameter changed at a time")
     all_queries: bool = _option(False, "also measure the attention of all prompt queries; slower")
+    max_new_tokens: int = _option(0, "tokens to generate from every cache, at most, and to score; 0: none")
     seed: int = _option(0, "of the sample of sequences and of the Random control")
 
     def __post_init__(self) -> None:
@@ -64,6 +67,8 @@ class Parameters:
         for name in ("per_category", "max_tokens", "max_answer_tokens", "reuse"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} does not work; it must be at least 1.")
+        if self.max_new_tokens < 0:
+            raise InputError(f"max_new_tokens={self.max_new_tokens} does not work; give 0 for none, or a limit.")
         for name in ("categories", "methods"):
             if not getattr(self, name):
                 raise InputError(f"{name} is empty; name at least one, or leave it out for all.")
@@ -94,8 +99,9 @@ class Parameters:
         for name in ("model", "data_path"):
             if values[name] and Path(values[name]).expanduser().exists():
                 values[name] = Path(values[name]).name
-        if values["variants"] is None:  # as in runs made before there were variants
-            del values["variants"]
+        for name in ("variants", "max_new_tokens"):  # as in runs made before there were such
+            if not values[name]:
+                del values[name]
         return values
 
 

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..models import describe, load_model
-from ..sequences import Sequence, load_sequences, source_identity
+from ..sequences import Sequence
 from .analysis import analyse
-from .driver import code_hash, differences
+from .driver import code_hash, data_identity, differences, sequences_of
 from .parameters import Parameters
 from .runs import Run, load_run, locked, read_manifest, run_folder, write_manifest
 
@@ -59,6 +59,7 @@ def verify(
     seed    of the choice of sequences; None: another choice every time
     places  where this machine has what a manifest names but does not locate: model="path.gguf", data_path="data.zip";
             also device
+    Written answers are not compared: a near-tie between two tokens, and the rest of a text is another one.
     raises  InputError: no such run, its model or data are not here or are others than those it was measured with.
     """
     run = load_run(name)
@@ -67,7 +68,7 @@ def verify(
     settings = replace(manifest_parameters(run), **{key: value for key, value in places.items() if value is not None})
     model, tokenizer = load_model(settings.model, settings.device, run.manifest["model"]["dtype"], settings.device_map)
     _same(run, "model", describe(model, settings.model), ignore=("device", "name"))
-    _same(run, "data", source_identity(settings.source, settings.data_path), ignore=("prompts", "source"))
+    _same(run, "data", data_identity(settings), ignore=("prompts", "source"))
     chosen = random.Random(seed).sample(list(run.sequences["sequence"]), min(count, len(run.sequences)))
     again = [
         analyse(model, sequence, settings.compressors, settings.reuse, settings.all_queries)
@@ -148,11 +149,7 @@ def _same(run: Run, what: str, here: dict, ignore: tuple[str, ...]) -> None:
 
 def _find(run: Run, settings: Parameters, tokenizer, chosen: list[str]) -> list[Sequence]:
     """The chosen sequences, checked to be the very texts that the run measured."""
-    sequences = load_sequences(
-        tokenizer, settings.source, settings.data_path, settings.categories, settings.per_category,
-        settings.max_tokens, settings.max_answer_tokens, settings.seed,
-    )  # fmt: skip
-    here = {sequence.id: sequence for sequence in sequences}
+    here = {sequence.id: sequence for sequence in sequences_of(settings, tokenizer)}
     recorded = run.sequences.set_index("sequence")
     for name in chosen:
         if name not in here or here[name].text_hash != recorded.loc[name, "text_hash"]:

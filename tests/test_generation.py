@@ -1,0 +1,268 @@
+"""Written answers: what a naive loop writes, numbers only, the same in a batch and alone, resumable."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from common import refused
+from tiny import tiny_longbench, tiny_model
+from transformers import DynamicCache
+
+from chunkkv_lib import InputError, load_model, load_sequences
+from chunkkv_lib.capture import capture
+from chunkkv_lib.compressors import H2O, ChunkKV, Recent, SnapKV
+from chunkkv_lib.measure import Parameters, analyse, driver, generation, load_run, measure, verify, write_answers
+from chunkkv_lib.measure.generation import (
+    answer_limit, chance_scores, line_breaks, opening, prefix_agreement, token_f1,
+)  # fmt: skip
+from chunkkv_lib.sequences import score
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+METHODS = {
+    "ChunkKV": ChunkKV(budget=40),
+    "SnapKV": SnapKV(budget=40),
+    "Recent": Recent(budget=40),
+    "H2O": H2O(budget=60),
+}
+LIMIT = 10
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("setting")
+    return {"model": str(tiny_model(folder / "model")), "data_path": str(tiny_longbench(folder / "longbench"))}
+
+
+@pytest.fixture(scope="module")
+def loaded(places):
+    return load_model(places["model"], "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def sequences(loaded, places):
+    wanted = ("Single-Document QA", "Multi-Document QA")
+    return load_sequences(loaded[1], "longbench", places["data_path"], wanted, 3, 256, 8)
+
+
+def written(monkeypatch, model, tokenizer, sequence, methods=METHODS, limit=LIMIT) -> tuple[pd.DataFrame, list[str]]:
+    """The answers' records, and the texts that were scored, in the order of the records."""
+    texts = []
+
+    def keep(one, text):
+        texts.append(text)
+        return generation_score(one, text)
+
+    generation_score = generation.answer_score
+    monkeypatch.setattr(generation, "answer_score", keep)
+    _, answers = write_answers(model, tokenizer, sequence, methods, max_new_tokens=limit)
+    monkeypatch.undo()
+    return answers, texts
+
+
+def naive(model, sequence, method=None, limit=LIMIT, stops=(0,)) -> list[int]:
+    """Greedy answer token by token with a cache of transformers; method None: the whole prompt, read anew each time."""
+    prompt, n, kept = torch.tensor(sequence.prompt_ids), len(sequence.prompt_ids), []
+
+    def visit(layer):
+        chosen = method.select(layer.queries, layer.keys)[..., None].expand(-1, -1, layer.keys.shape[-1])
+        kept.append((layer.keys.gather(1, chosen)[None], layer.values.gather(1, chosen)[None]))
+
+    logits, row = capture(model, prompt, visit if method else lambda layer: None)[0].clone(), []
+    while True:
+        if not row:
+            logits[list(stops)] = -torch.inf  # an answer has at least one token
+        token = int(logits.argmax())
+        if token in stops or len(row) == limit:
+            return row
+        row.append(token)
+        with torch.inference_mode():
+            if method is None:
+                logits = model(input_ids=torch.cat([prompt, torch.tensor(row)])[None]).logits[0, -1]
+                continue
+            cache = DynamicCache()
+            for index, (keys, values) in enumerate(kept):
+                cache.update(keys, values, index)
+            places = torch.arange(n, n + len(row))[None]
+            logits = model(input_ids=torch.tensor([row]), past_key_values=cache, position_ids=places).logits[0, -1]
+
+
+def test_answers_are_those_of_a_naive_loop(loaded, sequences, monkeypatch):
+    model, tokenizer = loaded
+    for sequence in sequences[:2]:
+        answers, texts = written(monkeypatch, model, tokenizer, sequence)
+        assert list(answers["method"]) == ["Full", *METHODS]
+        reference = naive(model, sequence)
+        rows = {"Full": reference} | {name: naive(model, sequence, method) for name, method in METHODS.items()}
+        assert texts == [tokenizer.decode(row, skip_special_tokens=True) for row in rows.values()]
+        for record, row in zip(answers.to_dict("records"), rows.values(), strict=True):
+            assert record["generated_tokens"] == len(row)
+            assert record["score"] == score(sequence.dataset, tokenizer.decode(row), sequence.answers)
+            assert record["prefix_agreement"] == prefix_agreement(row, reference, LIMIT)
+            assert record["token_f1"] == token_f1(row, reference)
+        assert len({tuple(row) for row in rows.values()}) > 1, "nothing was compared"
+
+
+def test_the_rest_of_the_records_is_that_of_analyse(loaded, sequences):
+    model, tokenizer = loaded
+    layers, answers = write_answers(model, tokenizer, sequences[0], METHODS, max_new_tokens=3)
+    expected = analyse(model, sequences[0], METHODS)
+    pd.testing.assert_frame_equal(layers, expected[0])
+    pd.testing.assert_frame_equal(answers[expected[1].columns], expected[1], rtol=1e-5, atol=1e-5)  # one more logit
+
+
+def test_a_batch_changes_nothing(loaded, sequences):
+    """Each method alone, and the full cache beside any of them: the same numbers."""
+    model, tokenizer = loaded
+    _, together = write_answers(model, tokenizer, sequences[1], METHODS, max_new_tokens=LIMIT)
+    columns = ["generated_tokens", "score", "prefix_agreement", "token_f1", "forced_opening"]
+    for name, method in METHODS.items():
+        _, alone = write_answers(model, tokenizer, sequences[1], {name: method}, max_new_tokens=LIMIT)
+        both = [frame.set_index("method").loc[["Full", name], columns] for frame in (alone, together)]
+        pd.testing.assert_frame_equal(*both)
+
+
+def test_the_full_caches_own_answer_agrees_with_itself(loaded, sequences):
+    model, tokenizer = loaded
+    everything = {"Recent": Recent(budget=1.0)}
+    _, answers = write_answers(model, tokenizer, sequences[0], everything, max_new_tokens=LIMIT)
+    assert (answers[["prefix_agreement", "token_f1"]] == 1).all().all() and answers["score"].nunique() == 1
+
+
+def test_an_answer_that_would_be_empty_is_opened_with_the_next_token(loaded, sequences, monkeypatch):
+    model, tokenizer = copy.deepcopy(loaded[0]), loaded[1]
+    first = naive(model, sequences[0])[0]
+    model.generation_config.eos_token_id = [0, first]
+    answers, texts = written(monkeypatch, model, tokenizer, sequences[0])
+    assert answers["forced_opening"].all() and (answers["generated_tokens"] >= 1).all()
+    assert texts[0] == tokenizer.decode(naive(model, sequences[0], stops=(0, first)), skip_special_tokens=True)
+    logits = torch.tensor([0.0, 3.0, 2.0])
+    assert opening(logits, {1}) == (2, True) and opening(logits, {2}) == (1, False)
+    assert logits.tolist() == [0, 3, 2]
+
+
+def test_answers_of_one_line_end_with_it(loaded, sequences):
+    """Where LongBench grades the first line, what a model writes below it is no part of the answer."""
+    tokenizer = loaded[1]
+    one_line = line_breaks(tokenizer, replace(sequences[0], dataset="trec_open"))
+    assert one_line == {i for i in range(len(tokenizer)) if "\n" in tokenizer.decode([i])} != set()
+    assert line_breaks(tokenizer, replace(sequences[0], dataset="squad_examples")) == one_line
+    assert line_breaks(tokenizer, sequences[0]) == set()
+
+
+def test_agreement_by_hand():
+    assert prefix_agreement([5, 1, 2, 3], [5, 1, 2, 4], limit=4) == pytest.approx(2 / 3)
+    assert prefix_agreement([5, 1], [5, 1], limit=4) == 1  # both end where the other ends
+    assert prefix_agreement([5, 1, 2], [5, 1], limit=4) == 0.5  # goes on where the reference ends
+    assert prefix_agreement([5, 1], [5, 1, 2, 3], limit=4) == pytest.approx(1 / 3)
+    assert prefix_agreement([5], [5], limit=4) == 1 and math.isnan(prefix_agreement([5], [5], limit=1))
+    assert token_f1([5, 1, 1, 2], [5, 2, 1]) == pytest.approx(2 * 2 / 5)
+    assert token_f1([5], [5]) == 1 and token_f1([5], [5, 1]) == 0 and token_f1([5, 3], [5, 4]) == 0
+
+
+def test_limits_are_longbenchs_where_they_are_lower(sequences):
+    assert answer_limit(sequences[0], 10_000) == 128  # NarrativeQA's
+    assert answer_limit(sequences[0], 5) == 5
+    needle = replace(sequences[0], dataset="needle", answer_ids=(1, 2, 3))
+    assert answer_limit(needle, 16) == 4
+    with refused("max_new_tokens=0", "at least 1"):
+        answer_limit(sequences[0], 0)
+
+
+def test_chance_is_the_score_of_other_answers(loaded, sequences):
+    """Of three answers of one data set: "red cat", "red dog", "keys"; and one sequence of another set, alone."""
+    texts = (("red cat",), ("red dog",), ("keys", "red"))
+    mine = [replace(sequences[0], id=str(i), answers=answers) for i, answers in enumerate(texts)]
+    other = next(one for one in sequences if one.dataset != sequences[0].dataset)
+    found = chance_scores(loaded[1], [*mine, other], max_new_tokens=64)
+    assert found[:2] == pytest.approx([(0.5 + 0) / 2, (0.5 + 0) / 2])
+    assert found[2] == pytest.approx((2 / 3 + 2 / 3) / 2) and math.isnan(found[3])
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+
+def tiny(places: dict[str, str], **changes) -> Parameters:
+    fixed = {"source": "longbench", "categories": ("Single-Document QA",), "per_category": 6, "max_tokens": 256}
+    fixed |= {"max_answer_tokens": 8, "budget": 0.2, "max_new_tokens": 6, "device": "cpu", "dtype": "float32"}
+    return Parameters(**(fixed | places | changes))
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
+
+
+@pytest.fixture(scope="module")
+def finished(places, tmp_path_factory) -> Path:
+    return measure(tiny(places), tmp_path_factory.mktemp("runs") / "answers", progress=False)
+
+
+def test_a_run_holds_numbers_and_no_text(finished):
+    run = load_run(finished)
+    assert len(run.answers) == 6 * 8 and run.answers["score"].between(0, 1).all()
+    assert run.sequences["chance_score"].between(0, 1).all()
+    texts = [column for column in run.answers if run.answers[column].dtype.kind not in "fib"]
+    assert texts == ["sequence", "method"]
+    assert run.manifest["parameters"]["max_new_tokens"] == 6 and len(run.manifest["writing_code"]) == 16
+
+
+def test_an_interrupted_run_ends_with_the_same_bytes(places, finished, tmp_path, monkeypatch):
+    calls = []
+
+    def write_then_stop(*arguments):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return write(*arguments)
+
+    write = driver.write_answers
+    monkeypatch.setattr(driver, "write_answers", write_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        measure(tiny(places), tmp_path / "run", progress=False)
+    assert load_run(tmp_path / "run").manifest["status"] == "interrupted"
+    monkeypatch.setattr(driver, "write_answers", write)
+    measure(tiny(places), tmp_path / "run", progress=False)
+    assert tables(tmp_path / "run") == tables(finished)
+
+
+def test_answers_of_other_code_or_another_length_never_mix(places, finished, monkeypatch):
+    before = tables(finished)
+    with pytest.raises(InputError, match=r"max_new_tokens=6, not 7.*--restart"):
+        measure(tiny(places, max_new_tokens=7), finished, progress=False)
+    with pytest.raises(InputError, match=r"max_new_tokens=6, not None"):
+        measure(tiny(places, max_new_tokens=0), finished, progress=False)
+    monkeypatch.setattr(driver, "writing_code", lambda settings: {"writing_code": "0123"})
+    with pytest.raises(InputError, match=r"writing_code=.*not 0123"):
+        measure(tiny(places), finished, progress=False)
+    assert tables(finished) == before
+
+
+def test_a_plain_run_knows_nothing_of_it(places):
+    plain = tiny(places, max_new_tokens=0)
+    assert "max_new_tokens" not in plain.as_dict() and driver.writing_code(plain) == {}
+    with refused("max_new_tokens=-1"):
+        tiny(places, max_new_tokens=-1)
+
+
+def test_measuring_again_agrees(finished, places):
+    assert verify(finished, 2, progress=False, report=lambda line: None, **places).agrees
+
+
+def test_a_run_of_needles(places, tmp_path, monkeypatch):
+    from chunkkv_lib.measure import needles
+
+    text = "\n".join(f"The cat {i} sat on a mat and read about keys." for i in range(80))
+    monkeypatch.setattr(needles, "articles", lambda: [text])
+    settings = tiny(places | {"data_path": None}, source="needles", per_category=1, max_tokens=500, max_new_tokens=9)
+    folder = measure(settings, tmp_path / "needles", progress=False)
+    run = load_run(folder)
+    assert list(run.sequences["category"]) == ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]
+    assert run.answers["score"].isin([0, 1]).all() and run.layers["evidence_kept"].between(0, 1).all()
+    assert run.manifest["data"]["source"] == "needles" and (run.sequences["chance_score"].fillna(0) == 0).all()
+    assert verify(folder, 1, progress=False, report=lambda line: None, model=places["model"]).agrees
