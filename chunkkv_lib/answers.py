@@ -17,7 +17,7 @@ from .statistics import Interval, partial_rank_correlation, proportion_interval,
 from .tables import Claim, myst_table, number
 
 FULL = "Full"
-FLOOR = "Another's answer"  # somebody else's right answer, in this one's place
+FLOOR = "Floor"  # somebody else's right answer, in this one's place
 OUTCOMES = ("score_loss", "answer_change", "nll_increase", "kl")
 EVERYTHING = "All"
 

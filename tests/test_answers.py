@@ -95,7 +95,7 @@ def test_a_floor_that_is_higher_is_no_ability():
 def test_scores_as_dots(run):
     dots = answers.score_dots(run, ["ChunkKV"])
     assert list(dots["row"].unique()) == ["A", "B", "All"]
-    assert list(dots["method"].unique()) == ["Another's answer", "Full", "ChunkKV"]
+    assert list(dots["method"].unique()) == ["Floor", "Full", "ChunkKV"]
     value = dots[(dots["row"] == "A") & (dots["method"] == "ChunkKV")]["estimate"].item()
     assert value == pytest.approx(0.725)
 

@@ -19,7 +19,12 @@ from chunkkv_lib.capture import capture
 from chunkkv_lib.compressors import H2O, ChunkKV, Recent, SnapKV
 from chunkkv_lib.measure import Parameters, analyse, driver, generation, load_run, measure, verify, write_answers
 from chunkkv_lib.measure.generation import (
-    answer_limit, chance_scores, line_breaks, opening, prefix_agreement, token_f1,
+    answer_limit,
+    chance_scores,
+    line_breaks,
+    opening,
+    prefix_agreement,
+    token_f1,
 )  # fmt: skip
 from chunkkv_lib.sequences import score
 

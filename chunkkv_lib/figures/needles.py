@@ -31,7 +31,7 @@ def needle_map(found: pd.DataFrame) -> Figure:
     ax.set_yticks(range(len(methods)), methods)
     ax.set_xlim(-0.5, len(depths) + 0.75)
     ax.set_ylim(len(methods) - 0.5, -0.5)
-    ax.set_xlabel("Depth of the needle (0 %: the text's beginning, 100 %: right before the question)", fontsize=SMALL)
+    ax.set_xlabel("Depth of the needle (100 %: right before the question)", fontsize=SMALL)
     ax.grid(visible=False)
     ax.tick_params(length=0)
     for spine in ax.spines.values():

@@ -98,7 +98,7 @@ class Engine(Protocol):
     failed: dict[str, str]
 
     def measured(self, sequences: list[Sequence]) -> Iterator[tuple[str, *tuple[pd.DataFrame, ...]]]:
-        """Yield (sequence id, a frame for each table: layers, answers) of `measure_one` as they finish, in any order."""
+        """Yield (sequence id, its frames: layers and answers, as `measure_one` gives them), in any order."""
 
     def rates(self) -> str:
         """What the progress bar says beside the total rate."""
