@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book reproduce pdf students test test-ray axe links measure verify-runs bench lint tidy clean
+.PHONY: help setup book reproduce pdf slides students test test-ray axe links measure verify-runs bench lint tidy clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -32,6 +32,9 @@ pdf: book  ## the whole book as one PDF, _build/book.pdf (needs Chromium)
 
 test: setup  ## run all tests
 	$(RUN) -m pytest
+
+slides: book  ## slides from the chapters, one file each, in _build/slides
+	$(RUN) -m chunkkv_lib slides
 
 students: setup  ## the chapters without their solutions, in students/
 	$(RUN) -m chunkkv_lib students

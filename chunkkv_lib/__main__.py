@@ -63,13 +63,14 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     description = "Measure what compressing a KV cache throws away, and build the book about it."
     parser = _Parser(prog="python -m chunkkv_lib", description=description)
-    names = "{measure,verify,tokens,book,pdf,students,links,bench,bench-gpu}"
+    names = "{measure,verify,tokens,book,pdf,slides,students,links,bench,bench-gpu}"
     commands = parser.add_subparsers(dest="command", required=True, metavar=names)
     _add_measure(commands)
     _add_verify(commands)
     _add_tokens(commands)
     _add_book(commands)
     _add_pdf(commands)
+    _add_slides(commands)
     _add_students(commands)
     _add_links(commands)
     _add_bench(commands)
@@ -245,6 +246,25 @@ def _pdf(options: argparse.Namespace) -> None:
     from .book.pdf import make_pdf
 
     make_pdf(options.site, options.output)
+
+
+def _add_slides(commands) -> None:
+    parser = commands.add_parser(
+        "slides",
+        help="make slides from the built site",
+        description="Make a deck of slides from every chapter of the built site: one HTML file each, which needs no "
+        "network. The site has them too, below slides/.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--site", help="folder of the site (default: _build/html)")
+    parser.add_argument("--output", help="folder of the decks (default: _build/slides)")
+    parser.set_defaults(run_command=_slides)
+
+
+def _slides(options: argparse.Namespace) -> None:
+    from .book.slides import make_slides
+
+    make_slides(options.site, options.output)
 
 
 def _add_students(commands) -> None:

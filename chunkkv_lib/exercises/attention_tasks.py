@@ -143,7 +143,8 @@ ATTENTION_TASKS: dict[str, Task] = {
             NOT_CAUSAL: lambda q, k: _rows(q, k).sum(1),
             NOT_SCALED: lambda q, k: _all_rows(q, k, scale=False).sum(1),
             OTHER_HEAD: lambda q, k: _all_rows(q, k, order=lambda h: _wrong_head(h, len(k))).sum(1),
-            "the sum runs over keys, so every query gives 1; sum over the queries.": lambda q, k: _all_rows(q, k).sum(2),
+            "the sum runs over keys, so every query gives 1; sum over the queries.":
+                lambda q, k: _all_rows(q, k).sum(2),
             "this is the mean over the queries, not the sum.": lambda q, k: _all_rows(q, k).mean(1),
         },
     ),
@@ -250,7 +251,8 @@ ATTENTION_TASKS: dict[str, Task] = {
         mistakes={
             "divide by how many different positions both have together, not by the size of one set.":
                 lambda a, b: _shared(a, b) / a.shape[1],
-            "shared positions are counted twice below the line.": lambda a, b: _shared(a, b) / (a.shape[1] + b.shape[1]),
+            "shared positions are counted twice below the line.":
+                lambda a, b: _shared(a, b) / (a.shape[1] + b.shape[1]),
             "this is Dice's coefficient; its denominator counts shared positions twice.":
                 lambda a, b: 2 * _shared(a, b) / (a.shape[1] + b.shape[1]),
         },

@@ -1,4 +1,4 @@
-"""Random inputs of the tasks: layers of odd sizes, kept sets, tables of numbers. Everything comes from the generator."""
+"""Random inputs of the tasks: layers of odd sizes, kept sets, tables of numbers; all from a generator."""
 
 from __future__ import annotations
 

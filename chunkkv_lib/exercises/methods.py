@@ -57,7 +57,9 @@ def _broken_promise(method: Callable[..., Compressor], queries: Tensor, keys: Te
     if not (torch.equal(before[0], queries) and torch.equal(before[1], keys)):
         return "it changed the queries or keys; work on a copy, or without in-place operations."
     return _bad_kept_set(kept, queries, keys, budget, getattr(made, "window", 0)) or (
-        "" if torch.equal(kept, again) else "it chose otherwise when asked again; draw random numbers from a fixed seed."
+        ""
+        if torch.equal(kept, again)
+        else "it chose otherwise when asked again; draw random numbers from a fixed seed."
     )
 
 

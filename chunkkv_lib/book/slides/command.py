@@ -20,7 +20,7 @@ def make_slides(
     root: str | Path | None = None,
     report: Callable[[str], None] = print,
 ) -> Path:
-    """Write a deck for every notebook chapter of a finished site; the folder of the decks, with an index.html.
+    """Write the decks of a finished site; their folder, with an index.html.
 
     site    by default _build/html; output: by default _build/slides
     raises  InputError: no site there.
@@ -34,13 +34,18 @@ def make_slides(
 
 
 def write_decks(site: Path, output: Path, chapters: list[Chapter]) -> dict[str, int]:
-    """Write the decks of the notebook chapters into `output`; file name -> number of slides, in reading order."""
+    """Write a deck for every notebook chapter with objectives; file name -> number of slides, in reading order.
+
+    raises  InputError: a chapter has no page in the site.
+    """
     names = [chapter.name for chapter in chapters if chapter.is_notebook]
     if missing := [name for name in names if not (site / f"{name}.html").is_file()]:
         raise InputError(f"the site has no page {site / missing[0]}.html; build it first: make book.")
     written, decks = {}, []
     for name in names:
         page = read_page(site / f"{name}.html")
+        if not any(block.kind == "objectives" for block in page.blocks):
+            continue  # a page to look things up in
         slides = chapter_slides(page)
         file = f"{PurePosixPath(name).name}.html"
         write_text(output / file, deck_file(page, slides))

@@ -31,7 +31,7 @@ class Block:
 
     kind  heading, prose, equation, box, figure, table, code, source, meta, objectives, takeaways or exercise
     node  its element
-    mark  what a tag of its cell says: "skip", "text", "code" or ""
+    mark  what a tag of its cell, or a comment before it, says: "skip", "text", "code" or ""
     """
 
     kind: str
@@ -105,7 +105,7 @@ def _shape(image: Tag, page: Path) -> list[str]:
 
 
 class Marks:
-    """Which tag is in force: a tagged text cell stands between two comments that `stamping` has written."""
+    """Which mark is in force: marked text stands between two comments."""
 
     def __init__(self) -> None:
         self.now = ""

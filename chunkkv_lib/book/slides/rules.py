@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from html import escape
 
@@ -16,7 +17,7 @@ SOLIDS = ("equation", "box")
 NOT_SHOWN = ("Exercises", "Further reading")  # sections without a slide of their own; each exercise has one
 NOTICE = re.compile(r"What (to notice|we see)")
 SENTENCE_END = re.compile(r"\n|(?<!\be\.g)(?<!\bi\.e)[.!?](?=\s)")
-MOST_ROWS = 14  # of a table that can be read from the last row of a room
+MOST_ROWS = 12  # of a table that can be read from the last row of a room; a longer one goes on on the next slide
 MOST_POINTS = 4
 
 
@@ -167,7 +168,7 @@ def _shown(title: str, blocks: list[Block]) -> list[Slide]:
     slides += _solid_slides(title, before[1:])
     lead = _prose(before[1:])
     for visual, *after in groups:
-        slides += _visual_slide(title, visual, lead, after)
+        slides += _visual_slides(title, visual, lead, after)
         slides += _solid_slides(title, after)
         lead = []
     return slides
@@ -184,17 +185,31 @@ def _groups(blocks: list[Block]) -> list[list]:
     return groups
 
 
-def _visual_slide(title: str, visual: Block, lead: list[Block], after: list[Block]) -> list[Slide]:
+def _visual_slides(title: str, visual: Block, lead: list[Block], after: list[Block]) -> list[Slide]:
+    """One slide, or several for a long table, with the words on the first."""
     prose, node = _prose(after), visual.node
     points = _notice(prose) or (f"<p>{first_sentence(lead[0].node)}</p>" if lead and lead[0].node.name == "p" else "")
-    if visual.kind == "code":
-        node = f"<pre><code>{node.decode_contents()}</code></pre>"
-    elif visual.kind == "table" and len(node.select("tbody tr")) > MOST_ROWS:
-        caption = node.find("caption")
-        node = f"<p>{caption.decode_contents() if caption else ''}</p><p class='aside'>Too long for a slide: see the page.</p>"
-    kind = "text" if visual.kind == "code" else "figure tall" if _is_tall(visual.node) else visual.kind
+    kind = "text" if visual.kind == "code" else "figure tall" if _is_tall(node) else visual.kind
+    parts = [f"<pre><code>{node.decode_contents()}</code></pre>"] if visual.kind == "code" else _parts(node)
     source = "".join(_source(block.node) for block in after if block.kind == "source")
-    return [Slide(kind, title, str(node), points, _html(lead + prose), source)]
+    slides = [Slide(kind, title, parts[0], points, _html(lead + prose), source)]
+    return slides + [Slide(kind, title, part, source=source) for part in parts[1:]]
+
+
+def _parts(node: Tag) -> list[str]:
+    """A figure or a table; a long table cut into parts of about equal length, each with the table's head."""
+    rows = node.select("tbody tr")
+    count = -(-len(rows) // MOST_ROWS)
+    if count < 2:
+        return [str(node)]
+    size, parts = -(-len(rows) // count), []
+    for start in range(0, len(rows), size):
+        part = copy(node)
+        for i, row in enumerate(part.select("tbody tr")):
+            if not start <= i < start + size:
+                row.decompose()
+        parts.append(str(part))
+    return parts
 
 
 def _is_tall(node: Tag) -> bool:
@@ -213,7 +228,8 @@ def _notice(prose: list[Block]) -> str:
     for i, block in enumerate(prose):
         if block.node.name == "p" and NOTICE.match(block.node.get_text()):
             following = prose[i + 1].node if i + 1 < len(prose) else None
-            if block.node.get_text().rstrip().endswith(":") and following is not None and following.name in ("ul", "ol"):
+            asks = block.node.get_text().rstrip().endswith(":")
+            if asks and following is not None and following.name in ("ul", "ol"):
                 return f"<p>{first_sentence(block.node)}</p>{_short_list(following)}"
             return f"<p>{first_sentence(block.node)}</p>"
     first = next((block.node for block in prose if block.node.name == "p"), None)
