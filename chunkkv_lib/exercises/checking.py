@@ -100,7 +100,7 @@ def _difference(found: object, expected: object, tolerance: float) -> str:
     if tolerance == 0 and isinstance(found, Tensor) and found.is_floating_point():
         return f"the result has dtype {found.dtype}, expected whole numbers ({expected.dtype})."
     found, expected = _numbers(found), _numbers(expected)
-    wrong = ~np.isclose(found, expected, rtol=tolerance, atol=tolerance)
+    wrong = ~np.isclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
     if not wrong.any():
         return ""
     if wrong.ndim == 0:

@@ -108,9 +108,10 @@ def p_values(g: torch.Generator) -> tuple[np.ndarray]:
 
 
 def differences(g: torch.Generator) -> tuple[np.ndarray]:
-    """Paired differences of 6 to 9 sequences, few enough for all signs."""
+    """Paired differences of 6 to 9 sequences, few enough for all signs, in halves, so that some means are equal."""
     shift = 0.2 * between(g, 0, 4)
-    return (torch.randn(between(g, 6, 9), generator=g, dtype=torch.float64).add(shift).numpy(),)
+    drawn = torch.randn(between(g, 6, 9), generator=g, dtype=torch.float64)
+    return ((2 * (drawn + shift)).round().div(2).numpy(),)
 
 
 def values_with_gaps(g: torch.Generator) -> tuple[np.ndarray]:
