@@ -21,7 +21,10 @@ LABEL = re.compile(r"^\s*:(?:label|name):\s*(\S+)|^\s*\(([\w-]+)\)=\s*$", flags=
 GLUED = re.compile(r"""\bglue\(\s*["']([^"']+)["']""")
 MEASUREMENT = re.compile(r"\b[01]\.\d{3,}")
 
+TEMPLATES = sorted((ROOT / "chapters" / "templates").glob("*.ipynb"))
+
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+each_and_templates = pytest.mark.parametrize("path", [*NOTEBOOKS, *TEMPLATES], ids=lambda path: path.stem)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def figure_of(cell: nbformat.NotebookNode) -> dict:
     return cell.metadata.get("mystnb", {}).get("figure") or {}
 
 
-@each_notebook
+@each_and_templates
 def test_a_notebook_is_committed_clean(path):
     """No outputs, counts or passing metadata, and the ids that its text gives: that is what `tidy` makes."""
     notebook = read_notebook(path)
@@ -57,7 +60,7 @@ def test_a_notebook_is_committed_clean(path):
     assert path.read_text() == clean, f"untidy: python -m chunkkv_lib.book.tidy {path.relative_to(ROOT)}"
 
 
-@each_notebook
+@each_and_templates
 def test_code_cells_are_short_and_are_python(path):
     for cell in cells(path):
         ast.parse(cell.source)
@@ -66,7 +69,7 @@ def test_code_cells_are_short_and_are_python(path):
         assert max(map(len, lines), default=0) <= 110, f"too wide to read:\n{cell.source}"
 
 
-@each_notebook
+@each_and_templates
 def test_there_is_one_parameters_cell_and_every_parameter_is_explained(path):
     assert sum("parameters" in tags(cell) for cell in cells(path)) == 1
     assert [p.name for p in notebook_parameters(path).values() if len(p.help) < 8] == []

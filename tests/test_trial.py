@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import papermill
 import pytest
 from common import refused
 
@@ -50,3 +52,13 @@ def test_it_stands_in_figure_6_and_table_11(run):
 def test_the_whole_cache_keeps_its_name():
     with refused("'Full'"):
         trial_run({"Full": ChunkKV()})
+
+
+def test_the_template_for_a_method_runs_as_it_is(embedded, tmp_path):
+    template = Path(__file__).resolve().parents[1] / "chapters" / "templates" / "my_method.ipynb"
+    few = {"per_category": 1, "max_tokens": 160}
+    done = papermill.execute_notebook(template, tmp_path / "mine.ipynb", few, progress_bar=False, cwd=tmp_path)
+    shown = [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
+    text = "".join(str(output.get("text", "")) + str(output.get("data", "")) for output in shown)
+    assert "MyMethod keeps its promises" in text and "| Single-Document QA | MyMethod |" in text
+    assert any("image/svg+xml" in output.get("data", {}) for output in shown) and "kv_l1_loss:" in text
