@@ -174,7 +174,7 @@ def first_chapter() -> nbformat.NotebookNode:
             code(MANIFEST, "hide-input"),
             code(FIGURE, **FIGURE_CELL),
             code(TABLE, "hide-input", **TABLE_CELL),
-            new_markdown_cell(READING),
+            new_markdown_cell(READING, metadata={"tags": ["slide-text"]}),
             new_markdown_cell(EXERCISE),
         ]
     )

@@ -11,7 +11,7 @@ import pytest
 from chunkkv_lib.__main__ import main
 from chunkkv_lib.measure import Parameters
 
-COMMANDS = ("measure", "verify", "tokens", "book", "pdf", "students", "links", "bench", "bench-gpu")
+COMMANDS = ("measure", "verify", "tokens", "book", "pdf", "slides", "students", "links", "bench", "bench-gpu")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -42,6 +42,8 @@ def stamp(notebook: NotebookNode, chapter: Chapter, values: Mapping[str, object]
         if cell.cell_type == "code":
             cells += _lines_below(cell, chapter, extra)
             _mend_corners(cell)
+        elif cell.cell_type == "markdown":
+            _mark_for_slides(cell)
     notebook.cells = cells
     strip_timing(notebook)
     set_stable_ids(notebook, PurePosixPath(chapter.name).name)
@@ -72,6 +74,12 @@ def _mend_corners(cell: NotebookNode) -> None:
         table = output.get("data", {}).get("text/html", "")
         if 'class="dataframe"' in table:
             output.data["text/html"] = table.replace("<th></th>", "<td></td>")
+
+
+def _mark_for_slides(cell: NotebookNode) -> None:
+    """Put what a text cell's tag tells the slides into comments around it: a page does not keep a text cell's tags."""
+    for tag in sorted(tag for tag in tags(cell) if tag.startswith("slide-")):
+        cell.source = f"<!-- {tag} -->\n\n{cell.source}\n\n<!-- /{tag} -->"
 
 
 def _lines_below(cell: NotebookNode, chapter: Chapter, extra: Path) -> list[NotebookNode]:

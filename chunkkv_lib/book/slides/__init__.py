@@ -9,9 +9,8 @@ style, script, figures and equations are inside, so it can be mailed, copied to 
 The rules: a title; the objectives; for each section its figures and tables with what there is to notice, its boxes,
 algorithms and numbered equations, or else its first sentence; the summary; the exercises without their solutions.
 A table with more rows than a room can read goes on on the next slide.
-Where the rules go wrong, a mark helps: "slide-skip" leaves something out, "slide-text" takes all of a text instead of
-first sentences, "slide-code" shows a cell's code. A code cell has it as a tag; text stands between the comments
-`<!-- slide-skip -->` and `<!-- /slide-skip -->`.
+Where the rules go wrong, a cell's tag helps: `slide-skip` leaves out what the cell shows or says, `slide-text` takes
+all of a text cell instead of first sentences, `slide-code` shows a code cell's code.
 """
 
 from .command import make_slides, write_decks

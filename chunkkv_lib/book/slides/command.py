@@ -20,7 +20,7 @@ def make_slides(
     root: str | Path | None = None,
     report: Callable[[str], None] = print,
 ) -> Path:
-    """Write the decks of a finished site; their folder, with an index.html.
+    """Write a deck for every chapter of a finished site; the folder of the decks, with an index.html.
 
     site    by default _build/html; output: by default _build/slides
     raises  InputError: no site there.
@@ -34,10 +34,7 @@ def make_slides(
 
 
 def write_decks(site: Path, output: Path, chapters: list[Chapter]) -> dict[str, int]:
-    """Write a deck for every notebook chapter with objectives; file name -> number of slides, in reading order.
-
-    raises  InputError: a chapter has no page in the site.
-    """
+    """Write a deck for each notebook that names objectives; file name -> number of slides, in reading order."""
     names = [chapter.name for chapter in chapters if chapter.is_notebook]
     if missing := [name for name in names if not (site / f"{name}.html").is_file()]:
         raise InputError(f"the site has no page {site / missing[0]}.html; build it first: make book.")

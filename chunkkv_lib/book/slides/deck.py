@@ -68,8 +68,8 @@ INDEX = """\
 </head>
 <body class="index">
 <h1>Slides</h1>
-<p>One deck for each chapter, made from its figures, tables and exercises.
-A deck is a single file and needs no network.</p>
+<p>One deck for each chapter, made from its figures, tables and exercises.</p>
+<p>A deck is a single file and needs no network.</p>
 <p>Arrow keys move, N shows the speaker notes, D changes between light and dark; printed, each slide is a page.</p>
 <ul>
 {items}</ul>

@@ -31,7 +31,7 @@ class Block:
 
     kind  heading, prose, equation, box, figure, table, code, source, meta, objectives, takeaways or exercise
     node  its element
-    mark  what a tag of its cell, or a comment before it, says: "skip", "text", "code" or ""
+    mark  what a tag of its cell says: "skip", "text", "code" or ""
     """
 
     kind: str
@@ -66,7 +66,7 @@ def read_page(path: Path) -> Page:
 
 def _clean(article: Tag, path: Path) -> None:
     """Remove what has no place on a slide: solutions, links, scripts, ids; put images inside."""
-    for node in article.select(".solution, a.headerlink, script, style, button, details.sd-dropdown, .toctree-wrapper"):
+    for node in article.select(".solution, a.headerlink, script, style, button, details, .toctree-wrapper"):
         node.decompose()
     for link in article.find_all("a"):
         link.unwrap()
@@ -93,7 +93,7 @@ def _data(source: str, page: Path) -> str:
 
 
 def _shape(image: Tag, page: Path) -> list[str]:
-    """"tall" for a picture that leaves room for text beside it, else "wide"."""
+    """The class `tall` for a picture that leaves room for text beside it, else `wide`."""
     source = image.get("src", "")
     if not source.endswith(".svg"):
         return ["wide"]
@@ -105,7 +105,7 @@ def _shape(image: Tag, page: Path) -> list[str]:
 
 
 class Marks:
-    """Which mark is in force: marked text stands between two comments."""
+    """Which tag is in force: a tagged text cell stands between two comments that `stamping` has written."""
 
     def __init__(self) -> None:
         self.now = ""

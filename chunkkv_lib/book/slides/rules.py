@@ -19,6 +19,7 @@ NOTICE = re.compile(r"What (to notice|we see)")
 SENTENCE_END = re.compile(r"\n|(?<!\be\.g)(?<!\bi\.e)[.!?](?=\s)")
 MOST_ROWS = 12  # of a table that can be read from the last row of a room; a longer one goes on on the next slide
 MOST_POINTS = 4
+SHORT = 60  # characters of a sentence that only announces what the next one says
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _outline(prose: list[Block]) -> str:
         if len(parts) == MOST_POINTS:
             break
         if block.node.name == "p":
-            parts.append(f"<p>{first_sentence(block.node)}</p>")
+            parts.append(f"<p>{first_sentence(block.node, SHORT)}</p>")
         elif block.node.name in ("ul", "ol"):
             parts.append(_short_list(block.node))
     return "".join(parts)
@@ -188,7 +189,9 @@ def _groups(blocks: list[Block]) -> list[list]:
 def _visual_slides(title: str, visual: Block, lead: list[Block], after: list[Block]) -> list[Slide]:
     """One slide, or several for a long table, with the words on the first."""
     prose, node = _prose(after), visual.node
-    points = _notice(prose) or (f"<p>{first_sentence(lead[0].node)}</p>" if lead and lead[0].node.name == "p" else "")
+    points = _notice(prose) or (
+        f"<p>{first_sentence(lead[0].node, SHORT)}</p>" if lead and lead[0].node.name == "p" else ""
+    )
     kind = "text" if visual.kind == "code" else "figure tall" if _is_tall(node) else visual.kind
     parts = [f"<pre><code>{node.decode_contents()}</code></pre>"] if visual.kind == "code" else _parts(node)
     source = "".join(_source(block.node) for block in after if block.kind == "source")
@@ -224,16 +227,16 @@ def _source(node: Tag) -> str:
 
 
 def _notice(prose: list[Block]) -> str:
-    """What to notice in a figure: the sentence or the list that says so, or else the first sentence after it."""
+    """What to notice in a figure: the text tagged for it, the sentence or list that says so, or the first one after."""
+    if marked := [block for block in prose if block.mark == "text"]:
+        return _html(marked)
     for i, block in enumerate(prose):
         if block.node.name == "p" and NOTICE.match(block.node.get_text()):
-            following = prose[i + 1].node if i + 1 < len(prose) else None
-            asks = block.node.get_text().rstrip().endswith(":")
-            if asks and following is not None and following.name in ("ul", "ol"):
-                return f"<p>{first_sentence(block.node)}</p>{_short_list(following)}"
-            return f"<p>{first_sentence(block.node)}</p>"
+            following = prose[i + 1].node if i + 1 < len(prose) else block.node
+            announces = block.node.get_text().rstrip().endswith(":") and following.name in ("ul", "ol")
+            return f"<p>{first_sentence(block.node)}</p>" + (_short_list(following) if announces else "")
     first = next((block.node for block in prose if block.node.name == "p"), None)
-    return f"<p>{first_sentence(first)}</p>" if first is not None else ""
+    return f"<p>{first_sentence(first, SHORT)}</p>" if first is not None else ""
 
 
 def _solid_slides(title: str, blocks: list[Block]) -> Iterator[Slide]:
@@ -263,8 +266,11 @@ def _html(blocks: list[Block]) -> str:
     return "".join(str(block.node) for block in blocks if block is not None)
 
 
-def first_sentence(node: Tag) -> str:
-    """The beginning of a paragraph up to its first sentence's end, with its markup; a colon asks for one line more."""
+def first_sentence(node: Tag, at_least: int = 0) -> str:
+    """The beginning of a paragraph up to its first sentence's end, with its markup; a colon asks for one line more.
+
+    A sentence that ends before `at_least` characters brings the next one along.
+    """
     html, lines_more = "", 0
     for child in node.children:
         if not isinstance(child, NavigableString):
@@ -276,6 +282,8 @@ def first_sentence(node: Tag) -> str:
                 start = end.end()
                 continue
             piece = html + escape(text[start : end.end()], quote=False)
+            if len(piece.strip()) < at_least:
+                continue
             if piece.rstrip().endswith(":") and not lines_more:
                 html, start, lines_more = piece, end.end(), 1
                 continue
