@@ -8,6 +8,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 from browser import Browser, browser, find_browser
+from bs4 import BeautifulSoup
 from demo_book import built_demo
 
 from chunkkv_lib.book import check_site
@@ -44,6 +45,16 @@ def count(tab: Browser, selector: str) -> int:
 
 def test_the_site_passes_its_checks(site):
     assert check_site(site) == []
+
+
+def test_no_markup_is_left_in_the_text(site):
+    """A glued text is shown as it is: backticks or stars in it would be seen."""
+    for page in pages(site):
+        article = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").select_one("article.bd-article")
+        for node in article.select("pre, code, script, .math"):
+            node.decompose()
+        texts = (node.get_text() for node in article.find_all(["p", "li", "td", "caption", "figcaption", "h2", "h3"]))
+        assert [text for text in texts if "`" in text or "**" in text or "{glue" in text] == [], page.name
 
 
 def test_pages_load_without_a_network_and_without_an_error(site, tab):
