@@ -111,6 +111,14 @@ def test_a_long_table_goes_on_and_loses_no_row(tmp_path, rows, parts):
     assert [shown.count(f"row {i}.") for i in range(rows)] == [1] * rows
 
 
+def test_a_sentence_that_leads_to_hidden_code_is_left_out(tmp_path):
+    code = '<div class="cell"><div class="cell_input"><pre>run()</pre></div></div>'
+    (slide,) = slides_of(section(f"<p>It counts. Well.</p><p>Let us see:</p>{code}<p>Done. So.</p>"), tmp_path)
+    assert slide.main == "<p>It counts.</p><p>Done.</p>"
+    (slide,) = slides_of(section("<p>Two things:</p><ul><li>One.</li></ul>"), tmp_path)
+    assert slide.main == "<p>Two things:</p><ul><li>One.</li></ul>"
+
+
 # --- decks --------------------------------------------------------------------------------------------------------
 
 

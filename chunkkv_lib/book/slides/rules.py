@@ -99,7 +99,8 @@ def _section_slides(section: Section, later: list[Section]) -> list[Slide]:
         return _boxed(section.blocks)
     shown = _shown(section.title, section.blocks)
     if not shown and section.heading.mark != "skip":
-        shown = [_text_slide(section)] if _prose(section.blocks) else _divider(section, later)
+        prose = _prose(section.blocks)
+        shown = [_text_slide(section, prose)] if prose else _divider(section, later)
     return shown + _boxed(section.blocks)
 
 
@@ -129,23 +130,24 @@ def _divider(section: Section, later: list[Section]) -> list[Slide]:
     return [Slide("text", section.title, f"<ul class='contents'>{items}</ul>")] if below else []
 
 
-def _text_slide(section: Section) -> Slide:
+def _text_slide(section: Section, prose: list[Block]) -> Slide:
     """A section without anything to look at: its summary as it is, of another one the first sentences."""
-    prose = _prose(section.blocks)
     whole = section.name == "Summary" or any(block.mark == "text" for block in prose)
     if whole:
         chosen = [block for block in prose if block.mark == "text"] or prose
         return Slide("text", section.title, _html(chosen), notes=_html(prose))
-    return Slide("text", section.title, _outline(prose), notes=_html(prose))
+    return Slide("text", section.title, _outline(prose) or _html(prose[:1]), notes=_html(prose))
 
 
 def _outline(prose: list[Block]) -> str:
-    """The first sentences of the first paragraphs and list items."""
+    """The first sentences of the first paragraphs and list items, without a paragraph that leads to hidden code."""
     parts: list[str] = []
-    for block in prose:
+    for block, following in zip(prose, [*prose[1:], None]):
         if len(parts) == MOST_POINTS:
             break
         if block.node.name == "p":
+            if _announces(block.node) and (following is None or following.node.name == "p"):
+                continue
             parts.append(f"<p>{first_sentence(block.node, SHORT)}</p>")
         elif block.node.name in ("ul", "ol"):
             parts.append(_short_list(block.node))
@@ -233,7 +235,7 @@ def _notice(prose: list[Block]) -> str:
     for i, block in enumerate(prose):
         if block.node.name == "p" and NOTICE.match(block.node.get_text()):
             following = prose[i + 1].node if i + 1 < len(prose) else block.node
-            announces = block.node.get_text().rstrip().endswith(":") and following.name in ("ul", "ol")
+            announces = _announces(block.node) and following.name in ("ul", "ol")
             return f"<p>{first_sentence(block.node)}</p>" + (_short_list(following) if announces else "")
     first = next((block.node for block in prose if block.node.name == "p"), None)
     return f"<p>{first_sentence(first, SHORT)}</p>" if first is not None else ""
@@ -246,6 +248,7 @@ def _solid_slides(title: str, blocks: list[Block]) -> Iterator[Slide]:
             before, after = blocks[i - 1] if i else None, blocks[i + 1] if i + 1 < len(blocks) else None
             around = ["", ""]
             if block.kind == "equation":
+                after = None if after and _announces(after.node) else after
                 around = [_paragraph(before, last_sentence), _paragraph(after, first_sentence)]
             yield Slide("text", title, around[0] + str(block.node) + around[1], notes=_html(_prose(blocks)))
 
@@ -256,6 +259,10 @@ def _paragraph(block: Block | None, part) -> str:
 
 
 # --- text ---------------------------------------------------------------------------------------------------------
+
+
+def _announces(node: Tag) -> bool:
+    return node.get_text().rstrip().endswith(":")
 
 
 def _prose(blocks: list[Block]) -> list[Block]:
