@@ -111,10 +111,16 @@ def test_a_long_table_goes_on_and_loses_no_row(tmp_path, rows, parts):
     assert [shown.count(f"row {i}.") for i in range(rows)] == [1] * rows
 
 
+def test_a_view_with_controls_stays_on_the_page(tmp_path):
+    figure = FIGURE.format(tags="").replace("<img", '<div class="sliders">Move me</div><img')
+    (slide,) = slides_of(section(figure), tmp_path)
+    assert "Figure 1" in slide.main and "see the page" in slide.main and "Move me" not in slide.main
+
+
 def test_a_sentence_that_leads_to_hidden_code_is_left_out(tmp_path):
     code = '<div class="cell"><div class="cell_input"><pre>run()</pre></div></div>'
     (slide,) = slides_of(section(f"<p>It counts. Well.</p><p>Let us see:</p>{code}<p>Done. So.</p>"), tmp_path)
-    assert slide.main == "<p>It counts.</p><p>Done.</p>"
+    assert slide.main == "<p>It counts. Well.</p><p>Done. So.</p>"
     (slide,) = slides_of(section("<p>Two things:</p><ul><li>One.</li></ul>"), tmp_path)
     assert slide.main == "<p>Two things:</p><ul><li>One.</li></ul>"
 
@@ -173,7 +179,8 @@ def open_deck(tab: Browser, deck: Path) -> None:
 #: Numbers of the slides with content beyond their place, or with an equation that is not drawn.
 FAULTY = """
 [...document.querySelectorAll(".slide")].map((slide, i) => {
-  const parts = [slide, ...slide.querySelectorAll("h1, h2, .content, .main")];
+  const parts = [slide, ...slide.querySelectorAll("h1, h2, .content, .main, .main *:not(.math, .math *)")]
+    .filter(p => getComputedStyle(p).overflow !== "visible");
   const over = parts.some(p => p.scrollHeight > p.clientHeight + 2 || p.scrollWidth > p.clientWidth + 2);
   const undrawn = slide.querySelectorAll(".math").length !== slide.querySelectorAll("mjx-container").length;
   return over || undrawn || slide.querySelector("mjx-merror") ? i + 1 : 0;

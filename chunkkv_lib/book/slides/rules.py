@@ -10,6 +10,7 @@ from html import escape
 
 from bs4 import NavigableString, Tag
 
+from chunkkv_lib.book.site_extension import VIEWS
 from chunkkv_lib.book.slides.page import Block, Page
 
 VISUALS = ("figure", "table", "code")
@@ -191,11 +192,14 @@ def _groups(blocks: list[Block]) -> list[list]:
 def _visual_slides(title: str, visual: Block, lead: list[Block], after: list[Block]) -> list[Slide]:
     """One slide, or several for a long table, with the words on the first."""
     prose, node = _prose(after), visual.node
-    points = _notice(prose) or (
-        f"<p>{first_sentence(lead[0].node, SHORT)}</p>" if lead and lead[0].node.name == "p" else ""
-    )
+    points = _notice(prose) or _notice(lead[:1])
     kind = "text" if visual.kind == "code" else "figure tall" if _is_tall(node) else visual.kind
-    parts = [f"<pre><code>{node.decode_contents()}</code></pre>"] if visual.kind == "code" else _parts(node)
+    if visual.kind == "code":
+        parts = [f"<pre><code>{node.decode_contents()}</code></pre>"]
+    elif any(node.select_one(f".{view}") for view in VIEWS):
+        parts = [_only_on_the_page(node)]
+    else:
+        parts = _parts(node)
     source = "".join(_source(block.node) for block in after if block.kind == "source")
     slides = [Slide(kind, title, parts[0], points, _html(lead + prose), source)]
     return slides + [Slide(kind, title, part, source=source) for part in parts[1:]]
@@ -215,6 +219,12 @@ def _parts(node: Tag) -> list[str]:
                 row.decompose()
         parts.append(str(part))
     return parts
+
+
+def _only_on_the_page(node: Tag) -> str:
+    """A view's caption alone: a slide has no script to make its controls work."""
+    caption = node.find(["caption", "figcaption"])
+    return f"<p>{caption.decode_contents() if caption else ''}</p><p class='aside'>It has controls: see the page.</p>"
 
 
 def _is_tall(node: Tag) -> bool:
