@@ -143,7 +143,7 @@ ATTENTION_TASKS: dict[str, Task] = {
             NOT_CAUSAL: lambda q, k: _rows(q, k).sum(1),
             NOT_SCALED: lambda q, k: _all_rows(q, k, scale=False).sum(1),
             OTHER_HEAD: lambda q, k: _all_rows(q, k, order=lambda h: _wrong_head(h, len(k))).sum(1),
-            "the sum runs over keys, so every query gives 1; sum over the queries.":
+            "this adds up over the keys, so each query gives 1; add up over the queries.":
                 lambda q, k: _all_rows(q, k).sum(2),
             "this is the mean over the queries, not the sum.": lambda q, k: _all_rows(q, k).mean(1),
         },
@@ -170,7 +170,7 @@ ATTENTION_TASKS: dict[str, Task] = {
     ),
     "chunkkv": Task(
         f"(queries, keys, budget) {_SELECTION}; chunks of 10 by their sum",
-        lambda q, k, b: ChunkKV(budget=b).select(q, k), **_CHOICE,
+        lambda q, k, b: ChunkKV(budget=b).select(q, k), **_CHOICE, rounds=30,
         mistakes={
             "these are the best single tokens; choose whole chunks.":
                 lambda q, k, b: ChunkKV(budget=b, chunk_size=1).select(q, k),

@@ -24,11 +24,13 @@ def tasks() -> dict[str, str]:
     return {name: task.summary for name, task in TASKS.items()}
 
 
-def check(name: str, function: Callable, rounds: int = 5, seed: int | None = None, report: Callable = print) -> bool:
+def check(
+    name: str, function: Callable, rounds: int | None = None, seed: int | None = None, report: Callable = print
+) -> bool:
     """Compare a function with the library's own on fresh random inputs; stop at the first difference and explain it.
 
     name      one of `tasks()`
-    rounds    how many inputs, each of other sizes
+    rounds    how many inputs, each of other sizes; None: as many as the task needs, 5 or more
     seed      repeats an earlier check; it is part of what is reported
     return    whether all rounds agree
     raises    InputError: an unknown task, something that cannot be called, fewer than 1 round.
@@ -37,6 +39,7 @@ def check(name: str, function: Callable, rounds: int = 5, seed: int | None = Non
         raise unknown("task", name, TASKS)
     if not callable(function):
         raise InputError(f"check({name!r}, ...) needs a function, not {type(function).__name__}; pass it without ().")
+    rounds = TASKS[name].rounds if rounds is None else rounds
     if rounds < 1:
         raise InputError(f"rounds={rounds} does not work; it must be at least 1.")
     seed = secrets.randbelow(1_000_000) if seed is None else seed
@@ -84,6 +87,8 @@ def _wrong_kind(found: object, expected: object) -> str:
         return f"returned {type(found).__name__}, expected a tensor of shape {list(expected.shape)}."
     if isinstance(expected, Number) and not isinstance(found, Number) and np.ndim(found) != 0:
         return f"returned {type(found).__name__} of shape {list(np.shape(found))}, expected one number."
+    if isinstance(found, str):
+        return f"returned {_shown(found)}, expected {_shown(expected)}."
     try:
         shape, wanted = np.shape(_numbers(found)), np.shape(_numbers(expected))
     except (TypeError, ValueError):
@@ -142,4 +147,6 @@ def _size(x: object) -> str:
 
 
 def _name(function: Callable) -> str:
-    return getattr(function, "__name__", "function") if inspect.isroutine(function) else "function"
+    """What to call a function in a line that can be typed again; a lambda has no name."""
+    name = getattr(function, "__name__", "")
+    return name if inspect.isroutine(function) and name.isidentifier() else "function"

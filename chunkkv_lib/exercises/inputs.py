@@ -1,4 +1,4 @@
-"""Random inputs of the tasks: layers of odd sizes, kept sets, tables of numbers; all from a generator."""
+"""Random inputs of the tasks: layers of odd sizes, kept sets, tables of numbers; all drawn from the generator."""
 
 from __future__ import annotations
 
@@ -108,10 +108,9 @@ def p_values(g: torch.Generator) -> tuple[np.ndarray]:
 
 
 def differences(g: torch.Generator) -> tuple[np.ndarray]:
-    """Paired differences of 6 to 9 sequences, few enough for all signs, in halves, so that some means are equal."""
+    """Paired differences of 5 or 6 sequences: few enough for all signs, and for one of these to count."""
     shift = 0.2 * between(g, 0, 4)
-    drawn = torch.randn(between(g, 6, 9), generator=g, dtype=torch.float64)
-    return ((2 * (drawn + shift)).round().div(2).numpy(),)
+    return (torch.randn(between(g, 5, 6), generator=g, dtype=torch.float64).add(shift).numpy(),)
 
 
 def values_with_gaps(g: torch.Generator) -> tuple[np.ndarray]:

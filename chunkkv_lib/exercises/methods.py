@@ -56,11 +56,9 @@ def _broken_promise(method: Callable[..., Compressor], queries: Tensor, keys: Te
         return f"it raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     if not (torch.equal(before[0], queries) and torch.equal(before[1], keys)):
         return "it changed the queries or keys; work on a copy, or without in-place operations."
-    return _bad_kept_set(kept, queries, keys, budget, getattr(made, "window", 0)) or (
-        ""
-        if torch.equal(kept, again)
-        else "it chose otherwise when asked again; draw random numbers from a fixed seed."
-    )
+    if problem := _bad_kept_set(kept, queries, keys, budget, getattr(made, "window", 0)):
+        return problem
+    return "" if torch.equal(kept, again) else "it chose otherwise when asked again; draw from a fixed seed."
 
 
 def _bad_kept_set(kept: object, queries: Tensor, keys: Tensor, budget: float | int, window: int) -> str:

@@ -17,6 +17,7 @@ class Task:
     draw       random generator -> the arguments of one round
     names      of these arguments
     tolerance  relative and absolute; 0 for whole numbers, which must agree exactly
+    rounds     how many inputs a check tries; more where a mistake shows on few of them
     mistakes   explanation -> a function that makes this mistake; told when a wrong answer equals what it returns
     """
 
@@ -25,4 +26,5 @@ class Task:
     draw: Callable[[torch.Generator], tuple]
     names: tuple[str, ...]
     tolerance: float = 1e-4
+    rounds: int = 5
     mistakes: Mapping[str, Callable] = field(default_factory=dict)
