@@ -223,12 +223,8 @@ def test_a_report_is_read_back(written):
     assert "smollm2-135m, float32 on cpu" in found.line and found.facts["finished"][:10] in found.line
 
 
-def test_a_committed_report_can_be_read():
-    paths = sorted((driver.Path(__file__).parents[1] / "data" / "bench").glob("*.json"))
-    for path in paths:
-        assert len(load_report(path).rows), path
-    if not paths:
-        pytest.skip("no benchmark has been recorded in data/bench")
+def test_the_committed_report_can_be_read():
+    assert len(load_report(driver.Path(__file__).parents[1] / "data" / "bench" / "cpu.json").rows)
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}"])
