@@ -137,3 +137,20 @@ def test_names_that_others_refer_to_are_unique():
             labels.update(figure_of(cell)["name"] for cell in cells(path) if figure_of(cell).get("name"))
             glued.update(key for cell in cells(path) for key in GLUED.findall(cell.source))
     assert [name for name, count in (labels + glued).items() if count > 1] == []
+
+
+EXERCISE = re.compile(r"^(`{3,})\{exercise\}.*?^:label: (\S+)$", flags=re.M | re.S)
+SOLUTION = re.compile(r"^(`{3,})\{solution(?:-start)?\} (\S+)\n:label: \S+\n:class: dropdown$", flags=re.M)
+NUMBERED = [path for path in PAGES if path.name[:2].isdigit()]
+
+
+@pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.stem)
+def test_a_chapter_has_exercises_with_hidden_solutions_that_run(path):
+    texts = [path.read_text()] if path.suffix == ".md" else [cell.source for cell in cells(path, "markdown")]
+    text = "\n".join(texts)
+    asked, solved = ([label for _, label in form.findall(text)] for form in (EXERCISE, SOLUTION))
+    assert 3 <= len(asked) <= 6, f"{len(asked)} exercises"
+    assert asked == solved, "each exercise has one solution, which unfolds"
+    if path.suffix == ".ipynb":
+        solutions = text[text.index("## Exercises") :]
+        assert "```python" not in solutions, "code of a solution stands in a cell, so that it runs with the chapter"
