@@ -70,8 +70,11 @@ def table_claims(records: pd.DataFrame, paper: pd.DataFrame) -> list[Claim]:
 def layer_claims(records: pd.DataFrame) -> list[Claim]:
     """What is said of Paper Figure 6, and the overlap of neighbouring layers (Paper Table 2)."""
     found = []
-    for metric, words in ((L1, "L1 loss lies in layers 5–25"), (COSINE, "cosine lies in layers 0–5 and 20–30")):
-        found += [bands(f"ChunkKV's gain over {pair[1]} in {words} of 32", records, metric, pair) for pair in PAIRS]
+    where = {L1: "L1 loss is larger in layers 5–25", COSINE: "cosine is larger in layers 0–5 and 20–30"}
+    for metric, words in where.items():
+        for pair in PAIRS:
+            statement = f"ChunkKV's gain over {pair[1]} in {words} of 32 than outside"
+            found.append(bands(statement, records, metric, pair))
     overlap = "ChunkKV's kept sets change least from layer to layer"
     return [*found, every_row(overlap, records, "overlap_layer_below", PAIRS, side=1)]
 

@@ -474,3 +474,13 @@ def write_site(folder: Path, body: str) -> None:
     (folder / "folder" / "index.html").write_text(GOOD.format(""))
     for name in ("a.png", "a b.txt"):
         (folder / name).write_text("x")
+
+
+def test_what_a_cell_printed_is_one_text_however_the_kernel_cut_it(tmp_path):
+    def printed(*texts):
+        outputs = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in texts]
+        notebook = stamped([nbformat.v4.new_code_cell("f()", outputs=outputs)], {}, tmp_path)
+        return [output.text for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+    assert printed(("stdout", "a b\n")) == printed(("stdout", "a"), ("stdout", " b\n")) == ["a b\n"]
+    assert printed(("stdout", "a"), ("stderr", "!"), ("stdout", "b")) == ["ab"]

@@ -154,8 +154,9 @@ def test_a_gain_inside_or_outside_the_paper_s_layers(inside, expected):
     records.loc[(records["method"] == "ChunkKV") & (late == inside), COSINE] += 0.02
     found = verdicts(layer_claims(records))
     for baseline in ("SnapKV", "H2O"):
-        assert found[f"ChunkKV's gain over {baseline} in L1 loss lies in layers 5–25 of 32"] == expected
-        assert found[f"ChunkKV's gain over {baseline} in cosine lies in layers 0–5 and 20–30 of 32"] == expected
+        gain = f"ChunkKV's gain over {baseline} in"
+        assert found[f"{gain} L1 loss is larger in layers 5–25 of 32 than outside"] == expected
+        assert found[f"{gain} cosine is larger in layers 0–5 and 20–30 of 32 than outside"] == expected
 
 
 def test_overlap_of_neighbouring_layers():

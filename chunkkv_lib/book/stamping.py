@@ -46,6 +46,9 @@ def stamp(notebook: NotebookNode, chapter: Chapter, values: Mapping[str, object]
             _mark_for_slides(cell)
     notebook.cells = cells
     strip_timing(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            _join_streams(cell)
     set_stable_ids(notebook, PurePosixPath(chapter.name).name)
 
 
@@ -74,6 +77,17 @@ def _mend_corners(cell: NotebookNode) -> None:
         table = output.get("data", {}).get("text/html", "")
         if 'class="dataframe"' in table:
             output.data["text/html"] = table.replace("<th></th>", "<td></td>")
+
+
+def _join_streams(cell: NotebookNode) -> None:
+    """Make what a cell printed one text: where a kernel cuts it in two depends on how busy the machine is."""
+    joined = []
+    for output in cell.outputs:
+        if joined and output.output_type == "stream" and output.name == joined[-1].get("name"):
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    cell.outputs = joined
 
 
 def _mark_for_slides(cell: NotebookNode) -> None:
