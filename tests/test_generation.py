@@ -259,6 +259,17 @@ def test_measuring_again_agrees(finished, places):
     assert verify(finished, 2, progress=False, report=lambda line: None, **places).agrees
 
 
+def test_sequences_that_cannot_be_made_leave_the_place_free(places, tmp_path, monkeypatch):
+    from chunkkv_lib.measure import needles
+
+    monkeypatch.setattr(needles, "articles", lambda: ["The cat sat on a mat and read about keys. " * 200])
+    settings = tiny(places | {"data_path": None}, source="needles", per_category=1, max_tokens=10, max_new_tokens=9)
+    with refused("max_tokens=10", "too little text"):
+        measure(settings, tmp_path / "needles", progress=False)
+    measure(replace(settings, max_tokens=400), tmp_path / "needles", progress=False)  # not "another run is there"
+    assert len(load_run(tmp_path / "needles").sequences) == 6
+
+
 def test_a_run_of_needles(places, tmp_path, monkeypatch):
     from chunkkv_lib.measure import needles
 

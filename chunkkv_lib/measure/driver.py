@@ -76,7 +76,12 @@ def measure(
         claim(folder, identity, restart, source.machine)
         report(f"Loading sequences from source {parameters.source!r} ...")
         tokenizer = load_tokenizer(parameters.model)
-        sequences = sequences_of(parameters, tokenizer)
+        try:
+            sequences = sequences_of(parameters, tokenizer)
+        except BaseException:
+            if not (folder / "layers.parquet").exists() and not (folder / "parts").exists():
+                discard(folder)  # nothing to keep, so the corrected command finds the place free
+            raise
         table = sequence_table(sequences)
         if parameters.max_new_tokens:
             table["chance_score"] = chance_scores(tokenizer, sequences, parameters.max_new_tokens)
