@@ -11,6 +11,11 @@ from contextlib import contextmanager
 
 from .errors import IncompleteRun, InputError, unknown
 
+#: Errors of the system that say: not here. A disk is full or read-only, a file lies where a folder should be.
+NO_PLACE = (
+    errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
+)  # fmt: skip
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0 done, 2 a mistake to mend, 130 interrupted, 1 a full disk or gaps."""
@@ -32,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; what is finished is kept, the same command continues from there.", file=sys.stderr)
         return 130
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+        if error.errno not in NO_PLACE:
             raise
         print(f"error: cannot write: {error}. Free some space, or choose another folder.", file=sys.stderr)
         return 1

@@ -9,7 +9,8 @@ import pandas as pd
 
 from .errors import InputError
 from .layerwise import layer_gaps
-from .records import METHODS, PRIMARY
+from .records import METHODS, PRIMARY, damage, sequence_means
+from .resampling import honest_interval
 from .tables import VERDICTS, Claim, myst_table
 from .tables.layout import MISSING
 
@@ -102,3 +103,29 @@ def same_sign(gaps: pd.DataFrame, bins: int = 8) -> pd.DataFrame:
     wide = sliced.pivot_table("estimate", ["metric", "slice"], "run", "mean", sort=False, observed=True)
     same = (wide > 0).all(axis=1) | (wide < 0).all(axis=1)
     return wide.assign(same=same).reset_index()
+
+
+def measured_twice(first: Any, second: Any, methods: Sequence[str] = METHODS) -> pd.DataFrame:
+    """Two runs on the same texts, over the sequences that both measured: the same numbers in another arithmetic, say.
+
+    first, second  runs; of their metrics the primary ones are compared, and the damage to the answer, nll_increase
+    return         columns metric, method, n (sequences that have both values), first, second (means), and the paired
+                   difference second - first: estimate, low, high, and its standard deviation: spread
+    raises         InputError: no sequence in common.
+    """
+    rows = []
+    for metric in (*PRIMARY, "nll_increase"):
+        one, other = (
+            sequence_means(damage(run.answers) if metric == "nll_increase" else run.records, metric)
+            for run in (first, second)
+        )
+        common = one.index.intersection(other.index)
+        if common.empty:
+            raise InputError(f"runs {first.name!r} and {second.name!r} have no sequence in common; compare others.")
+        for method in methods:
+            both = pd.DataFrame({"first": one.loc[common, method], "second": other.loc[common, method]}).dropna()
+            found = honest_interval(both["second"] - both["first"])
+            row = {"metric": metric, "method": method, "n": len(both), **both.mean()}
+            row |= {"estimate": found.estimate, "low": found.low, "high": found.high}
+            rows.append(row | {"spread": (both["second"] - both["first"]).std()})
+    return pd.DataFrame(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from chunkkv_lib.attention import (
     uncausal_column_sums,
 )
 from chunkkv_lib.attention import column_sums as column_sums_function
+from chunkkv_lib.attention.threads import in_threads
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -126,6 +128,42 @@ def test_column_sums_in_tiles(small_tiles, dtype, n):
     lse = log_sum_exp(queries, keys)
     np.testing.assert_allclose(lse, logsumexp(q, k), atol=tolerance)
     np.testing.assert_array_equal(column_sums(queries, keys, lse), sums)
+
+
+@pytest.fixture
+def torch_threads():
+    """Sets the number of torch's threads; afterwards it is what it was."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("n", [1, 15, 200])
+def test_column_sums_are_the_same_bits_with_any_number_of_threads(small_tiles, torch_threads, n):
+    queries, keys, _ = ref.random_layer(6, 3, n, 7, dtype=torch.float32)
+    lse, found = log_sum_exp(queries, keys), []
+    for threads in (1, 2, 5):
+        torch_threads(threads)
+        found.append(column_sums(queries, keys, lse))
+        assert torch.get_num_threads() == threads
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_pieces_of_work_have_a_thread_each_and_leave_the_settings_as_they_were(torch_threads):
+    torch_threads(2)
+    meeting = threading.Barrier(2, timeout=60)  # passed only by two pieces at the same time
+
+    def work(piece):
+        meeting.wait()
+        return piece, torch.get_num_threads(), torch.is_grad_enabled()
+
+    assert in_threads(work, range(4), torch.device("cpu")) == [(i, 1, False) for i in range(4)]
+    assert torch.get_num_threads() == 2
+    with pytest.raises(ZeroDivisionError):
+        in_threads(lambda piece: 1 / piece, [1, 0, 1], torch.device("cpu"))
+    assert torch.get_num_threads() == 2
+    here = {in_threads(lambda _: threading.get_ident(), range(2), torch.device(kind))[1] for kind in ("cpu", "meta")}
+    assert threading.get_ident() in here and len(here) == 2
 
 
 def logsumexp(q, k):

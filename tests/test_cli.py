@@ -38,7 +38,9 @@ def test_help_names_every_option_with_its_default(command, capsys):
         (["measure", "--categories", "Coding"], "unknown category"),
         (["measure", "--model", "smolm2-135m"], "Did you mean 'smollm2-135m'"),
         (["measure", "--device", "cuda:9"], "not present"),
+        (["measure", "--profile", "needles", "--data-path", "data.zip"], "no meaning for source 'needles'"),
         (["verify", "no-such-run"], "no run at"),
+        (["verify", "tokens"], "is a survey of tokens"),
         (["tokens", "--per-category", "0"], "at least 1"),
         (["bench-gpu", "--device", "cpu"], "needs a CUDA GPU"),
         (["bench-gpu", "--device", "cuda:9", "--shape", "tiny"], "not present"),
@@ -62,3 +64,17 @@ def test_mistakes_are_one_line_and_status_2(arguments, message, capsys, tmp_path
 def test_the_module_runs():
     result = subprocess.run([sys.executable, "-m", "chunkkv_lib", "--help"], capture_output=True, text=True)
     assert result.returncode == 0 and "measure" in result.stdout
+
+
+def test_a_wrong_path_of_data_is_told_before_anything_is_loaded(capsys, tmp_path):
+    options = ["--source", "longbench", "--data-path", str(tmp_path / "nowhere.zip"), "--run", str(tmp_path / "run")]
+    assert main(["measure", *options]) == 2
+    error = capsys.readouterr().err
+    assert "nowhere.zip" in error and "Loading" not in error and not list(tmp_path.iterdir())
+
+
+def test_a_place_where_nothing_can_be_written_is_one_line(capsys, tmp_path):
+    (tmp_path / "file").write_text("a file, not a folder")
+    assert main(["students", "--output", str(tmp_path / "file" / "copies")]) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: cannot write") and "file" in error and len(error.splitlines()) == 1

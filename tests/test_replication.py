@@ -20,6 +20,7 @@ from chunkkv_lib.replication import (
     agreement,
     agreement_table,
     depth_gaps,
+    measured_twice,
     same_sign,
     verdicts,
 )
@@ -104,3 +105,22 @@ def test_the_figure_has_a_line_per_run_and_refuses_too_many():
     many = {str(i): tiny_run() for i in range(len(LINES) + 1)}
     with pytest.raises(InputError, match=f"at most {len(LINES)}"):
         depth_figure(depth_gaps(many, CATEGORY), "Subject")
+
+
+def test_what_two_runs_measured_of_the_same_texts_is_compared_by_pairs():
+    first, second = tiny_run(), tiny_run(per_category=4)
+    shifted = second.records["method"] == "H2O"
+    second.records.loc[shifted, "kv_l1_loss"] = first.records.merge(
+        second.records.loc[shifted, ["sequence", "method", "layer"]]
+    )["kv_l1_loss"].to_numpy() + 0.25
+    found = measured_twice(first, second, ["ChunkKV", "H2O"]).set_index(["metric", "method"])
+    h2o, damage = found.loc[("kv_l1_loss", "H2O")], found.loc[("nll_increase", "ChunkKV")]
+    assert h2o["n"] == 8 and damage["n"] == 6  # the first answers have no likelihood
+    assert h2o[["estimate", "low", "high"]].tolist() == pytest.approx([0.25] * 3)
+    assert h2o["second"] - h2o["first"] == pytest.approx(0.25)
+    common = first.records["sequence"].isin(second.records["sequence"]) & (first.records["method"] == "H2O")
+    assert h2o["first"] == pytest.approx(first.records.loc[common, "kv_l1_loss"].mean())
+    assert damage["estimate"] == 0 and damage["first"] == pytest.approx(10 * (1 - 0.95))
+    second.records["sequence"] += "x"
+    with pytest.raises(InputError, match="no sequence in common"):
+        measured_twice(first, second)

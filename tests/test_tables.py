@@ -183,6 +183,8 @@ def test_signature_of_a_run_uses_the_same_rules():
     assert table["What"].tolist() == list(tables.signature(paper))
     assert table["Live"][0] == "[ChunkKV, SnapKV, H2O (2 of 2)]{.live .wraps}"
     assert table["Live"][1] == "[SnapKV, ChunkKV, H2O (2 of 2)]{.live .wraps}"
+    _, dotted = read(tables.signature_table(paper, {"qwen2.5-0.5b": RUN}, "shape"))
+    assert dotted["qwen2.5-0.5b"][0].endswith("{.qwen2-5-0-5b .wraps}")
     gaps = [float(text.strip("[").split(" %")[0].replace("−", "-")) for text in table["Live"][2:4]]
     assert gaps == pytest.approx([100 * (0.89 / 0.90 - 1), 100 * (0.95 / 0.97 - 1)], abs=0.1)  # made with some noise
 

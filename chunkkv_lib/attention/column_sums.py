@@ -17,8 +17,10 @@ from torch import Tensor
 
 from .checks import check_heads
 from .rows import attention_logits
+from .threads import in_threads
 
-TILE_BYTES = 6 << 20  # a tile of probabilities should stay in the cache between its product, exp and sum
+TILE_BYTES = 2 << 20  # a tile of probabilities should stay in the cache between its product, exp and sum
+PARTS = 4  # a head's tiles are dealt to this many pieces of work, so that many cores find one each
 
 
 def log_sum_exp(queries: Tensor, keys: Tensor) -> Tensor:
@@ -43,7 +45,7 @@ def log_sum_exp(queries: Tensor, keys: Tensor) -> Tensor:
     return torch.cat(tiles, 1)
 
 
-@torch.no_grad()  # the tiles are written in place
+@torch.no_grad()
 def column_sums(queries: Tensor, keys: Tensor, lse: Tensor | None = None) -> Tensor:
     """Attention that each key receives, summed over all causal queries of the prompt (H2O, arXiv 2306.14048).
 
@@ -55,25 +57,29 @@ def column_sums(queries: Tensor, keys: Tensor, lse: Tensor | None = None) -> Ten
     lse = log_sum_exp(queries, keys) if lse is None else lse
     if kernels := _kernels(queries, keys):
         return kernels.column_sums(queries, keys, lse)
-    query_heads, n, d = queries.shape
-    kv_heads = keys.shape[0]
-    group = query_heads // kv_heads
     wide = torch.promote_types(queries.dtype, torch.float32)
-    q = torch.cat([queries.to(wide) * d**-0.5, -lse.to(wide)[..., None]], -1).view(kv_heads, group, n, d + 1)
+    q = torch.cat([queries.to(wide) * queries.shape[2] ** -0.5, -lse.to(wide)[..., None]], -1)
     k = torch.cat([keys.to(wide), torch.ones_like(keys[..., :1], dtype=wide)], -1)
-    sums = torch.zeros(kv_heads, group, n, dtype=wide, device=keys.device)
-    rows = _rows_per_tile(queries[:group], keys)
-    buffer = torch.empty(group * rows * n, dtype=wide, device=keys.device)
-    # One KV head at a time with its group's queries stacked: large enough for all cores, and the keys stay cached.
-    for head in range(kv_heads):
-        for start in range(0, n, rows):
-            stop = min(start + rows, n)
-            tile = buffer[: group * (stop - start) * stop].view(-1, stop)
-            torch.mm(q[head, :, start:stop].reshape(-1, d + 1), k[head, :stop].t(), out=tile)
-            tile = tile.exp_().view(group, stop - start, stop)
-            tile[..., start:].tril_()  # the diagonal block: no query sees the keys after it
-            sums[head, :, :stop] += tile.sum(1)
-    return sums.view(query_heads, n)
+    rows, group = _rows_per_tile(queries[:1], keys), queries.shape[0] // keys.shape[0]
+    pieces = [(head, part) for head in range(queries.shape[0]) for part in range(PARTS)]
+    sums = in_threads(
+        lambda piece: _sums_of_tiles(q[piece[0]], k[piece[0] // group], rows, piece[1]), pieces, queries.device
+    )
+    return torch.stack(sums).view(-1, PARTS, keys.shape[1]).sum(1)
+
+
+def _sums_of_tiles(q: Tensor, k: Tensor, rows: int, part: int) -> Tensor:
+    """One head's column sums [n] over every PARTS-th tile of rows, from q', k' [n, d + 1]."""
+    n = len(k)
+    sums = torch.zeros(n, dtype=k.dtype, device=k.device)
+    buffer = torch.empty(min(rows, n) * n, dtype=k.dtype, device=k.device)
+    for start in range(part * rows, n, PARTS * rows):
+        stop = min(start + rows, n)
+        tile = buffer[: (stop - start) * stop].view(-1, stop)
+        torch.mm(q[start:stop], k[:stop].t(), out=tile).exp_()
+        tile[:, start:].tril_()  # the diagonal block: no query sees the keys after it
+        sums[:stop] += tile.sum(0)
+    return sums
 
 
 def uncausal_column_sums(queries: Tensor, keys: Tensor, window: int) -> Tensor:

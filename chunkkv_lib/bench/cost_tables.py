@@ -44,7 +44,7 @@ def limits_table(checks: pd.DataFrame, name: str = "") -> str:
     """The limits that the analysis must keep, what was measured, and the verdict."""
     table = pd.DataFrame(
         {
-            "What": checks["what"].str.capitalize(),
+            "What": checks["what"].str[:1].str.upper() + checks["what"].str[1:],
             "At": [f"{length:,.0f} tokens" if pd.notna(length) else "all lengths" for length in checks["length"]],
             "Goal": [f"{goal:.2f}" for goal in checks["goal"]],
             "Hard limit": [_text(hard, "{:.2f}".format) for hard in checks["hard"]],

@@ -65,12 +65,13 @@ def measure(
     if _finished(folder, parameters) and not restart:
         report(f"{folder} is complete; nothing to measure.")
         return folder
+    data = data_identity(parameters)  # a wrong path is told before a model is loaded
     chosen = _engine(parameters, engine, address, workers, report)
     with locked(folder), chosen as source:
         identity = {
             "parameters": parameters.as_dict(),
             "model": source.model,
-            "data": data_identity(parameters),
+            "data": data,
             "code": code_hash(),
         } | writing_code(parameters)
         claim(folder, identity, restart, source.machine)
@@ -156,7 +157,12 @@ def sequences_of(settings: Parameters, tokenizer: PreTrainedTokenizerBase) -> li
 def data_identity(settings: Parameters) -> dict[str, object]:
     """What a manifest says about the data of a run."""
     if settings.source == NEEDLES:
-        hay = source_identity("open", settings.data_path)  # refuses a path, which would have no meaning
+        if settings.data_path is not None:
+            raise InputError(
+                f"data_path={settings.data_path!r} has no meaning for source {NEEDLES!r}, which hides its needles in "
+                "the open texts; leave it out, or choose source 'longbench'."
+            )
+        hay = source_identity("open")
         return hay | {"source": NEEDLES, "needles_version": VERSION}
     return source_identity(settings.source, settings.data_path)
 

@@ -74,6 +74,11 @@ def load_run(name: str | Path) -> Run:
     manifest = read_manifest(folder)
     if manifest is None:
         raise InputError(f"no run at {folder}. Measure one: python -m chunkkv_lib measure --profile quick --run {name}")
+    if (folder / "tokens.parquet").exists():
+        raise InputError(
+            f"{folder} is a survey of tokens, not a run with losses of layers; read it with "
+            "token_survey.load_survey, or name a run."
+        )
     frames = {table: read_table(folder, table) for table in ("sequences", *TABLES)}
     missing = [table for table, frame in frames.items() if frame is None]
     if missing:

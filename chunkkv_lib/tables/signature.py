@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -98,7 +99,8 @@ def order_text(records: pd.DataFrame, metric: str, category: str, methods: Seque
 
 def tint(text: str, label: str) -> str:
     """A cell in the colour of its source, free to wrap: labels "Paper", "Published" and "Live" have a colour."""
-    return f"[{text}]{{.{label.lower()} .wraps}}"
+    name = re.sub("[^a-z0-9]+", "-", label.lower())  # a class must not have the dots that a run's name may have
+    return f"[{text}]{{.{name} .wraps}}"
 
 
 def _means(records: pd.DataFrame) -> pd.DataFrame:
