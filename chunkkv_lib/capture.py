@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from .attention import causal_attention
 from .errors import InputError
 
 _numbers = itertools.count()
@@ -103,12 +104,11 @@ def _unseen(model: PreTrainedModel, why: str) -> InputError:
 
 def _sdpa(module, query, key, value, attention_mask, scaling, kwargs) -> tuple[Tensor, Tensor | None]:
     """SDPA's output [1, t, Hq, d], and the log-sum-exp [Hq, t] where the kernel that SDPA picks returns it."""
-    flash = query.device.type == "cpu" and attention_mask is None and query.shape[2] > 1 and not kwargs.get("softcap")
-    if not flash:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)[0], None
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    output, lse = kernel(query, key, value, 0.0, True, scale=scaling)
-    return output.transpose(1, 2).contiguous(), lse[0]
+    plain = attention_mask is None and query.shape[2] > 1 and not kwargs.get("softcap")
+    if plain and (found := causal_attention(query, key, value, scaling)):
+        output, lse = found
+        return output.transpose(1, 2).contiguous(), lse
+    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)[0], None
 
 
 def check_model(model: PreTrainedModel, tokens: int) -> None:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from .attention import PromptAttention, attention_logits, attention_rows, output_rows
 from .attention.checks import check_finite, check_heads
-from .compressors import check_kept
 from .errors import InputError
+from .kept_sets import KeptSets, jaccard, misfit
 
 # --- the cache: keys or values ------------------------------------------------------------------------------------
 
@@ -57,52 +57,60 @@ def token_mass(x: Tensor, power: int = 1) -> Tensor:
     if x.dim() != 3:
         raise InputError(f"the cache has shape {tuple(x.shape)}; expected [KV heads, tokens, head dimension].")
     check_finite("the cache's entries", x)
-    wide = x if x.dtype == torch.float64 else x.float()
-    return wide.abs().sum(-1) if power == 1 else wide.square().sum(-1)
+    return mass(x, power)
+
+
+def mass(x: Tensor, power: int = 1) -> Tensor:
+    """The same without looking for NaN and infinity."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    # The norm converts and sums in one sweep; of absolute values it is slow on the CPU.
+    return x.abs().sum(-1, dtype=wide) if power == 1 else torch.linalg.vector_norm(x, dim=-1, dtype=wide).square()
 
 
 def lost_share(mass: Tensor, kept: Tensor) -> Tensor:
     """Share of the mass on evicted positions: mass [Hkv, n], kept [S, b] -> [S]."""
-    mass, mask = _per_set(mass, kept)
-    return (mass * ~mask).sum((1, 2)) / mass.sum((1, 2))
+    evicted, everything = evicted_mass(mass[None], kept_mask(kept, mass.shape[1])[None])
+    return evicted[0, 0] / everything[0]
 
 
 def lost_mean(mass: Tensor, kept: Tensor, head_dim: int) -> Tensor:
     """Mass on evicted positions per entry of the cache: mass [Hkv, n], kept [S, b] -> [S]."""
-    mass, mask = _per_set(mass, kept)
-    return (mass * ~mask).sum((1, 2)) / (mass[0].numel() * head_dim)
+    evicted, _ = evicted_mass(mass[None], kept_mask(kept, mass.shape[1])[None])
+    return evicted[0, 0] / entries_per_set(mass, len(kept), head_dim)
 
 
-def _per_set(mass: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Mass of the heads that share a kept set, and its mask: [S, heads per set, n] and [S, 1, n]."""
-    heads, n = mass.shape
-    sets = kept.shape[0]
-    mask = kept_mask(kept, n)[:, None]
+def evicted_mass(masses: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Mass on evicted positions, of several masses under several methods at once.
+
+    masses  [K, Hkv, n]
+    masks   [M, S, n] bool, True for kept positions
+    return  [M, K, S] mass on evicted positions of the heads that share a set, and [K, S] their whole mass
+    raises InputError: sets that do not fit the KV heads.
+    """
+    heads, sets = masses.shape[1], masks.shape[1]
     if 0 < sets <= heads and heads % sets == 0:
-        return mass.view(sets, heads // sets, n), mask
-    if sets == 0 or sets % heads:
-        raise _misfit(sets, f"{heads} KV heads")
-    return mass.repeat_interleave(sets // heads, 0)[:, None], mask
+        per_set, gone = masses.unflatten(1, (sets, -1)), ~masks[:, None, :, None]
+    elif sets and sets % heads == 0:
+        per_set, gone = masses.repeat_interleave(sets // heads, 1)[:, :, None], ~masks[:, None, :, None]
+    else:
+        raise misfit(sets, f"{heads} KV heads")
+    return (per_set * gone).sum((-2, -1)), per_set.sum((-2, -1))
 
 
-def _misfit(sets: int, heads: str) -> InputError:
-    return InputError(
-        f"{sets} kept sets do not fit {heads}; there must be one per KV head, one per query head, or a single one. "
-        "Pass the kept set of the same layer and model."
-    )
+def entries_per_set(mass: Tensor, sets: int, head_dim: int) -> int:
+    """Numbers in the cache of the heads that share a set: mass [Hkv, n]."""
+    return max(1, mass.shape[0] // sets) * mass.shape[1] * head_dim
 
 
 def kept_mask(kept: Tensor, n: int) -> Tensor:
     """Kept positions as a mask: [S, b] -> [S, n] bool. InputError if `kept` is not a kept set of n positions."""
-    check_kept(kept, n)
-    return torch.zeros(kept.shape[0], n, dtype=torch.bool, device=kept.device).scatter_(1, kept, True)
+    return KeptSets([kept], n).groups[0][1][0]
 
 
 def overlap(kept: Tensor, other: Tensor) -> Tensor:
     """Jaccard index of two kept sets, row by row: [S, b], [S, b'] -> [S] in 0..1."""
     n = int(max(kept.max(), other.max())) + 1
-    a, b = kept_mask(kept, n), kept_mask(other, n)
-    return (a & b).sum(-1) / (a | b).sum(-1)
+    return jaccard(kept_mask(kept, n), kept_mask(other, n))
 
 
 def passage_survival(kept: Tensor, spans: Iterable[tuple[int, int]], n: int) -> tuple[Tensor, Tensor]:
@@ -114,16 +122,20 @@ def passage_survival(kept: Tensor, spans: Iterable[tuple[int, int]], n: int) -> 
     return  [S] share of the passages' tokens that stay, and [S] share of the passages that stay whole; float32
     raises InputError: no passage, an empty one, or one outside 0..n.
     """
-    spans = list(spans)
+    return survival(kept_mask(kept, n), spans)
+
+
+def survival(mask: Tensor, spans: Iterable[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """The same for masks of kept positions: [..., n] bool -> [...] and [...]."""
+    spans, n = list(spans), mask.shape[-1]
     for first, stop in spans:
         if not 0 <= first < stop <= n:
             raise InputError(f"passage {first}..{stop} does not fit {n} prompt tokens; give 0 <= first < stop <= {n}.")
     if not spans:
         raise InputError("no passage was given; at least one (first, stop) is needed.")
-    mask = kept_mask(kept, n).float()
-    shares = torch.stack([mask[:, first:stop].mean(-1) for first, stop in spans])
-    lengths = torch.tensor([stop - first for first, stop in spans], dtype=shares.dtype, device=shares.device)
-    return lengths @ shares / lengths.sum(), (shares == 1).float().mean(0)
+    stays = torch.stack([mask[..., first:stop].sum(-1) for first, stop in spans])
+    whole = torch.stack([count == stop - first for count, (first, stop) in zip(stays, spans)])
+    return stays.sum(0) / sum(stop - first for first, stop in spans), whole.float().mean(0)
 
 
 # --- attention: what probe queries still see ----------------------------------------------------------------------
@@ -197,46 +209,46 @@ def visible(logits: Tensor) -> Tensor:
     return logits.masked_fill(logits == -torch.inf, 0.0)
 
 
-def row_cosine(rows: Tensor, kepts: list[Tensor], sink: bool = True) -> Tensor:
+def row_cosine(rows: Tensor, kepts: KeptSets | list[Tensor], sink: bool = True) -> Tensor:
     """Cosine of each row with its zero-filled copies: rows [Hq, r, n], M kept sets -> [M, Hq, r].
 
     sink  False leaves position 0 out: as the attention sink it dominates the full cosine
     """
     start = 0 if sink else 1
     energy = rows[..., start:].square()
-    masks = _per_head(kepts, rows)[..., start:]
+    masks = _masks(kepts, rows)[..., start:]
     return (_kept_sums(energy, masks) / energy.sum(-1)).clamp(max=1).sqrt()  # rounding can exceed 1
 
 
-def row_mass(rows: Tensor, kepts: list[Tensor]) -> Tensor:
+def row_mass(rows: Tensor, kepts: KeptSets | list[Tensor]) -> Tensor:
     """Share of each row on its kept positions: rows [Hq, r, n], M kept sets -> [M, Hq, r]."""
-    return _kept_sums(rows, _per_head(kepts, rows))
+    return _kept_sums(rows, _masks(kepts, rows))
 
 
-def row_output_cosine(rows: Tensor, values: Tensor, kepts: list[Tensor]) -> Tensor:
+def row_output_cosine(rows: Tensor, values: Tensor, kepts: KeptSets | list[Tensor]) -> Tensor:
     """Cosine of the outputs of full and compressed rows: rows [Hq, r, n], values [Hkv, n, d] -> [M, Hq, r]."""
-    full = output_rows(rows, values)
-    group = rows.shape[0] // values.shape[0]
-    cosines = []
-    for kept in kepts:
-        check_kept(kept, rows.shape[-1])
-        _check_sets(kept, rows.shape[0])
-        mine = kept.repeat_interleave(rows.shape[0] // kept.shape[0], 0)  # one row per query head: [Hq, b]
-        some = rows.gather(2, mine[:, None].expand(-1, rows.shape[1], -1))
-        heads = torch.arange(rows.shape[0], device=rows.device)[:, None] // group
+    query_heads, r, n = rows.shape
+    full, sets, cosines = output_rows(rows, values), _sets(kepts, n), []
+    sets.per_head(query_heads)  # says what does not fit
+    for kept, _ in sets.groups:
+        heads = max(len(values), kept.shape[1])  # as many as differ in their values or in what they keep
+        mine = kept.repeat_interleave(heads // kept.shape[1], 1)  # [m, heads, b]
+        stacked = rows.reshape(heads, -1, n).expand(len(kept), -1, -1, -1)
+        some = stacked.gather(3, mine[:, :, None].expand(-1, -1, stacked.shape[2], -1))
+        owner = torch.arange(heads, device=rows.device)[:, None] // (heads // len(values))
         # A cosine does not see the missing renormalisation.
-        compressed = torch.bmm(some, values[heads, mine].to(rows.dtype))
+        compressed = torch.matmul(some, values[owner, mine].to(rows.dtype)).view(len(kept), query_heads, r, -1)
         cosines.append((full * compressed).sum(-1) / (full.norm(dim=-1) * compressed.norm(dim=-1)))
-    return torch.stack(cosines)
+    return sets.in_order(cosines)
 
 
-def prompt_cosine(attention: PromptAttention, kepts: list[Tensor], rows: int = 64) -> Tensor:
+def prompt_cosine(attention: PromptAttention, kepts: KeptSets | list[Tensor], rows: int = 64) -> Tensor:
     """Attention cosine averaged over all prompt queries: a second sweep over the causal attention.
 
     return [M, Hq] float32
     """
     queries, keys, n = attention.queries, attention.keys, attention.n
-    masks = _per_head(kepts, queries, n)
+    masks = _sets(kepts, n).per_head(len(queries), torch.promote_types(queries.dtype, torch.float32))
     total = torch.zeros(masks.shape[:2], device=keys.device)
     for start in range(0, n, rows):
         stop = min(start + rows, n)
@@ -246,21 +258,13 @@ def prompt_cosine(attention: PromptAttention, kepts: list[Tensor], rows: int = 6
     return total / n
 
 
-def _per_head(kepts: list[Tensor], rows: Tensor, n: int | None = None) -> Tensor:
+def _sets(kepts: KeptSets | list[Tensor], n: int) -> KeptSets:
+    return kepts if isinstance(kepts, KeptSets) else KeptSets(kepts, n)
+
+
+def _masks(kepts: KeptSets | list[Tensor], rows: Tensor) -> Tensor:
     """M kept sets as masks per query head: [M, Hq, n] in the rows' dtype."""
-    heads, n = rows.shape[0], n or rows.shape[-1]
-    masks = []
-    for kept in kepts:
-        mask = kept_mask(kept, n)
-        _check_sets(kept, heads)
-        masks.append(mask.repeat_interleave(heads // kept.shape[0], 0))
-    dtype = rows.dtype if rows.dtype == torch.float64 else torch.float32
-    return torch.stack(masks).to(dtype)
-
-
-def _check_sets(kept: Tensor, query_heads: int) -> None:
-    if kept.shape[0] == 0 or query_heads % kept.shape[0]:
-        raise _misfit(kept.shape[0], f"{query_heads} query heads")
+    return _sets(kepts, rows.shape[-1]).per_head(len(rows), rows.dtype)
 
 
 def _kept_sums(x: Tensor, masks: Tensor) -> Tensor:

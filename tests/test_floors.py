@@ -16,7 +16,7 @@ ROOT = Path(chunkkv_lib.__file__).parent
 FLOORS = [
     {"errors", "files"},
     {"attention", "statistics", "downloads", "token_classes"},
-    {"compressors", "metrics", "records", "token_counts"},
+    {"compressors", "kept_sets", "metrics", "records", "token_counts"},
     {"models", "sequences", "resampling"},
     {"capture", "decoding"},
     {"measure"},
@@ -28,7 +28,7 @@ FLOORS = [
     {"__main__"},
 ]
 #: What a module may import from its own floor.
-BESIDE = {("metrics", "compressors"), ("decoding", "capture")}
+BESIDE = {("kept_sets", "compressors"), ("metrics", "kept_sets"), ("decoding", "capture")}
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
 

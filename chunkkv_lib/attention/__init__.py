@@ -6,6 +6,7 @@ q.k / sqrt(d). Everything is computed in float32 or better, whatever the tensors
 
 from .checks import check_heads, check_prompt
 from .column_sums import column_sums, log_sum_exp, uncausal_column_sums
+from .flash import causal_attention
 from .prompt import PromptAttention
 from .rows import attention_logits, attention_rows, output_rows
 
@@ -13,6 +14,7 @@ __all__ = [
     "PromptAttention",
     "attention_logits",
     "attention_rows",
+    "causal_attention",
     "check_heads",
     "check_prompt",
     "column_sums",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_heads
+from .flash import causal_attention
 from .rows import attention_logits
 from .threads import in_threads
 
@@ -31,11 +32,10 @@ def log_sum_exp(queries: Tensor, keys: Tensor) -> Tensor:
     return   [Hq, n] float32 (float64 for float64 inputs)
     """
     check_heads(queries, keys)
-    if queries.device.type == "cpu" and queries.dtype != torch.float64:
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        return flash(queries[None], keys[None], keys[None], 0.0, True)[1][0]
     if kernels := _kernels(queries, keys):
         return kernels.log_sum_exp(queries, keys)
+    if queries.device.type == "cpu" and (found := causal_attention(queries[None], keys[None], keys[None])):
+        return found[1]
     rows = _rows_per_tile(queries, keys)
     tiles = []
     for start in range(0, queries.shape[1], rows):

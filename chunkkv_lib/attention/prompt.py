@@ -20,7 +20,9 @@ class PromptAttention:
     keys             [Hkv, n, d], the prompt's, after RoPE
     lse              [Hq, n] log-sum-exp of the causal logits, where the attention kernel already gave it
     probe_queries    [Hq, m, d], queries that will read the cache, where known (the answer's)
-    probe_positions  [m] their absolute positions; n, n + 1, ... if None
+    probe_positions  [m] their absolute positions; None: behind the prompt, so that they see all of it
+    finite           True: the caller knows that there is no NaN or infinity, or finds out later. To look would make the
+                     CPU wait for a GPU
     raises InputError: shapes that do not fit, an empty prompt, NaN or infinity.
     """
 
@@ -31,13 +33,13 @@ class PromptAttention:
         lse: Tensor | None = None,
         probe_queries: Tensor | None = None,
         probe_positions: Tensor | None = None,
+        finite: bool = False,
     ) -> None:
-        check_prompt(queries, keys)
+        check_prompt(queries, keys, finite)
         if probe_queries is not None:
             check_heads(probe_queries, keys)
-            check_finite("probe queries", probe_queries)
-            if probe_positions is None:
-                probe_positions = keys.shape[1] + torch.arange(probe_queries.shape[1], device=keys.device)
+            if not finite:
+                check_finite("probe queries", probe_queries)
         self.queries, self.keys, self.lse = queries, keys, lse
         self.probe_queries, self.probe_positions = probe_queries, probe_positions
         self._pieces: dict[tuple, Tensor] = {}

@@ -26,7 +26,8 @@ def attention_logits(queries: Tensor, keys: Tensor, positions: Tensor | None = N
     # One product per KV head with the group's queries stacked: the keys are never repeated.
     stacked = _wide(queries).reshape(kv_heads, group * queries.shape[1], d)
     logits = torch.matmul(stacked * d**-0.5, _wide(keys).transpose(1, 2)).view(queries.shape[0], -1, n)
-    if positions is not None and int(positions.min()) < n - 1:
+    # Positions on a GPU are not looked at: the CPU would have to wait for them.
+    if positions is not None and (positions.device.type != "cpu" or int(positions.min()) < n - 1):
         hidden = torch.arange(n, device=keys.device) > positions.to(keys.device)[:, None]
         logits.masked_fill_(hidden, -torch.inf)
     return logits

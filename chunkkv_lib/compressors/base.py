@@ -54,16 +54,20 @@ def check_kept(kept: Tensor, n: int) -> None:
         raise InputError("kept positions are not ascending and unique in every row; sort them and drop repeats.")
 
 
-def kept_from_mask(mask: Tensor) -> Tensor:
-    """The positions of the True entries: mask [S, n] with the same count in every row -> [S, b] ascending."""
-    return mask.nonzero()[:, 1].view(mask.shape[0], -1)
+def kept_from_mask(mask: Tensor, tokens: int) -> Tensor:
+    """The positions of the True entries: mask [S, n] with `tokens` of them in every row -> [S, tokens] ascending."""
+    # With the count given, a GPU's result is not waited for.
+    return torch.nonzero_static(mask, size=mask.shape[0] * tokens)[:, 1].view(mask.shape[0], tokens)
 
 
 def highest(scores: Tensor, count: int) -> Tensor:
     """Mask of the `count` highest scores of each row, ties to the lower position: [S, p] -> [S, p] bool."""
-    # topk leaves the order of ties open; a stable sort keeps the same tokens on every device.
-    best = scores.sort(dim=-1, descending=True, stable=True).indices[:, :count]
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, best, True)
+    if count == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    # topk leaves the order of ties open, so it only tells the lowest score that stays; a full sort costs more.
+    lowest = scores.topk(count, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    above, level = scores > lowest, scores == lowest
+    return above | (level & (level.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class Compressor:
         """
         attention = attention or PromptAttention(queries, keys)
         tokens = budget_tokens(self.budget, attention.n)
-        return kept_from_mask(self._mask(attention, tokens))
+        return kept_from_mask(self._mask(attention, tokens), tokens)
 
     def _mask(self, attention: PromptAttention, tokens: int) -> Tensor:
         """Mask [S, n] with exactly `tokens` True in every row."""

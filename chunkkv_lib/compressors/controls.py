@@ -56,7 +56,9 @@ class Random(Compressor):
         """Uniform random numbers: [S, n]."""
         attention = attention or PromptAttention(queries, keys)
         generator = torch.Generator().manual_seed(self.seed)  # on the CPU: devices draw differently
-        return torch.rand(self._sets(attention), attention.n, generator=generator).to(keys.device)
+        drawn = torch.rand(self._sets(attention), attention.n, generator=generator)
+        pinned = drawn.pin_memory() if keys.is_cuda else drawn  # the CPU need not wait until a GPU has them
+        return pinned.to(keys.device, non_blocking=True)
 
     def _mask(self, attention: PromptAttention, tokens: int) -> Tensor:
         return highest(self.scores(attention.queries, attention.keys, attention), tokens)

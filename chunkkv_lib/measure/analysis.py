@@ -12,25 +12,36 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..attention import PromptAttention
+from ..attention.checks import not_finite
 from ..capture import Layer, capture
 from ..compressors import Compressor, Random, preset
 from ..decoding import CompressedCache, answer_scores, decode
 from ..errors import InputError
+from ..kept_sets import KeptSets
 from ..metrics import (
-    lost_mean,
-    lost_share,
-    overlap,
-    passage_survival,
+    entries_per_set,
+    evicted_mass,
+    mass,
     prompt_cosine,
     row_cosine,
     row_mass,
     row_output_cosine,
-    token_mass,
-    visible,
+    survival,
 )
 from ..sequences import Sequence
 
 WINDOW = 8  # queries of the observation window whose attention is compared, whatever the methods' own windows
+
+#: Numbers of `layers.parquet`, in its order; the layer's own index stands before the overlap.
+COLUMNS = (
+    "kv_l1_loss",
+    "kv_l1_loss_keys", "kv_l1_absolute_keys", "key_cosine",
+    "kv_l1_loss_values", "kv_l1_absolute_values", "value_cosine",
+    "attention_cosine_similarity", "attention_cosine_window", "attention_cosine_no_sink", "attention_cosine_logits",
+    "attention_mass", "attention_output_cosine", "attention_cosine_prompt",
+    "overlap_layer_below", "evidence_kept", "evidence_whole",
+)  # fmt: skip
+FINITE = "finite"  # beside them while measuring: 0 where a layer holds NaN or infinity
 
 
 def analyse(
@@ -58,7 +69,7 @@ def analyse(
         raise InputError(f"reuse={reuse} does not work; it must be at least 1, where 1 means no reuse.")
     visitor = _Visitor(sequence, len(prompt), methods, reuse, all_queries)
     full = capture(model, torch.cat([prompt, answer]), visitor, logits_to_keep=len(answer))
-    layers = pd.DataFrame(visitor.records)
+    layers = visitor.table()
     answers = _answers(model, visitor.caches, list(methods), full[:-1], answer.to(full.device))
     for frame in (layers, answers):
         frame.insert(0, "sequence", sequence.id)
@@ -73,7 +84,11 @@ def _tokens(ids: object, what: str) -> Tensor:
 
 
 class _Visitor:
-    """Looks at one layer after the other, as the forward pass reaches it."""
+    """Looks at one layer after the other, as the forward pass reaches it.
+
+    Nothing here asks for a value before the pass is over: on a GPU the CPU would wait for it, and then the GPU for the
+    CPU, in every layer.
+    """
 
     def __init__(
         self, sequence: Sequence, n: int, methods: dict[str, Compressor], reuse: int, all_queries: bool
@@ -81,44 +96,58 @@ class _Visitor:
         self.sequence, self.n, self.methods = sequence, n, methods
         self.reuse, self.all_queries = reuse, all_queries
         self.caches: dict[tuple[str, ...], CompressedCache] = {}  # methods that keep equally many share a batch
-        self.records: list[dict] = []
-        self.below: dict[str, Tensor] = {}
+        self.layers: list[tuple[int, dict[str, Tensor]]] = []
+        self.kept_tokens: dict[str, int] = {}
+        self.below: KeptSets | None = None
 
     def __call__(self, layer: Layer) -> None:
         n = self.n
         keys, values = layer.keys[:, :n], layer.values[:, :n]
         attention = PromptAttention(
-            layer.queries[:, :n], keys, None if layer.lse is None else layer.lse[:, :n], layer.queries[:, n:]
-        )
-        # A model spread over several GPUs may have the layer below on another one.
-        self.below = {name: positions.to(keys.device) for name, positions in self.below.items()}
-        kept = self._kept(layer.index, attention)
-        records = layer_records(attention, values, kept, self.all_queries)
-        for record in records:
-            here = kept[record["method"]]
-            below = self.below.get(record["method"])
-            record["layer"] = layer.index
-            record["overlap_layer_below"] = float("nan") if below is None else overlap(here, below).mean().item()
-            record |= _evidence_record(here, self.sequence.evidence_spans, n)
-        self.records += records
-        for names in _equally_large(kept):
+            layer.queries[:, :n], keys, None if layer.lse is None else layer.lse[:, :n], layer.queries[:, n:],
+            finite=True,  # `table` looks at all layers at once
+        )  # fmt: skip
+        below = self.below and self.below.to(keys.device)  # a model may be spread over several GPUs
+        kept = below if below and layer.index % self.reuse else self._select(layer.index, attention)
+        columns = layer_columns(attention, values, kept, self.all_queries)
+        if below is not None:
+            columns["overlap_layer_below"] = kept.overlap(below)
+        if self.sequence.evidence_spans:
+            columns |= _evidence(kept, self.sequence.evidence_spans)
+        columns[FINITE] = _finite(layer.queries, columns).expand(len(kept))
+        self.layers.append((layer.index, columns))
+        self.kept_tokens = {name: positions.shape[1] for name, positions in zip(self.methods, kept.kepts)}
+        by_name = dict(zip(self.methods, kept.kepts))
+        for names in _equally_large(by_name):
             cache = self.caches.setdefault(names, CompressedCache(n))
-            cache.add(keys, values, [kept[name] for name in names])
+            cache.add(keys, values, [by_name[name] for name in names])
         self.below = kept
 
-    def _kept(self, index: int, attention: PromptAttention) -> dict[str, Tensor]:
-        if index % self.reuse:
-            return self.below
-        return {
-            name: self._seeded(method, index).select(attention.queries, attention.keys, attention)
-            for name, method in self.methods.items()
-        }
+    def _select(self, index: int, attention: PromptAttention) -> KeptSets:
+        compressors = (self._seeded(method, index) for method in self.methods.values())
+        kepts = [method.select(attention.queries, attention.keys, attention) for method in compressors]
+        return KeptSets(kepts, self.n, check=False)
 
     def _seeded(self, method: Compressor, index: int) -> Compressor:
         """Random draws anew for every sequence and layer, the same on every machine and in every order."""
         if not isinstance(method, Random):
             return method
         return replace(method, seed=zlib.crc32(f"{method.seed} {self.sequence.id} {index}".encode()))
+
+    def table(self) -> pd.DataFrame:
+        """Everything measured, one row per layer and method; InputError where a layer holds NaN or infinity."""
+        records = []
+        for index, columns in self.layers:
+            numbers = torch.stack(list(columns.values())).tolist()
+            values = dict(zip(columns, numbers))
+            if not all(values.pop(FINITE)):
+                raise not_finite(f"the queries, keys or values of layer {index}")
+            for i, name in enumerate(self.methods):
+                mine = {column: values[column][i] if column in values else float("nan") for column in COLUMNS}
+                records.append({"method": name, "kept_tokens": self.kept_tokens[name], "layer": index} | mine)
+        order = ["method", "kept_tokens", *COLUMNS]
+        order.insert(order.index("overlap_layer_below"), "layer")
+        return pd.DataFrame(records, columns=order)
 
 
 def _equally_large(kept: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
@@ -127,53 +156,59 @@ def _equally_large(kept: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
     return [tuple(name for name, positions in kept.items() if positions.shape[1] == size) for size in sizes]
 
 
-def layer_records(
-    attention: PromptAttention, values: Tensor, kept: Mapping[str, Tensor], all_queries: bool = False
-) -> list[dict]:
-    """Every metric of one layer, one record per method; the columns are those of `layers.parquet`."""
-    sets = list(kept.values())
+def layer_columns(
+    attention: PromptAttention, values: Tensor, kept: KeptSets, all_queries: bool = False
+) -> dict[str, Tensor]:
+    """Every metric of one layer that needs its tensors: column of `layers.parquet` -> [M], one number per method."""
     window, probes = attention.window_rows(min(WINDOW, attention.n)), attention.probe_rows()
-    logits = visible(attention.probe_logits())
     rows = {
-        "attention_cosine_similarity": row_cosine(probes, sets),
-        "attention_cosine_window": row_cosine(window, sets),
-        "attention_cosine_no_sink": row_cosine(probes, sets, sink=False),
-        "attention_cosine_logits": row_cosine(logits, sets),
-        "attention_mass": row_mass(probes, sets),
-        "attention_output_cosine": row_output_cosine(probes, values, sets),
+        "attention_cosine_similarity": row_cosine(probes, kept),
+        "attention_cosine_window": row_cosine(window, kept),
+        "attention_cosine_no_sink": row_cosine(probes, kept, sink=False),
+        "attention_cosine_logits": row_cosine(attention.probe_logits(), kept),  # the answer sees the whole prompt
+        "attention_mass": row_mass(probes, kept),
+        "attention_output_cosine": row_output_cosine(probes, values, kept),
     }
     if all_queries:
-        rows["attention_cosine_prompt"] = prompt_cosine(attention, sets)
-    means = {name: value.flatten(1).nanmean(1).tolist() for name, value in rows.items()}
-    means.setdefault("attention_cosine_prompt", [float("nan")] * len(sets))
-    masses = {
-        name: (token_mass(x), token_mass(x, power=2)) for name, x in (("key", attention.keys), ("value", values))
+        rows["attention_cosine_prompt"] = prompt_cosine(attention, kept)
+    return _cache_columns(attention.keys, values, kept) | {
+        name: value.flatten(1).nanmean(1) for name, value in rows.items()
     }
-    head_dim = values.shape[2]
-    return [
-        {"method": method, "kept_tokens": positions.shape[1]}
-        | _cache_record(masses, positions, head_dim)
-        | {name: means[name][i] for name in means}
-        for i, (method, positions) in enumerate(kept.items())
-    ]
 
 
-def _cache_record(masses: dict[str, tuple[Tensor, Tensor]], kept: Tensor, head_dim: int) -> dict[str, float]:
-    """Losses of keys and values of one kept set, averaged over its heads."""
-    record = {}
-    for name, (mass, energy) in masses.items():
-        record[f"kv_l1_loss_{name}s"] = lost_share(mass, kept).mean().item()
-        record[f"kv_l1_absolute_{name}s"] = lost_mean(mass, kept, head_dim).mean().item()
-        record[f"{name}_cosine"] = (1 - lost_share(energy, kept)).clamp(min=0).sqrt().mean().item()
-    return {"kv_l1_loss": (record["kv_l1_loss_keys"] + record["kv_l1_loss_values"]) / 2} | record
+def _cache_columns(keys: Tensor, values: Tensor, kept: KeptSets) -> dict[str, Tensor]:
+    """Losses of keys and values, averaged over the heads."""
+    masses = torch.stack([mass(x, power) for x in (keys, values) for power in (1, 2)])
+    lost, absolute, cosine = [], [], []
+    for positions, masks in kept.groups:
+        evicted, everything = evicted_mass(masses, masks)
+        share = evicted / everything
+        lost.append(share.mean(-1))
+        absolute.append(evicted.mean(-1) / entries_per_set(masses[0], positions.shape[1], keys.shape[2]))
+        cosine.append((1 - share).clamp(min=0).sqrt().mean(-1))
+    lost, absolute, cosine = (kept.in_order(x).T for x in (lost, absolute, cosine))
+    return {"kv_l1_loss": (lost[0] + lost[2]) / 2} | {
+        column: value
+        for name, i in (("key", 0), ("value", 2))
+        for column, value in (
+            (f"kv_l1_loss_{name}s", lost[i]), (f"kv_l1_absolute_{name}s", absolute[i]), (f"{name}_cosine", cosine[i + 1])
+        )
+    }  # fmt: skip
 
 
-def _evidence_record(kept: Tensor, spans: tuple[tuple[int, int], ...], n: int) -> dict[str, float]:
-    """What stays of the passages that hold the answer, averaged over heads; NaN where the data set marks none."""
-    if not spans:
-        return dict.fromkeys(("evidence_kept", "evidence_whole"), float("nan"))
-    kept_share, whole_share = passage_survival(kept, spans, n)
-    return {"evidence_kept": kept_share.mean().item(), "evidence_whole": whole_share.mean().item()}
+def _evidence(kept: KeptSets, spans: tuple[tuple[int, int], ...]) -> dict[str, Tensor]:
+    """What stays of the passages that hold the answer, averaged over heads."""
+    parts = [survival(masks, spans) for _, masks in kept.groups]
+    return {
+        name: kept.in_order([part[i].mean(-1) for part in parts])
+        for i, name in enumerate(("evidence_kept", "evidence_whole"))
+    }
+
+
+def _finite(queries: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
+    """Whether a layer's tensors are free of NaN and infinity: a mass that is not makes its losses NaN."""
+    cache = columns["kv_l1_absolute_keys"].sum() + columns["kv_l1_absolute_values"].sum()
+    return torch.isfinite(queries.sum(dtype=torch.promote_types(queries.dtype, torch.float32)) + cache).float()
 
 
 def _answers(
