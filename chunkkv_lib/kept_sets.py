@@ -34,6 +34,7 @@ class KeptSets:
         self._members = list(shapes.values())
         #: Per shape the methods' positions [m, S, b] and masks [m, S, n] bool; `in_order` undoes the grouping.
         self.groups = [self._group([self.kepts[i] for i in members]) for members in self._members]
+        self._masks: dict[int, Tensor] = {}
         self._per_head: dict[tuple[int, torch.dtype], Tensor] = {}
 
     def __len__(self) -> int:
@@ -50,17 +51,26 @@ class KeptSets:
         rows = {i: row for members, result in zip(self._members, results) for i, row in zip(members, result)}
         return torch.stack([rows[i] for i in range(len(self))])
 
-    def per_head(self, heads: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Masks of the sets that each of `heads` heads reads, as zeros and ones: [M, heads, n].
+    def masks(self, heads: int) -> Tensor:
+        """Masks of all methods: [M, S, n] bool, where S is that of their sets if it is the same for all, else `heads`.
 
         raises InputError: sets that do not divide over the heads.
         """
-        if (heads, dtype) not in self._per_head:
+        if heads not in self._masks:
             for kept in self.kepts:
                 if kept.shape[0] == 0 or heads % kept.shape[0]:
                     raise misfit(kept.shape[0], f"{heads} query heads")
-            parts = [mask.to(dtype).repeat_interleave(heads // mask.shape[1], 1) for _, mask in self.groups]
-            self._per_head[heads, dtype] = self.in_order(parts)
+            masks = [mask for _, mask in self.groups]
+            if len({mask.shape[1] for mask in masks}) > 1:
+                masks = [mask.repeat_interleave(heads // mask.shape[1], 1) for mask in masks]
+            self._masks[heads] = self.in_order(masks)
+        return self._masks[heads]
+
+    def per_head(self, heads: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Masks of the sets that each of `heads` heads reads, as zeros and ones: [M, heads, n]. Errors as above."""
+        if (heads, dtype) not in self._per_head:
+            masks = self.masks(heads)
+            self._per_head[heads, dtype] = masks.to(dtype).repeat_interleave(heads // masks.shape[1], 1)
         return self._per_head[heads, dtype]
 
     def overlap(self, other: KeptSets) -> Tensor:

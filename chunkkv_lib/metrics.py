@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .attention import PromptAttention, attention_logits, attention_rows, output_rows
 from .attention.checks import check_finite, check_heads
+from .attention.gpu import kernels
 from .errors import InputError
 from .kept_sets import KeptSets, jaccard, misfit
 
@@ -65,6 +66,13 @@ def mass(x: Tensor, power: int = 1) -> Tensor:
     wide = torch.promote_types(x.dtype, torch.float32)
     # The norm converts and sums in one sweep; of absolute values it is slow on the CPU.
     return x.abs().sum(-1, dtype=wide) if power == 1 else torch.linalg.vector_norm(x, dim=-1, dtype=wide).square()
+
+
+def masses(x: Tensor) -> Tensor:
+    """`mass` for power 1 and power 2: [Hkv, n, d] -> [2, Hkv, n]."""
+    if x.dtype != torch.float64 and (triton := kernels("attention.triton_rows", x)):
+        return triton.masses(x)
+    return torch.stack([mass(x, 1), mass(x, 2)])
 
 
 def lost_share(mass: Tensor, kept: Tensor) -> Tensor:
@@ -214,22 +222,20 @@ def row_cosine(rows: Tensor, kepts: KeptSets | list[Tensor], sink: bool = True) 
 
     sink  False leaves position 0 out: as the attention sink it dominates the full cosine
     """
-    start = 0 if sink else 1
-    energy = rows[..., start:].square()
-    masks = _masks(kepts, rows)[..., start:]
-    return (_kept_sums(energy, masks) / energy.sum(-1)).clamp(max=1).sqrt()  # rounding can exceed 1
+    kept, everything = _kept_sums(rows, kepts, power=2, first=0 if sink else 1)
+    return (kept / everything).clamp(max=1).sqrt()  # rounding can exceed 1
 
 
 def row_mass(rows: Tensor, kepts: KeptSets | list[Tensor]) -> Tensor:
     """Share of each row on its kept positions: rows [Hq, r, n], M kept sets -> [M, Hq, r]."""
-    return _kept_sums(rows, _masks(kepts, rows))
+    return _kept_sums(rows, kepts)[0]
 
 
 def row_output_cosine(rows: Tensor, values: Tensor, kepts: KeptSets | list[Tensor]) -> Tensor:
     """Cosine of the outputs of full and compressed rows: rows [Hq, r, n], values [Hkv, n, d] -> [M, Hq, r]."""
     query_heads, r, n = rows.shape
     full, sets, cosines = output_rows(rows, values), _sets(kepts, n), []
-    sets.per_head(query_heads)  # says what does not fit
+    sets.masks(query_heads)  # says what does not fit
     for kept, _ in sets.groups:
         heads = max(len(values), kept.shape[1])  # as many as differ in their values or in what they keep
         mine = kept.repeat_interleave(heads // kept.shape[1], 1)  # [m, heads, b]
@@ -248,13 +254,12 @@ def prompt_cosine(attention: PromptAttention, kepts: KeptSets | list[Tensor], ro
     return [M, Hq] float32
     """
     queries, keys, n = attention.queries, attention.keys, attention.n
-    masks = _sets(kepts, n).per_head(len(queries), torch.promote_types(queries.dtype, torch.float32))
-    total = torch.zeros(masks.shape[:2], device=keys.device)
+    sets = _sets(kepts, n)
+    total = torch.zeros(len(sets), len(queries), device=keys.device)
     for start in range(0, n, rows):
         stop = min(start + rows, n)
         positions = torch.arange(start, stop, device=keys.device)
-        energy = attention_rows(queries[:, start:stop], keys[:, :stop], positions).square()
-        total += (_kept_sums(energy, masks[..., :stop]) / energy.sum(-1)).clamp(max=1).sqrt().sum(-1)
+        total += row_cosine(attention_rows(queries[:, start:stop], keys[:, :stop], positions), sets).sum(-1)
     return total / n
 
 
@@ -262,11 +267,20 @@ def _sets(kepts: KeptSets | list[Tensor], n: int) -> KeptSets:
     return kepts if isinstance(kepts, KeptSets) else KeptSets(kepts, n)
 
 
-def _masks(kepts: KeptSets | list[Tensor], rows: Tensor) -> Tensor:
-    """M kept sets as masks per query head: [M, Hq, n] in the rows' dtype."""
-    return _sets(kepts, rows.shape[-1]).per_head(len(rows), rows.dtype)
+def _kept_sums(
+    rows: Tensor, kepts: KeptSets | list[Tensor], power: int = 1, first: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Sums of rows ** power over the positions that each set keeps, and over all of them: [M, Hq, r] and [Hq, r].
 
-
-def _kept_sums(x: Tensor, masks: Tensor) -> Tensor:
-    """Sums of x over the kept positions of each mask, in one pass: x [H, r, n], masks [M, H, n] -> [M, H, r]."""
-    return torch.bmm(x, masks.permute(1, 2, 0)).permute(2, 0, 1)
+    rows   [Hq, r, n]; the sets may be those of a longer prompt
+    first  positions before this one count nowhere
+    """
+    heads, r, n = rows.shape
+    sets = _sets(kepts, n)
+    triton = kernels("attention.triton_rows", rows)
+    if triton and rows.dtype == torch.float32 and triton.fits(r, len(sets) + 1):
+        sums = triton.kept_sums(rows, sets.masks(heads)[..., :n], power, first)
+        return sums[:-1], sums[-1]
+    x = rows[..., first:] if power == 1 else rows[..., first:].square()
+    masks = sets.per_head(heads, rows.dtype)[..., first:n]
+    return torch.bmm(x, masks.permute(1, 2, 0)).permute(2, 0, 1), x.sum(-1)

@@ -71,7 +71,7 @@ def compiled(gpu: str, head_dim: int = 128) -> dict[str, tuple[int, int]]:
         aligned = [i for i, name in enumerate(names) if name in pointers or name.endswith(("_head", "_token"))]
         signature = {name: kinds.get(name, "i32") for name in names}
         source = ASTSource(kernel, signature, fixed, {(i,): [["tt.divisibility", 16]] for i in aligned})
-        options = {"num_warps": 8 if block >= 128 else 4, "num_stages": stages}
+        options = {"num_warps": triton_kernels.warps(head_dim, block), "num_stages": stages}
         made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
         results[kernel.__name__] = made.metadata.shared, memory
     return results

@@ -16,10 +16,11 @@ import torch
 from kernel_cases import CASES, GPUS, inputs
 
 from chunkkv_lib.attention import PromptAttention, column_sums, log_sum_exp
+from chunkkv_lib.attention.gpu import kernels
 from chunkkv_lib.compressors import H2O
 
-# The package gives its functions the name of the module.
-module = sys.modules[column_sums.__module__]
+# The package gives its functions the names of their modules.
+module, gpu = sys.modules[column_sums.__module__], sys.modules[kernels.__module__]
 
 TESTS = Path(__file__).parent
 needs_triton = pytest.mark.skipif(
@@ -32,12 +33,12 @@ needs_gpu = pytest.mark.skipif(
 each_case = pytest.mark.parametrize("name", CASES)
 
 
-def in_a_process(folder: Path, *arguments: str, interpret: str = "0") -> dict:
-    """What `kernel_cases.py` writes. Triton reads TRITON_INTERPRET when it is imported."""
+def in_a_process(folder: Path, *arguments: str, interpret: str = "0", script: str = "kernel_cases.py") -> dict:
+    """What a script beside this file writes. Triton reads TRITON_INTERPRET when it is imported."""
     cache = {"TRITON_INTERPRET": interpret, "TRITON_CACHE_DIR": str(folder / "cache")}
     paths = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     subprocess.run(
-        [sys.executable, str(TESTS / "kernel_cases.py"), str(folder / "results.pt"), *arguments],
+        [sys.executable, str(TESTS / script), str(folder / "results.pt"), *arguments],
         check=True, env=os.environ | cache | {"PYTHONPATH": paths}, timeout=300,
     )  # fmt: skip
     return torch.load(folder / "results.pt")
@@ -84,7 +85,7 @@ def test_the_compiler_takes_the_kernels_and_shared_memory_suffices(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "dtype", "memory", "shape"),
     [
-        (128, torch.bfloat16, 227 << 10, (128, 3)),  # Llama's heads on an H100
+        (128, torch.bfloat16, 227 << 10, (128, 2)),  # Llama's heads on an H100
         (256, torch.float16, 227 << 10, (128, 2)),
         (256, torch.bfloat16, 99 << 10, (32, 2)),
         (64, torch.float32, 227 << 10, (32, 2)),
@@ -114,7 +115,7 @@ def test_which_tensors_go_to_the_kernels(monkeypatch):
 
 
 def test_without_triton_pytorch_does_it(monkeypatch):
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
     assert module._kernels(stand_in(), stand_in()) is None
 
 

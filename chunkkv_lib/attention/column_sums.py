@@ -9,7 +9,6 @@ On a GPU `triton_kernels.py` does both, where it can; the PyTorch code here is i
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from types import ModuleType
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from .checks import check_heads
 from .flash import causal_attention
+from .gpu import kernels
 from .rows import attention_logits
 from .threads import in_threads
 
@@ -32,8 +32,8 @@ def log_sum_exp(queries: Tensor, keys: Tensor) -> Tensor:
     return   [Hq, n] float32 (float64 for float64 inputs)
     """
     check_heads(queries, keys)
-    if kernels := _kernels(queries, keys):
-        return kernels.log_sum_exp(queries, keys)
+    if triton := _kernels(queries, keys):
+        return triton.log_sum_exp(queries, keys)
     if queries.device.type == "cpu" and (found := causal_attention(queries[None], keys[None], keys[None])):
         return found[1]
     rows = _rows_per_tile(queries, keys)
@@ -55,8 +55,8 @@ def column_sums(queries: Tensor, keys: Tensor, lse: Tensor | None = None) -> Ten
     return   [Hq, n] float32 (float64 for float64 inputs); a head's sums add up to n
     """
     lse = log_sum_exp(queries, keys) if lse is None else lse
-    if kernels := _kernels(queries, keys):
-        return kernels.column_sums(queries, keys, lse)
+    if triton := _kernels(queries, keys):
+        return triton.column_sums(queries, keys, lse)
     wide = torch.promote_types(queries.dtype, torch.float32)
     q = torch.cat([queries.to(wide) * queries.shape[2] ** -0.5, -lse.to(wide)[..., None]], -1)
     k = torch.cat([keys.to(wide), torch.ones_like(keys[..., :1], dtype=wide)], -1)
@@ -101,14 +101,10 @@ def uncausal_column_sums(queries: Tensor, keys: Tensor, window: int) -> Tensor:
 
 def _kernels(queries: Tensor, keys: Tensor) -> ModuleType | None:
     """The Triton kernels, where they can take these tensors: on a GPU with bfloat16 arithmetic, in 16 or 32 bits."""
-    if not (queries.is_cuda and keys.is_cuda) or find_spec("triton") is None:
+    if not (found := kernels("attention.triton_kernels", queries, keys)):
         return None
-    if torch.cuda.get_device_capability(queries.device) < (8, 0):
-        return None
-    from . import triton_kernels
-
-    fits = {queries.dtype, keys.dtype} <= set(triton_kernels.DTYPES) and keys.shape[2] <= triton_kernels.MAX_HEAD_DIM
-    return triton_kernels if fits else None
+    fits = {queries.dtype, keys.dtype} <= set(found.DTYPES) and keys.shape[2] <= found.MAX_HEAD_DIM
+    return found if fits else None
 
 
 def _rows_per_tile(queries: Tensor, keys: Tensor) -> int:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_heads
+from .gpu import kernels
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -24,8 +25,13 @@ def attention_logits(queries: Tensor, keys: Tensor, positions: Tensor | None = N
     group = check_heads(queries, keys)
     kv_heads, n, d = keys.shape
     # One product per KV head with the group's queries stacked: the keys are never repeated.
-    stacked = _wide(queries).reshape(kv_heads, group * queries.shape[1], d)
-    logits = torch.matmul(stacked * d**-0.5, _wide(keys).transpose(1, 2)).view(queries.shape[0], -1, n)
+    stacked, columns = queries.reshape(kv_heads, group * queries.shape[1], d), keys.transpose(1, 2)
+    if keys.is_cuda and queries.dtype == keys.dtype and keys.dtype in (torch.bfloat16, torch.float16):
+        # Products of 16-bit numbers are exact in float32, and the result is: the keys need not be widened.
+        logits = torch.bmm(stacked, columns, out_dtype=torch.float32).mul_(d**-0.5)
+    else:
+        logits = torch.matmul(_wide(stacked) * d**-0.5, _wide(columns))
+    logits = logits.view(queries.shape[0], -1, n)
     # Positions on a GPU are not looked at: the CPU would have to wait for them.
     if positions is not None and (positions.device.type != "cpu" or int(positions.min()) < n - 1):
         hidden = torch.arange(n, device=keys.device) > positions.to(keys.device)[:, None]
@@ -47,5 +53,8 @@ def output_rows(rows: Tensor, values: Tensor) -> Tensor:
     """
     query_heads, r, n = rows.shape
     kv_heads = values.shape[0]
+    triton = kernels("attention.triton_rows", rows, values)
+    if triton and rows.dtype == torch.float32 and values.dtype != torch.float64 and triton.fits(r, values.shape[2]):
+        return triton.weighted_sums(rows, values)
     stacked = rows.reshape(kv_heads, query_heads // kv_heads * r, n)
     return torch.matmul(stacked, values.to(rows.dtype)).view(query_heads, r, -1)

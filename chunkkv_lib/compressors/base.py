@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from ..attention import PromptAttention
+from ..attention.gpu import kernels
 from ..errors import InputError, unknown
 
+SELECTION = "compressors.triton_selection"
 GRANULARITIES = ("kv_head", "query_head", "layer")
 GROUPS = {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}
 
@@ -56,6 +58,8 @@ def check_kept(kept: Tensor, n: int) -> None:
 
 def kept_from_mask(mask: Tensor, tokens: int) -> Tensor:
     """The positions of the True entries: mask [S, n] with `tokens` of them in every row -> [S, tokens] ascending."""
+    if (triton := kernels(SELECTION, mask)) and mask.shape[1] <= triton.MAX_POSITIONS:
+        return triton.positions(mask, tokens)
     # With the count given, a GPU's result is not waited for.
     return torch.nonzero_static(mask, size=mask.shape[0] * tokens)[:, 1].view(mask.shape[0], tokens)
 
@@ -64,6 +68,9 @@ def highest(scores: Tensor, count: int) -> Tensor:
     """Mask of the `count` highest scores of each row, ties to the lower position: [S, p] -> [S, p] bool."""
     if count == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
+    triton = kernels(SELECTION, scores)
+    if triton and scores.dtype == torch.float32 and scores.shape[1] <= triton.MAX_POSITIONS:
+        return triton.highest(scores, count)
     # topk leaves the order of ties open, so it only tells the lowest score that stays; a full sort costs more.
     lowest = scores.topk(count, dim=-1, sorted=False).values.amin(-1, keepdim=True)
     above, level = scores > lowest, scores == lowest

@@ -21,7 +21,7 @@ from ..kept_sets import KeptSets
 from ..metrics import (
     entries_per_set,
     evicted_mass,
-    mass,
+    masses,
     prompt_cosine,
     row_cosine,
     row_mass,
@@ -178,22 +178,24 @@ def layer_columns(
 
 def _cache_columns(keys: Tensor, values: Tensor, kept: KeptSets) -> dict[str, Tensor]:
     """Losses of keys and values, averaged over the heads."""
-    masses = torch.stack([mass(x, power) for x in (keys, values) for power in (1, 2)])
+    both = torch.cat([masses(keys), masses(values)])
     lost, absolute, cosine = [], [], []
     for positions, masks in kept.groups:
-        evicted, everything = evicted_mass(masses, masks)
+        evicted, everything = evicted_mass(both, masks)
         share = evicted / everything
         lost.append(share.mean(-1))
-        absolute.append(evicted.mean(-1) / entries_per_set(masses[0], positions.shape[1], keys.shape[2]))
+        absolute.append(evicted.mean(-1) / entries_per_set(both[0], positions.shape[1], keys.shape[2]))
         cosine.append((1 - share).clamp(min=0).sqrt().mean(-1))
     lost, absolute, cosine = (kept.in_order(x).T for x in (lost, absolute, cosine))
     return {"kv_l1_loss": (lost[0] + lost[2]) / 2} | {
         column: value
         for name, i in (("key", 0), ("value", 2))
         for column, value in (
-            (f"kv_l1_loss_{name}s", lost[i]), (f"kv_l1_absolute_{name}s", absolute[i]), (f"{name}_cosine", cosine[i + 1])
+            (f"kv_l1_loss_{name}s", lost[i]),
+            (f"kv_l1_absolute_{name}s", absolute[i]),
+            (f"{name}_cosine", cosine[i + 1]),
         )
-    }  # fmt: skip
+    }
 
 
 def _evidence(kept: KeptSets, spans: tuple[tuple[int, int], ...]) -> dict[str, Tensor]:
