@@ -90,13 +90,18 @@ def answer_scores(logits: Tensor, full_logits: Tensor, targets: Tensor) -> dict[
                          cache's prediction, nats; top1_agreement: share of tokens with the same most likely next one.
                          All NaN if t is 0.
     """
+    return {name: score.item() for name, score in score_tensors(logits, full_logits, targets).items()}
+
+
+def score_tensors(logits: Tensor, full_logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """`answer_scores` as tensors without dimensions, so that a GPU is not waited for."""
     if len(targets) == 0:
-        return dict.fromkeys(("nll", "kl", "top1_agreement"), float("nan"))
+        return dict.fromkeys(("nll", "kl", "top1_agreement"), torch.tensor(torch.nan, device=logits.device))
     ours, full = logits.float().log_softmax(-1), full_logits.float().log_softmax(-1)
     return {
-        "nll": F.nll_loss(ours, targets).item(),
-        "kl": F.kl_div(ours, full, reduction="batchmean", log_target=True).item(),
-        "top1_agreement": (ours.argmax(-1) == full.argmax(-1)).float().mean().item(),
+        "nll": F.nll_loss(ours, targets),
+        "kl": F.kl_div(ours, full, reduction="batchmean", log_target=True),
+        "top1_agreement": (ours.argmax(-1) == full.argmax(-1)).float().mean(),
     }
 
 

@@ -78,8 +78,11 @@ class KeptSets:
 
         other  sets of the same shapes, for instance of the layer below
         """
-        pairs = zip(self.groups, other.groups)
-        return self.in_order([jaccard(mine, theirs).mean(-1) for (_, mine), (_, theirs) in pairs])
+        shares = []
+        for (kept, mine), (_, theirs) in zip(self.groups, other.groups):
+            both = (mine & theirs).sum(-1)
+            shares.append((both / (2 * kept.shape[2] - both)).mean(-1))
+        return self.in_order(shares)
 
     def to(self, device: torch.device) -> KeptSets:
         """The same on another device; itself if it is there."""
@@ -90,7 +93,8 @@ class KeptSets:
 
 def jaccard(a: Tensor, b: Tensor) -> Tensor:
     """Positions in both masks over positions in either: [..., n] bool -> [...]."""
-    return (a & b).sum(-1) / (a | b).sum(-1)
+    both = (a & b).sum(-1)
+    return both / (a.sum(-1) + b.sum(-1) - both)
 
 
 def misfit(sets: int, heads: str) -> InputError:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .attention import PromptAttention, attention_logits, attention_rows, output_rows
+from .attention import PromptAttention, attention_logits, attention_rows, kept_outputs, output_rows
 from .attention.checks import check_finite, check_heads
 from .attention.gpu import kernels
 from .errors import InputError
@@ -217,33 +217,60 @@ def visible(logits: Tensor) -> Tensor:
     return logits.masked_fill(logits == -torch.inf, 0.0)
 
 
+class RowSums:
+    """Sums of attention rows over what every method keeps; the metrics of rows are quotients of them.
+
+    rows    [Hq, r, n] attention, or logits
+    kepts   M kept sets; they may be those of a longer prompt
+    """
+
+    def __init__(self, rows: Tensor, kepts: KeptSets | list[Tensor]) -> None:
+        self.rows, self.sets = rows, _sets(kepts, rows.shape[2])
+        triton = kernels("attention.triton_rows", rows)
+        if triton and rows.dtype == torch.float32 and triton.fits(rows.shape[1], 2 * len(self.sets) + 2):
+            self._found = triton.kept_sums(rows, self.sets.masks(len(rows))[..., : rows.shape[2]])
+        else:
+            self._found = None
+
+    def cosine(self, sink: bool = True) -> Tensor:
+        """Cosine of each row with its zero-filled copies: [M, Hq, r]. `sink` as in `row_cosine`."""
+        kept, everything = self._sums(2, 0 if sink else 1)
+        return (kept / everything).clamp(max=1).sqrt()  # rounding can exceed 1
+
+    def mass(self) -> Tensor:
+        """Sum of each row over its kept positions: [M, Hq, r]."""
+        return self._sums(1, 0)[0]
+
+    def _sums(self, power: int, first: int) -> tuple[Tensor, Tensor]:
+        """Of rows ** power from position `first` on, over kept positions and over all: [M, Hq, r] and [Hq, r]."""
+        if self._found is not None:
+            sums = self._found[power - 1, first]
+            return sums[:-1], sums[-1]
+        x = self.rows[..., first:] if power == 1 else self.rows[..., first:].square()
+        masks = self.sets.per_head(len(x), x.dtype)[..., first : self.rows.shape[2]]
+        return torch.bmm(x, masks.permute(1, 2, 0)).permute(2, 0, 1), x.sum(-1)
+
+
 def row_cosine(rows: Tensor, kepts: KeptSets | list[Tensor], sink: bool = True) -> Tensor:
     """Cosine of each row with its zero-filled copies: rows [Hq, r, n], M kept sets -> [M, Hq, r].
 
     sink  False leaves position 0 out: as the attention sink it dominates the full cosine
     """
-    kept, everything = _kept_sums(rows, kepts, power=2, first=0 if sink else 1)
-    return (kept / everything).clamp(max=1).sqrt()  # rounding can exceed 1
+    return RowSums(rows, kepts).cosine(sink)
 
 
 def row_mass(rows: Tensor, kepts: KeptSets | list[Tensor]) -> Tensor:
     """Share of each row on its kept positions: rows [Hq, r, n], M kept sets -> [M, Hq, r]."""
-    return _kept_sums(rows, kepts)[0]
+    return RowSums(rows, kepts).mass()
 
 
 def row_output_cosine(rows: Tensor, values: Tensor, kepts: KeptSets | list[Tensor]) -> Tensor:
     """Cosine of the outputs of full and compressed rows: rows [Hq, r, n], values [Hkv, n, d] -> [M, Hq, r]."""
-    query_heads, r, n = rows.shape
-    full, sets, cosines = output_rows(rows, values), _sets(kepts, n), []
-    sets.masks(query_heads)  # says what does not fit
+    full, sets, cosines = output_rows(rows, values), _sets(kepts, rows.shape[2]), []
+    sets.masks(len(rows))  # says what does not fit
     for kept, _ in sets.groups:
-        heads = max(len(values), kept.shape[1])  # as many as differ in their values or in what they keep
-        mine = kept.repeat_interleave(heads // kept.shape[1], 1)  # [m, heads, b]
-        stacked = rows.reshape(heads, -1, n).expand(len(kept), -1, -1, -1)
-        some = stacked.gather(3, mine[:, :, None].expand(-1, -1, stacked.shape[2], -1))
-        owner = torch.arange(heads, device=rows.device)[:, None] // (heads // len(values))
+        compressed = kept_outputs(rows, values, kept)
         # A cosine does not see the missing renormalisation.
-        compressed = torch.matmul(some, values[owner, mine].to(rows.dtype)).view(len(kept), query_heads, r, -1)
         cosines.append((full * compressed).sum(-1) / (full.norm(dim=-1) * compressed.norm(dim=-1)))
     return sets.in_order(cosines)
 
@@ -265,22 +292,3 @@ def prompt_cosine(attention: PromptAttention, kepts: KeptSets | list[Tensor], ro
 
 def _sets(kepts: KeptSets | list[Tensor], n: int) -> KeptSets:
     return kepts if isinstance(kepts, KeptSets) else KeptSets(kepts, n)
-
-
-def _kept_sums(
-    rows: Tensor, kepts: KeptSets | list[Tensor], power: int = 1, first: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Sums of rows ** power over the positions that each set keeps, and over all of them: [M, Hq, r] and [Hq, r].
-
-    rows   [Hq, r, n]; the sets may be those of a longer prompt
-    first  positions before this one count nowhere
-    """
-    heads, r, n = rows.shape
-    sets = _sets(kepts, n)
-    triton = kernels("attention.triton_rows", rows)
-    if triton and rows.dtype == torch.float32 and triton.fits(r, len(sets) + 1):
-        sums = triton.kept_sums(rows, sets.masks(heads)[..., :n], power, first)
-        return sums[:-1], sums[-1]
-    x = rows[..., first:] if power == 1 else rows[..., first:].square()
-    masks = sets.per_head(heads, rows.dtype)[..., first:n]
-    return torch.bmm(x, masks.permute(1, 2, 0)).permute(2, 0, 1), x.sum(-1)

@@ -43,6 +43,13 @@ def inputs(name: str, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor, 
     ), masks.to(device)
 
 
+def kept_sets(name: str) -> torch.Tensor:
+    """Some positions per set: [M, S, b], from one to more than a program takes at once."""
+    _, _, sets, _, n, _, methods = ROWS[name]
+    drawn = torch.rand(methods, sets, n, generator=torch.Generator().manual_seed(5)).argsort(-1)
+    return drawn[..., : (n + 1) // 2].sort(-1).values
+
+
 def results(device: str = "cpu") -> dict[str, dict[str, torch.Tensor]]:
     """What every kernel computes of every case."""
     from chunkkv_lib.attention import triton_rows
@@ -53,8 +60,7 @@ def results(device: str = "cpu") -> dict[str, dict[str, torch.Tensor]]:
         rows, values, masks = inputs(name, device)
         found[name] = {
             "sums": triton_rows.kept_sums(rows, masks),
-            "energy": triton_rows.kept_sums(rows, masks, power=2),
-            "later": triton_rows.kept_sums(rows, masks, power=2, first=1),
+            "outputs": triton_rows.kept_outputs(rows, values, kept_sets(name).to(device)),
             "weighted": triton_rows.weighted_sums(rows, values),
             "masses": triton_rows.masses(values),
         }

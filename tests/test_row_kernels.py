@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from row_kernel_cases import ROWS, SCORES, inputs, results
+from row_kernel_cases import ROWS, SCORES, inputs, kept_sets, results
 from test_kernels import in_a_process, needs_gpu, needs_triton
 
+from chunkkv_lib.attention import kept_outputs
 from chunkkv_lib.compressors.base import highest, kept_from_mask
 from chunkkv_lib.metrics import KeptSets, row_cosine, row_mass, row_output_cosine
 
@@ -27,11 +28,19 @@ def check_rows(name: str, found: dict[str, torch.Tensor]) -> None:
     heads, sets = len(rows), masks.shape[1]
     keep = masks.repeat_interleave(heads // sets, 1)
     keep = torch.cat([keep, torch.ones_like(keep[:1])])
-    for kind, x in (("sums", rows), ("energy", rows**2), ("later", rows**2)):
-        wanted = torch.einsum("hrn,mhn->mhr", x, keep if kind != "later" else keep * (torch.arange(x.shape[2]) > 0))
-        torch.testing.assert_close(found[kind].cpu().double(), wanted, rtol=5e-6, atol=1e-9)
+    without_sink = keep * (torch.arange(keep.shape[2]) > 0)
+    for power in (0, 1):
+        for first, these in enumerate((keep, without_sink)):
+            wanted = torch.einsum("hrn,mhn->mhr", rows ** (power + 1), these)
+            torch.testing.assert_close(found["sums"][power, first].cpu().double(), wanted, rtol=5e-6, atol=1e-9)
     repeated = values.repeat_interleave(heads // len(values), 0)
     torch.testing.assert_close(found["weighted"].cpu().double(), rows @ repeated, rtol=1e-5, atol=2e-6)
+    kept = kept_sets(name)
+    outputs = [kept_outputs(rows, values, kept), found["outputs"].cpu().double()]
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-5, atol=2e-6)
+    zeroed = torch.zeros(len(kept), heads, rows.shape[2], dtype=torch.float64)
+    zeroed.scatter_(2, kept.repeat_interleave(heads // sets, 1), 1)
+    torch.testing.assert_close(outputs[0], (rows * zeroed[:, :, None]) @ repeated)
     wanted = torch.stack([values.abs().sum(-1), values.square().sum(-1)])
     torch.testing.assert_close(found["masses"].cpu().double(), wanted, rtol=2e-6, atol=1e-9)
 

@@ -8,7 +8,7 @@ from .checks import check_heads, check_prompt
 from .column_sums import column_sums, log_sum_exp, uncausal_column_sums
 from .flash import causal_attention
 from .prompt import PromptAttention
-from .rows import attention_logits, attention_rows, output_rows
+from .rows import attention_logits, attention_rows, kept_outputs, output_rows
 
 __all__ = [
     "PromptAttention",
@@ -18,6 +18,7 @@ __all__ = [
     "check_heads",
     "check_prompt",
     "column_sums",
+    "kept_outputs",
     "log_sum_exp",
     "output_rows",
     "uncausal_column_sums",

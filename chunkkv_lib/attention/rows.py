@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -53,8 +55,33 @@ def output_rows(rows: Tensor, values: Tensor) -> Tensor:
     """
     query_heads, r, n = rows.shape
     kv_heads = values.shape[0]
-    triton = kernels("attention.triton_rows", rows, values)
-    if triton and rows.dtype == torch.float32 and values.dtype != torch.float64 and triton.fits(r, values.shape[2]):
+    if triton := _kernels(rows, values):
         return triton.weighted_sums(rows, values)
     stacked = rows.reshape(kv_heads, query_heads // kv_heads * r, n)
     return torch.matmul(stacked, values.to(rows.dtype)).view(query_heads, r, -1)
+
+
+def kept_outputs(rows: Tensor, values: Tensor, kept: Tensor) -> Tensor:
+    """Attention outputs over the kept positions alone, of several methods.
+
+    rows    [Hq, r, n]
+    values  [Hkv, n, d]
+    kept    [m, S, b] int64; S divides Hq
+    return  [m, Hq, r, d]
+    """
+    if triton := _kernels(rows, values):
+        return triton.kept_outputs(rows, values, kept)
+    query_heads, r, n = rows.shape
+    heads = max(len(values), kept.shape[1])  # as many as differ in their values or in what they keep
+    mine = kept.repeat_interleave(heads // kept.shape[1], 1)  # [m, heads, b]
+    stacked = rows.reshape(heads, -1, n).expand(len(kept), -1, -1, -1)
+    some = stacked.gather(3, mine[:, :, None].expand(-1, -1, stacked.shape[2], -1))
+    owner = torch.arange(heads, device=rows.device)[:, None] // (heads // len(values))
+    return torch.matmul(some, values[owner, mine].to(rows.dtype)).view(len(kept), query_heads, r, -1)
+
+
+def _kernels(rows: Tensor, values: Tensor) -> ModuleType | None:
+    """The Triton kernels, where they can take these rows and values."""
+    triton = kernels("attention.triton_rows", rows, values)
+    takes = triton and rows.dtype == torch.float32 and values.dtype != torch.float64
+    return triton if takes and triton.fits(rows.shape[1], values.shape[2]) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pandas as pd
@@ -15,16 +15,16 @@ from ..attention import PromptAttention
 from ..attention.checks import not_finite
 from ..capture import Layer, capture
 from ..compressors import Compressor, Random, preset
-from ..decoding import CompressedCache, answer_scores, decode
+from ..decoding import CompressedCache, decode, score_tensors
 from ..errors import InputError
 from ..kept_sets import KeptSets
 from ..metrics import (
+    RowSums,
     entries_per_set,
     evicted_mass,
     masses,
     prompt_cosine,
     row_cosine,
-    row_mass,
     row_output_cosine,
     survival,
 )
@@ -69,8 +69,9 @@ def analyse(
         raise InputError(f"reuse={reuse} does not work; it must be at least 1, where 1 means no reuse.")
     visitor = _Visitor(sequence, len(prompt), methods, reuse, all_queries)
     full = capture(model, torch.cat([prompt, answer]), visitor, logits_to_keep=len(answer))
-    layers = visitor.table()
     answers = _answers(model, visitor.caches, list(methods), full[:-1], answer.to(full.device))
+    layers = visitor.table()
+    answers = answers()
     for frame in (layers, answers):
         frame.insert(0, "sequence", sequence.id)
     return layers, answers
@@ -114,7 +115,7 @@ class _Visitor:
             columns["overlap_layer_below"] = kept.overlap(below)
         if self.sequence.evidence_spans:
             columns |= _evidence(kept, self.sequence.evidence_spans)
-        columns[FINITE] = _finite(layer.queries, columns).expand(len(kept))
+        columns[FINITE] = _finite(layer.queries if layer.lse is None else layer.lse, columns).expand(len(kept))
         self.layers.append((layer.index, columns))
         self.kept_tokens = {name: positions.shape[1] for name, positions in zip(self.methods, kept.kepts)}
         by_name = dict(zip(self.methods, kept.kepts))
@@ -161,12 +162,13 @@ def layer_columns(
 ) -> dict[str, Tensor]:
     """Every metric of one layer that needs its tensors: column of `layers.parquet` -> [M], one number per method."""
     window, probes = attention.window_rows(min(WINDOW, attention.n)), attention.probe_rows()
+    sums = RowSums(probes, kept)
     rows = {
-        "attention_cosine_similarity": row_cosine(probes, kept),
+        "attention_cosine_similarity": sums.cosine(),
         "attention_cosine_window": row_cosine(window, kept),
-        "attention_cosine_no_sink": row_cosine(probes, kept, sink=False),
+        "attention_cosine_no_sink": sums.cosine(sink=False),
         "attention_cosine_logits": row_cosine(attention.probe_logits(), kept),  # the answer sees the whole prompt
-        "attention_mass": row_mass(probes, kept),
+        "attention_mass": sums.mass(),
         "attention_output_cosine": row_output_cosine(probes, values, kept),
     }
     if all_queries:
@@ -208,7 +210,10 @@ def _evidence(kept: KeptSets, spans: tuple[tuple[int, int], ...]) -> dict[str, T
 
 
 def _finite(queries: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
-    """Whether a layer's tensors are free of NaN and infinity: a mass that is not makes its losses NaN."""
+    """Whether a layer's tensors are free of NaN and infinity: a mass that is not makes its losses NaN.
+
+    queries  or the log-sum-exp of their logits, which is smaller and shows the same
+    """
     cache = columns["kv_l1_absolute_keys"].sum() + columns["kv_l1_absolute_values"].sum()
     return torch.isfinite(queries.sum(dtype=torch.promote_types(queries.dtype, torch.float32)) + cache).float()
 
@@ -219,13 +224,23 @@ def _answers(
     methods: list[str],
     full: Tensor,
     answer: Tensor,
-) -> pd.DataFrame:
-    """Likelihood of the answer's tokens after the first, whose prediction no compression can touch."""
+) -> Callable[[], pd.DataFrame]:
+    """Likelihood of the answer's tokens after the first, whose prediction no compression can touch.
+
+    The work is begun here; the function that comes back waits for it and makes the table.
+    """
     targets = answer[1:]
-    records = {"Full": answer_scores(full, full, targets)}
+    scores = {"Full": score_tensors(full, full, targets)}
     for names, cache in caches.items():
         compressed = decode(model, cache, answer[:-1]) if len(targets) else [full] * len(names)
-        records |= {name: answer_scores(logits, full, targets) for name, logits in zip(names, compressed)}
-    return pd.DataFrame(
-        [{"method": name, "scored_tokens": len(targets)} | records[name] for name in ("Full", *methods)]
-    )
+        scores |= {name: score_tensors(logits, full, targets) for name, logits in zip(names, compressed)}
+
+    def table() -> pd.DataFrame:
+        names = ("Full", *methods)
+        numbers = torch.stack([torch.stack(list(scores[name].values())) for name in names]).tolist()
+        values = [dict(zip(scores["Full"], row)) for row in numbers]
+        return pd.DataFrame(
+            [{"method": name, "scored_tokens": len(targets)} | row for name, row in zip(names, values)]
+        )
+
+    return table
