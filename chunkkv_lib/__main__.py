@@ -345,11 +345,14 @@ def _add_bench_gpu(commands) -> None:
         "bfloat16, against the speed of a large matrix product and of a large copy.",
         allow_abbrev=False,
     )
-    parser.add_argument("--tokens", type=_whole, default=7950, help="tokens of the prompt (default: 7950)")
+    parser.add_argument(
+        "--tokens", type=_whole, nargs="+", default=[7950, 32768], dest="lengths",
+        help="tokens of the prompts (default: 7950 32768)",
+    )  # fmt: skip
     parser.add_argument("--repeats", type=_whole, default=5, help="timed runs of each, the median counts (default: 5)")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1; cpu only tries the code (default: cuda)")
     parser.add_argument("--shape", default="llama-3-8b", help="of the model: llama-3-8b or tiny (default: llama-3-8b)")
-    place = "data/bench/gpu-kernels.json"
+    place = "data/bench/gpu.json"
     parser.add_argument("--output", default=place, help=f"JSON (default: {place})")
     parser.set_defaults(run_command=_bench_gpu)
 
@@ -357,7 +360,7 @@ def _add_bench_gpu(commands) -> None:
 def _bench_gpu(options: argparse.Namespace) -> None:
     from .bench_gpu import bench_gpu
 
-    bench_gpu(options.tokens, options.repeats, options.device, options.shape, options.output)
+    bench_gpu(tuple(options.lengths), options.repeats, options.device, options.shape, options.output)
 
 
 def _actions(parser: argparse.ArgumentParser, command: str) -> list[argparse.Action]:

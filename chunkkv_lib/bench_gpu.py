@@ -7,9 +7,12 @@ measured on the same device: a large matrix product and a large copy.
 from __future__ import annotations
 
 import json
+import platform
 import statistics
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -22,7 +25,7 @@ from .bench.ours import prefill
 from .errors import InputError, unknown
 from .files import write_text
 from .measure import analyse
-from .measure.driver import machine, versions
+from .measure.driver import code_hash, machine
 from .metrics import token_mass
 from .models.load import pick_device
 from .sequences import Sequence
@@ -41,15 +44,15 @@ SHAPES = {
 
 
 def bench_gpu(
-    tokens: int = 7950,
+    lengths: tuple[int, ...] = (7950, 32768),
     repeats: int = 5,
     device: str = "cuda",
     shape: str = "llama-3-8b",
-    output: str | Path = "data/bench/gpu-kernels.json",
+    output: str | Path = "data/bench/gpu.json",
 ) -> dict:
     """Measure, print a table, write JSON. Returns the report.
 
-    tokens   of the prompt; 32 answer tokens follow
+    lengths  tokens of the prompts; 32 answer tokens follow. The rows of the report are one per length and operation
     device   "cuda" or "cuda:1"; "cpu" with shape "tiny" only tries the code
     raises InputError: no such device or shape, a prompt or a number of repeats that is too small.
     """
@@ -62,23 +65,36 @@ def bench_gpu(
             "--shape tiny --device cpu."
         )
     device = pick_device(device)
-    if tokens < 128 or repeats < 1:  # the methods keep 10 %, their windows are up to 8 tokens
-        raise InputError(f"tokens={tokens} and repeats={repeats} do not work; give at least 128 tokens and 1 repeat.")
-    model = random_model(shape, device, tokens + ANSWER_TOKENS)
-    ids = torch.randint(model.config.vocab_size, (tokens + ANSWER_TOKENS,), generator=torch.Generator().manual_seed(0))
-    sequence = Sequence.from_ids(ids[:tokens], ids[tokens:], id="bench")
+    for tokens in lengths:
+        if tokens < 128 or repeats < 1:  # the methods keep 10 %, their windows are up to 8 tokens
+            raise InputError(
+                f"tokens={tokens} and repeats={repeats} do not work; give at least 128 tokens and 1 repeat."
+            )
+    model = random_model(shape, device, max(lengths) + ANSWER_TOKENS)
     ceilings = measured_ceilings(device, repeats)
-    rows = whole_steps(model, sequence, repeats) | pieces(model.config, tokens, device, repeats)
-    for row in rows.values():
-        row |= achieved(row, ceilings)
+    rows = []
+    for tokens in lengths:
+        found = whole_steps(model, tokens, repeats) | pieces(model.config, tokens, device, repeats)
+        rows += [{"tokens": tokens, "operation": name} | row | achieved(row, ceilings) for name, row in found.items()]
     report = {
-        "shape": shape, "dtype": "bfloat16", "device": device, "tokens": tokens, "repeats": repeats,
-        "time_ratio": rows["analysis"]["seconds"] / rows["prefill"]["seconds"],
-        "ceilings": ceilings, "operations": rows, "versions": versions(), "machine": machine(),
+        "shape": shape, "dtype": "bfloat16", "device": device, "repeats": repeats, "ceilings": ceilings, "rows": rows,
+        "code": code_hash(), "versions": versions(), "machine": machine(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
     write_text(output, json.dumps(report, indent=2) + "\n")
     show(report, output)
     return report
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the times depend on; "-" for a package that is not there."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "triton", "transformers"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "-"
+    return found
 
 
 def random_model(shape: str, device: str, positions: int) -> nn.Module:
@@ -91,24 +107,37 @@ def random_model(shape: str, device: str, positions: int) -> nn.Module:
         return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
 
 
-def whole_steps(model: nn.Module, sequence: Sequence, repeats: int) -> dict[str, dict]:
-    """The plain prefill and the complete analysis, interleaved: seconds, peak bytes above the model, operations."""
-    device, config, n = model.device, model.config, len(sequence.prompt_ids)
+def whole_steps(model: nn.Module, tokens: int, repeats: int) -> dict[str, dict]:
+    """The plain prefill and the complete analysis, interleaved.
+
+    return  for each: seconds and their ratio to the prefill's (median, lowest, highest round), seconds that the GPU was
+            at work, peak bytes above the model, operations, and the bytes of the weights
+    """
+    device, config = model.device, model.config
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(config.vocab_size, (tokens + ANSWER_TOKENS,), generator=generator)
+    sequence = Sequence.from_ids(ids[:tokens], ids[tokens:], id="bench")
     steps = {"prefill": lambda: prefill(model, list(sequence.prompt_ids)), "analysis": lambda: analyse(model, sequence)}
     peaks = {name: peak_bytes(step, device) for name, step in steps.items()}  # warms up, too
+    busy = {name: busy_seconds(step, device) for name, step in steps.items()}
     seconds = {name: [] for name in steps}
     for _ in range(repeats):
         for name, step in steps.items():
             seconds[name].append(one_time(step, device))
     linear = sum(part.weight.numel() for part in model.model.layers.modules() if isinstance(part, nn.Linear))
-    sweep = config.num_hidden_layers * causal_product(config, n)
-    work = 2 * linear * n + 2 * sweep  # every token through every matrix; logits and weighted sum of the values
-    flops = {"prefill": work, "analysis": work + 2 * sweep}  # and logits again, for log-sum-exp and column sums
+    sweep = config.num_hidden_layers * causal_product(config, tokens)
+    work = 2 * linear * tokens + 2 * sweep  # every token through every matrix; logits and weighted sum of the values
+    flops = {"prefill": work, "analysis": work + sweep}  # and logits again, for the column sums
     weights = sum(x.numel() * x.element_size() for x in model.parameters())
-    return {
-        name: {"seconds": statistics.median(seconds[name]), "flops": flops[name], "bytes": weights, "peak": peaks[name]}
-        for name in steps
-    }
+    found = {}
+    for name in steps:
+        ratios = [mine / plain for mine, plain in zip(seconds[name], seconds["prefill"])]
+        found[name] = {
+            "seconds": statistics.median(seconds[name]), "time_ratio": statistics.median(ratios),
+            "time_ratio_low": min(ratios), "time_ratio_high": max(ratios),
+            "busy_seconds": busy[name], "peak": peaks[name], "flops": flops[name], "bytes": weights,
+        }  # fmt: skip
+    return found
 
 
 def causal_product(config, n: int) -> int:
@@ -194,15 +223,34 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) - before
 
 
+def busy_seconds(step: Callable[[], object], device: torch.device) -> float | None:
+    """Seconds for which a GPU's kernels run during a step, however late the CPU asks for them; None on the CPU."""
+    if device.type != "cuda":
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        step()
+        synchronize(device)
+    return sum(event.self_device_time_total for event in profile.key_averages()) / 1e6
+
+
 def show(report: dict, output: str | Path) -> None:
     """Print the table."""
-    print(f"{'operation':<12} {'ms':>9} {'TFLOP/s':>8} {'of peak':>8} {'GB/s':>8} {'of peak':>8} {'peak MiB':>9}")
-    for name, row in report["operations"].items():
-        peak = f"{row['peak'] / 2**20:>9.0f}" if row.get("peak") is not None else ""
-        print(
-            f"{name:<12} {1000 * row['seconds']:>9.3f} {row['tflops']:>8.2f} {row['tflops_share']:>8.1%} "
-            f"{row['gb_per_second']:>8.1f} {row['gb_per_second_share']:>8.1%} {peak}"
-        )
+    titles = f"{'operation':<12} {'ms':>9} {'busy ms':>9} {'ratio':>6} {'TFLOP/s':>8} {'of peak':>8} "
+    titles += f"{'GB/s':>8} {'of peak':>8} {'peak MiB':>9}"
+    length = None
+    for row in report["rows"]:
+        if row["tokens"] != length:
+            length = row["tokens"]
+            print(f"{length:,} tokens\n{titles}")
+        busy = _cell(row.get("busy_seconds"), 1000, "9.1f")
+        ratio, peak = _cell(row.get("time_ratio"), 1, "6.2f"), _cell(row.get("peak"), 1 / 2**20, "9.0f")
+        line = f"{row['operation']:<12} {1000 * row['seconds']:>9.3f} {busy} {ratio} {row['tflops']:>8.2f} "
+        line += f"{row['tflops_share']:>8.1%} {row['gb_per_second']:>8.1f} {row['gb_per_second_share']:>8.1%} {peak}"
+        print(line.rstrip())
     ceilings = report["ceilings"]
     print(f"measured peaks: {ceilings['tflops']:.2f} TFLOP/s, {ceilings['gb_per_second']:.1f} GB/s; ", end="")
-    print(f"analysis / prefill {report['time_ratio']:.2f}; written to {output}")
+    print(f"written to {output}")
+
+
+def _cell(value: float | None, factor: float, form: str) -> str:
+    return " " * int(form.partition(".")[0]) if value is None else format(factor * value, form)

@@ -44,12 +44,13 @@ class KeptSets:
         kept = torch.stack(kepts)
         return kept, torch.zeros(*kept.shape[:2], self.n, dtype=torch.bool, device=kept.device).scatter_(2, kept, True)
 
-    def in_order(self, results: list[Tensor]) -> Tensor:
-        """One result [m, ...] per group -> [M, ...] in the methods' order."""
+    def in_order(self, results: list[Tensor], dim: int = 0) -> Tensor:
+        """One result per group, with the group's methods along `dim` -> one for all methods in their order."""
         if len(results) == 1:
             return results[0]
-        rows = {i: row for members, result in zip(self._members, results) for i, row in zip(members, result)}
-        return torch.stack([rows[i] for i in range(len(self))])
+        flat = [i for members in self._members for i in members]
+        order = torch.tensor([flat.index(i) for i in range(len(self))], device=results[0].device)
+        return torch.cat(results, dim).index_select(dim, order)
 
     def masks(self, heads: int) -> Tensor:
         """Masks of all methods: [M, S, n] bool, where S is that of their sets if it is the same for all, else `heads`.
@@ -73,16 +74,12 @@ class KeptSets:
             self._per_head[heads, dtype] = masks.to(dtype).repeat_interleave(heads // masks.shape[1], 1)
         return self._per_head[heads, dtype]
 
-    def overlap(self, other: KeptSets) -> Tensor:
-        """Jaccard index of each method's sets with those of the same method in `other`, mean over its sets: [M].
+    def shared(self, other: KeptSets) -> list[Tensor]:
+        """Positions that each set has in common with the same method's in `other`: [m, S] for every group.
 
         other  sets of the same shapes, for instance of the layer below
         """
-        shares = []
-        for (kept, mine), (_, theirs) in zip(self.groups, other.groups):
-            both = (mine & theirs).sum(-1)
-            shares.append((both / (2 * kept.shape[2] - both)).mean(-1))
-        return self.in_order(shares)
+        return [(mine & theirs).sum(-1) for (_, mine), (_, theirs) in zip(self.groups, other.groups)]
 
     def to(self, device: torch.device) -> KeptSets:
         """The same on another device; itself if it is there."""

@@ -84,7 +84,7 @@ def lost_share(mass: Tensor, kept: Tensor) -> Tensor:
 def lost_mean(mass: Tensor, kept: Tensor, head_dim: int) -> Tensor:
     """Mass on evicted positions per entry of the cache: mass [Hkv, n], kept [S, b] -> [S]."""
     evicted, _ = evicted_mass(mass[None], kept_mask(kept, mass.shape[1])[None])
-    return evicted[0, 0] / entries_per_set(mass, len(kept), head_dim)
+    return evicted[0, 0] / entries_per_set(*mass.shape, len(kept), head_dim)
 
 
 def evicted_mass(masses: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,9 +105,9 @@ def evicted_mass(masses: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     return (per_set * gone).sum((-2, -1)), per_set.sum((-2, -1))
 
 
-def entries_per_set(mass: Tensor, sets: int, head_dim: int) -> int:
-    """Numbers in the cache of the heads that share a set: mass [Hkv, n]."""
-    return max(1, mass.shape[0] // sets) * mass.shape[1] * head_dim
+def entries_per_set(kv_heads: int, n: int, sets: int, head_dim: int) -> int:
+    """Numbers in the cache of the KV heads that share one of `sets` kept sets."""
+    return max(1, kv_heads // sets) * n * head_dim
 
 
 def kept_mask(kept: Tensor, n: int) -> Tensor:
@@ -234,21 +234,25 @@ class RowSums:
 
     def cosine(self, sink: bool = True) -> Tensor:
         """Cosine of each row with its zero-filled copies: [M, Hq, r]. `sink` as in `row_cosine`."""
-        kept, everything = self._sums(2, 0 if sink else 1)
-        return (kept / everything).clamp(max=1).sqrt()  # rounding can exceed 1
+        return cosine_of_sums(*self.sums(power=2, first=0 if sink else 1))
 
     def mass(self) -> Tensor:
         """Sum of each row over its kept positions: [M, Hq, r]."""
-        return self._sums(1, 0)[0]
+        return self.sums()[0]
 
-    def _sums(self, power: int, first: int) -> tuple[Tensor, Tensor]:
-        """Of rows ** power from position `first` on, over kept positions and over all: [M, Hq, r] and [Hq, r]."""
+    def sums(self, power: int = 1, first: int = 0) -> tuple[Tensor, Tensor]:
+        """Of rows ** power from position `first` (0 or 1) on, over kept and over all: [M, Hq, r] and [Hq, r]."""
         if self._found is not None:
             sums = self._found[power - 1, first]
             return sums[:-1], sums[-1]
         x = self.rows[..., first:] if power == 1 else self.rows[..., first:].square()
         masks = self.sets.per_head(len(x), x.dtype)[..., first : self.rows.shape[2]]
         return torch.bmm(x, masks.permute(1, 2, 0)).permute(2, 0, 1), x.sum(-1)
+
+
+def cosine_of_sums(kept: Tensor, everything: Tensor) -> Tensor:
+    """Cosine of rows with their zero-filled copies, from sums of squares: [..., M, Hq, r] and [..., Hq, r]."""
+    return (kept / everything.unsqueeze(-3)).clamp(max=1).sqrt()  # rounding can exceed 1
 
 
 def row_cosine(rows: Tensor, kepts: KeptSets | list[Tensor], sink: bool = True) -> Tensor:

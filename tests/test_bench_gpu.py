@@ -4,25 +4,62 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
 import pytest
 import torch
 
+from chunkkv_lib.bench.gpu_report import GpuReport, gpu_pieces_table, gpu_steps_table, load_gpu_report
 from chunkkv_lib.bench_gpu import achieved, bench_gpu, causal_product, random_model
+from chunkkv_lib.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+OPERATIONS = ["prefill", "analysis", "attention", "log_sum_exp", "column_sums", "token_mass"]
 
 
 def test_a_tiny_model_on_the_cpu(tmp_path, capsys):
     state = torch.get_rng_state()
-    report = bench_gpu(tokens=130, repeats=1, device="cpu", shape="tiny", output=tmp_path / "gpu.json")
+    report = bench_gpu((130, 200), repeats=1, device="cpu", shape="tiny", output=tmp_path / "gpu.json")
     assert torch.equal(torch.get_rng_state(), state)
     assert json.loads((tmp_path / "gpu.json").read_text()) == report
-    rows = report["operations"]
-    assert list(rows) == ["prefill", "analysis", "attention", "log_sum_exp", "column_sums", "token_mass"]
-    assert all(row["seconds"] > 0 and row["tflops"] > 0 and row["gb_per_second_share"] > 0 for row in rows.values())
-    assert rows["analysis"]["seconds"] / rows["prefill"]["seconds"] == report["time_ratio"]
+    rows = report["rows"]
+    assert [(row["tokens"], row["operation"]) for row in rows] == [(n, name) for n in (130, 200) for name in OPERATIONS]
+    assert all(row["seconds"] > 0 and row["tflops"] > 0 and row["gb_per_second_share"] > 0 for row in rows)
+    assert rows[1]["seconds"] / rows[0]["seconds"] == rows[1]["time_ratio"]
     printed = capsys.readouterr().out
-    assert all(name in printed for name in rows) and "gpu.json" in printed
+    assert all(name in printed for name in OPERATIONS) and "gpu.json" in printed and "200 tokens" in printed
+
+    loaded = load_gpu_report(tmp_path / "gpu.json")
+    assert loaded.value(200, "column_sums", "seconds") == rows[10]["seconds"]
+    assert "tiny with random weights, bfloat16 · " in loaded.line and loaded.manifest["name"] == "bench-gpu"
+    steps, parts = gpu_steps_table(loaded, "tab-x"), gpu_pieces_table(loaded, "tab-y")
+    assert len(steps.splitlines()) == 5 + 4 + 1 and len(parts.splitlines()) == 5 + 8 + 1
+    assert "| – | – |" in steps  # no GPU was at work, and its memory was not measured
+
+
+def test_numbers_in_the_tables():
+    common = {"tokens": 7950, "tflops": 300.4, "tflops_share": 0.5, "gb_per_second": 1234.0, "gb_per_second_share": 0.4}
+    plain = {"operation": "prefill", "seconds": 0.25, "time_ratio": 1.0, "time_ratio_low": 1.0, "time_ratio_high": 1.0}
+    whole = plain | {"operation": "analysis", "seconds": 0.3, "time_ratio": 1.2}
+    whole |= {"time_ratio_low": 1.19, "time_ratio_high": 1.25}
+    rows = [
+        common | plain | {"busy_seconds": 0.24, "peak": 2**31},
+        common | whole | {"busy_seconds": 0.276, "peak": 3 * 2**29},
+        common | {"operation": "column_sums", "seconds": 0.00056},
+    ]
+    report = GpuReport(pd.DataFrame(rows), {"ceilings": {"tflops": 600.0, "gb_per_second": 3000.0}})
+    steps, parts = gpu_steps_table(report), gpu_pieces_table(report)
+    assert "| 7,950 | complete analysis | 300 | 1.20 (1.19 to 1.25) | 276 | 1.15 | 1.5 GiB |" in steps
+    assert "| 7,950 | Column sums of attention | 0.56 | 300 (50%) | 1,234 (40%) |" in parts
+    with pytest.raises(InputError, match="there are 7950 tokens"):
+        report.value(100, "analysis", "seconds")
+
+
+def test_a_file_of_another_kind(tmp_path):
+    (tmp_path / "x.json").write_text('{"rows": [{"tokens": 1}]}')
+    for path in (tmp_path / "x.json", tmp_path / "none.json"):
+        with pytest.raises(InputError, match="python -m chunkkv_lib bench-gpu"):
+            load_gpu_report(path)
 
 
 def test_operations_by_hand():

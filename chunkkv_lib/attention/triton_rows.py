@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 64  # terms that a program takes at once
-PROGRAMS = 1024  # enough to fill a GPU with several programs for each of its processors
+PROGRAMS = 256  # enough to fill a GPU with several programs for each of its processors
 MAX_ROWS = 128  # of one head; a program holds them all
 MAX_COLUMNS = 256  # of a result
 

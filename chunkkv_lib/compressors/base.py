@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -86,6 +87,9 @@ class Compressor:
                  with keys and values repeated before caching; "layer": one set for the whole layer
     group        how the scores of query heads that share a set become one: "mean", "max" or "sum"
     """
+
+    #: Whether the choice depends on positions alone, so that it is the same in every layer.
+    by_position: ClassVar[bool] = False
 
     budget: float | int = 0.1
     granularity: str = "kv_head"

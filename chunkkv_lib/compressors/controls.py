@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from .base import Compressor, highest
 class Recent(Compressor):
     """Keep the last tokens of the prompt."""
 
+    by_position: ClassVar[bool] = True
+
     def _mask(self, attention: PromptAttention, tokens: int) -> Tensor:
         return _by_position(self._sets(attention), attention, sinks=0, tokens=tokens)
 
@@ -26,6 +29,8 @@ class StreamingLLM(Compressor):
 
     sinks  tokens at the start, inside the budget; with a smaller budget only its first tokens stay
     """
+
+    by_position: ClassVar[bool] = True
 
     sinks: int = 4
 

@@ -31,7 +31,7 @@ from .runs import TABLES, Recorder, discard, locked, read_manifest, run_folder, 
 #: Files whose change can change a number; a run is not continued with other ones.
 MEASURING = (
     "attention", "compressors", "kept_sets.py", "metrics.py", "capture.py", "decoding.py", "models", "sequences",
-    "measure/analysis.py",
+    "measure/analysis.py", "measure/layer_sums.py",
 )  # fmt: skip
 #: The same for runs whose answers are written out, or whose sequences are needles.
 WRITING = ("measure/generation.py", "measure/needles.py")

@@ -23,7 +23,7 @@ from ..decoding import CompressedCache, generate
 from ..errors import InputError
 from ..sequences import Sequence, max_gen_toks, score
 from ..sequences.schema import MODELLED_ON
-from .analysis import _answers, _tokens, _Visitor  # that file stays as it is: runs are bound to its bytes
+from .analysis import _answers, _tokens, _Visitor
 from .needles import DATASET as NEEDLE
 from .needles import hit
 
@@ -61,7 +61,7 @@ def write_answers(
         full_cache.add(layer.keys[:, :n], layer.values[:, :n], [everything])
 
     logits = capture(model, torch.cat([prompt, answer]), visit, logits_to_keep=len(answer) + 1)
-    answers = _answers(model, visitor.caches, list(methods), logits[1:-1], answer.to(logits.device))
+    answers = _answers(model, visitor.caches, list(methods), logits[1:-1], answer.to(logits.device))()
     stops = stop_ids(model, tokenizer) | line_breaks(tokenizer, sequence)
     first, forced = opening(logits[0], stops)
     written = {FULL: generate(model, full_cache, first, limit, stops)[0]}
@@ -69,7 +69,7 @@ def write_answers(
         written |= zip(names, generate(model, cache, first, limit, stops), strict=True)
     rows = [_record(tokenizer, sequence, written[name], written[FULL], limit) for name in answers["method"]]
     answers = pd.concat([answers, pd.DataFrame(rows)], axis=1).assign(forced_opening=forced)
-    layers = pd.DataFrame(visitor.records)
+    layers = visitor.table()
     for frame in (layers, answers):
         frame.insert(0, "sequence", sequence.id)
     return layers, answers
