@@ -26,9 +26,11 @@ from .errors import InputError, unknown
 from .files import write_text
 from .measure import analyse
 from .measure.driver import code_hash, machine
-from .metrics import token_mass
+from .metrics import masses
 from .models.load import pick_device
 from .sequences import Sequence
+
+CALLS = 10  # of a single operation, timed together
 
 #: Fields of transformers' LlamaConfig. "tiny" only shows that everything runs.
 SHAPES = {
@@ -165,7 +167,7 @@ def pieces(config, n: int, device: str, repeats: int) -> dict[str, dict]:
         "attention": (attend, 2 * product, read + size * (values.numel() + queries.numel())),
         "log_sum_exp": (lambda: log_sum_exp(queries, keys), product, read + 4 * lse.numel()),
         "column_sums": (lambda: column_sums(queries, keys, lse), product, read + 8 * lse.numel()),
-        "token_mass": (lambda: (token_mass(keys), token_mass(values)), 4 * keys.numel(), 2 * size * keys.numel()),
+        "masses": (lambda: (masses(keys), masses(values)), 6 * keys.numel(), 2 * size * keys.numel()),
     }
     with torch.inference_mode():
         return {
@@ -192,9 +194,17 @@ def achieved(row: dict, ceilings: dict[str, float]) -> dict[str, float]:
 
 
 def median_time(step: Callable[[], object], device: str | torch.device, repeats: int) -> float:
-    """Median seconds of a step, after one run to warm up (the first compiles)."""
+    """Median seconds of a step among others like it, after one run to warm up (the first compiles).
+
+    Several are asked for at once, so that a GPU does not wait for the CPU between them.
+    """
     step()
-    return statistics.median(one_time(step, device) for _ in range(repeats))
+
+    def several() -> None:
+        for _ in range(CALLS):
+            step()
+
+    return statistics.median(one_time(several, device) / CALLS for _ in range(repeats))
 
 
 def one_time(step: Callable[[], object], device: str | torch.device) -> float:

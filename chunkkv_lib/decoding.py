@@ -6,6 +6,7 @@ positions n, n + 1, ...; kept keys keep theirs, since RoPE is already in them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 import torch
@@ -58,16 +59,21 @@ def decode(model: PreTrainedModel, cache: CompressedCache, token_ids: Tensor, ap
     check_model(model, cache.next_position + ids.shape[1])
     positions = cache.next_position + torch.arange(ids.shape[1], device=ids.device)
 
+    @functools.cache  # the same in all layers of a device
+    def hidden(t: int, total: int, group: int, like: tuple) -> Tensor:
+        dtype, device = like
+        later = torch.ones(t, total, dtype=torch.bool, device=device).triu(total - t + 1)
+        return torch.zeros(t, total, dtype=dtype, device=device).masked_fill_(later, -torch.inf).repeat(group, 1)
+
     def attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
         keys, values = (_extend(kept, new) for kept, new in zip(cache.layers[module.layer_idx], (key, value)))
         if append:
             cache.layers[module.layer_idx] = (keys, values)
-        group = query.shape[1] // keys.shape[1]
-        t, total = query.shape[2], keys.shape[2]
-        sees = torch.ones(t, total, dtype=torch.bool, device=query.device).tril(total - t)
-        repeated = (x.repeat_interleave(group, 1) for x in (keys, values))
-        output = F.scaled_dot_product_attention(query, *repeated, attn_mask=sees, scale=scaling)
-        return output.transpose(1, 2).contiguous(), None
+        group, t = query.shape[1] // keys.shape[1], query.shape[2]
+        rows = query.reshape(*keys.shape[:2], group * t, -1)  # a group's queries in a row: no key is repeated
+        mask = hidden(t, keys.shape[2], group, (query.dtype, query.device))
+        output = F.scaled_dot_product_attention(rows, keys, values, attn_mask=mask, scale=scaling)
+        return output.reshape(*query.shape[:3], -1).transpose(1, 2).contiguous(), None
 
     with attention_as(model, attend), torch.inference_mode():
         logits = model(input_ids=ids, position_ids=positions.expand_as(ids), use_cache=False).logits

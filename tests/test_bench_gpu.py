@@ -14,7 +14,7 @@ from chunkkv_lib.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-OPERATIONS = ["prefill", "analysis", "attention", "log_sum_exp", "column_sums", "token_mass"]
+OPERATIONS = ["prefill", "analysis", "attention", "log_sum_exp", "column_sums", "masses"]
 
 
 def test_a_tiny_model_on_the_cpu(tmp_path, capsys):

@@ -16,7 +16,7 @@ from ..tables.layout import MISSING, myst_table
 NAMES = {
     "prefill": "plain prefill", "analysis": "complete analysis", "attention": "the layer's own attention",
     "log_sum_exp": "log-sum-exp, if the attention does not give it", "column_sums": "column sums of attention",
-    "token_mass": "mass of keys and values",
+    "masses": "sums of |x| and x² of keys and values",
 }  # fmt: skip
 
 

@@ -45,7 +45,8 @@ def analyse(
     if reuse < 1:
         raise InputError(f"reuse={reuse} does not work; it must be at least 1, where 1 means no reuse.")
     visitor = _Visitor(sequence, len(prompt), methods, reuse, all_queries)
-    full = capture(model, torch.cat([prompt, answer]), visitor, logits_to_keep=len(answer))
+    ids, answer = torch.cat([prompt, answer]), answer.to(model.device)  # once a GPU is busy, this would wait for it
+    full = capture(model, ids, visitor, logits_to_keep=len(answer))
     answers = _answers(model, visitor.caches, list(methods), full[:-1], answer.to(full.device))
     layers = visitor.table()
     answers = answers()
