@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -22,9 +22,6 @@ from .runs import Run, load_run, locked, read_manifest, run_folder, write_manife
 #: round otherwise, and a token at the edge of a budget then changes places. 16-bit numbers round a thousand times more.
 TOLERANCE = {"float32": {"layers": 0.002, "nll": 0.02}, "bfloat16": {"layers": 0.02, "nll": 0.3}}
 TOLERANCE["float16"] = TOLERANCE["bfloat16"]
-#: What "nll" may differ by besides, as a share of the recorded value: a number of 16 bits is rounded by a share of
-#: itself, and a cache without what the answer needs can cost 10 to 20 nats on a single token.
-SHARE = {"float32": 0.0, "bfloat16": 0.05, "float16": 0.05}
 NOT_COMPARED = {"sequence", "method", "layer", "kl", "top1_agreement"}  # what follows from the others, or is coarse
 
 
@@ -33,8 +30,8 @@ class Verification:
     """What measuring again showed.
 
     sequences  ids that were measured again
-    worst      per column the sequence and method that come nearest to their limit or go furthest beyond it: columns
-               column, difference, limit, sequence, method
+    worst      per column the largest difference of a sequence and method: columns column, difference, limit, sequence,
+               method
     notes      what differs though it need not matter: code, versions of the data
     """
 
@@ -77,11 +74,10 @@ def verify(
         analyse(model, sequence, settings.compressors, settings.reuse, settings.all_queries)
         for sequence in tqdm(_find(run, settings, tokenizer, chosen), unit="sequence", disable=not progress)
     ]
-    dtype = run.manifest["model"]["dtype"]
-    limits, share = TOLERANCE[dtype], {"nll": SHARE[dtype]}
+    limits = TOLERANCE[run.manifest["model"]["dtype"]]
     found = [
         _worst(run.layers, pd.concat(layers for layers, _ in again), lambda column: limits["layers"]),
-        _worst(run.answers, pd.concat(answers for _, answers in again), lambda column: limits.get(column, 0.0), share),
+        _worst(run.answers, pd.concat(answers for _, answers in again), lambda column: limits.get(column, 0.0)),
     ]
     notes = () if run.manifest["code"] == code_hash() else (f"measured by other code, {run.manifest['code']}",)
     result = Verification(run.name, tuple(chosen), pd.concat(found, ignore_index=True), notes)
@@ -164,24 +160,17 @@ def _find(run: Run, settings: Parameters, tokenizer, chosen: list[str]) -> list[
     return [here[name] for name in chosen]
 
 
-def _worst(
-    old: pd.DataFrame, new: pd.DataFrame, limit: Callable[[str], float], share: Mapping[str, float] | None = None
-) -> pd.DataFrame:
-    """Per column the difference of means over layers that goes furthest beyond its limit, or nearest to it, and where.
-
-    share  what a column may differ by besides, as a share of the recorded number
-    """
+def _worst(old: pd.DataFrame, new: pd.DataFrame, limit: Callable[[str], float]) -> pd.DataFrame:
+    """Per column the largest difference of means over layers, and where it is."""
     columns = [name for name in new.columns if name not in NOT_COMPARED and name in old.columns]
     before, after = (frame.groupby(["sequence", "method"])[columns].mean() for frame in (old, new))
-    before = before.reindex(after.index)
-    away = (after - before).abs()
-    away = away.mask(away.isna() & (after.isna() != before.isna()), float("inf"))
+    away = (after - before.reindex(after.index)).abs()
+    away = away.mask(away.isna() & (after.isna() != before.reindex(after.index).isna()), float("inf"))
     rows = []
     for column in columns:
         if away[column].notna().any():
-            allowed = limit(column) + (share or {}).get(column, 0.0) * before[column].abs().fillna(0)
-            place = (away[column] - allowed).idxmax()
-            rows.append((column, float(away.loc[place, column]), float(allowed[place]), *place))
+            sequence, method = away[column].idxmax()
+            rows.append((column, float(away[column].max()), limit(column), sequence, method))
     return pd.DataFrame(rows, columns=["column", "difference", "limit", "sequence", "method"])
 
 
@@ -191,4 +180,4 @@ def _report(found: Verification, report: Callable[[str], None]) -> None:
         report(f"  note: {note}")
     for row in found.worst.itertuples():
         mark = "ok" if row.difference <= row.limit else f"TOO FAR ({row.method}, {row.sequence})"
-        report(f"  {row.column:<30} differs by {row.difference:.1e} at most, limit {row.limit:.2g}  {mark}")
+        report(f"  {row.column:<30} differs by {row.difference:.1e} at most, limit {row.limit:g}  {mark}")
