@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
+from chunkkv_lib import tables
 from chunkkv_lib.bench.gpu_report import GpuReport, gpu_pieces_table, gpu_steps_table, load_gpu_report
 from chunkkv_lib.bench_gpu import achieved, bench_gpu, causal_product, random_model
+from chunkkv_lib.book import provenance
+from chunkkv_lib.book.notebooks import read_notebook
 from chunkkv_lib.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+USED = gpu_steps_table, gpu_pieces_table, provenance
 OPERATIONS = ["prefill", "analysis", "attention", "log_sum_exp", "column_sums", "masses"]
 
 
@@ -35,6 +40,19 @@ def test_a_tiny_model_on_the_cpu(tmp_path, capsys):
     steps, parts = gpu_steps_table(loaded, "tab-x"), gpu_pieces_table(loaded, "tab-y")
     assert len(steps.splitlines()) == 5 + 4 + 1 and len(parts.splitlines()) == 5 + 8 + 1
     assert "| – | – |" in steps  # no GPU was at work, and its memory was not measured
+    assert "tab-costs-gpu" in shown_by_the_chapter(loaded)
+
+
+def shown_by_the_chapter(report: GpuReport) -> str:
+    """What the cell of chapter 13 displays that shows the file, which only machines with a GPU have."""
+    path = Path(__file__).resolve().parents[1] / "chapters" / "13_costs.ipynb"
+    (cell,) = (cell for cell in read_notebook(path).cells if "gpu_pieces_table(gpu" in cell.source)
+    shown = []
+    names = {"gpu": report, "display": lambda *outputs: shown.extend(outputs), "tables": tables}
+    exec(cell.source, names | {function.__name__: function for function in USED})
+    first, second, source = shown
+    assert source.csv.startswith("tokens,operation") and report.line in source.line
+    return first.data + second.data
 
 
 def test_numbers_in_the_tables():
@@ -47,10 +65,12 @@ def test_numbers_in_the_tables():
         common | whole | {"busy_seconds": 0.276, "peak": 3 * 2**29},
         common | {"operation": "column_sums", "seconds": 0.00056},
     ]
-    report = GpuReport(pd.DataFrame(rows), {"ceilings": {"tflops": 600.0, "gb_per_second": 3000.0}})
+    facts = {"ceilings": {"tflops": 600.0, "gb_per_second": 3000.0}, "shape": "llama-3-8b"}
+    report = GpuReport(pd.DataFrame(rows), facts)
     steps, parts = gpu_steps_table(report), gpu_pieces_table(report)
     assert "| 7,950 | complete analysis | 300 | 1.20 (1.19 to 1.25) | 276 | 1.15 | 1.5 GiB |" in steps
     assert "| 7,950 | Column sums of attention | 0.56 | 300 (50%) | 1,234 (40%) |" in parts
+    assert report.summary.endswith("llama-3-8b: at 7,950 tokens the analysis took 1.20 times the prefill's time.")
     with pytest.raises(InputError, match="there are 7950 tokens"):
         report.value(100, "analysis", "seconds")
 

@@ -47,6 +47,15 @@ class GpuReport:
             f"{facts['repeats']} rounds · torch {facts['versions']['torch']} · {facts['finished'][:10]}"
         )
 
+    @property
+    def summary(self) -> str:
+        """One sentence: what the complete analysis costs beside the prefill, at every length."""
+        ratios = "; ".join(
+            f"at {n:,} tokens the analysis took {self.value(n, 'analysis', 'time_ratio'):.2f} times the prefill's time"
+            for n in sorted(set(self.rows["tokens"]))
+        )
+        return f"Measured on a GPU, with random weights in the shape of {self.facts['shape']}: {ratios}."
+
     def value(self, tokens: int, operation: str, column: str) -> float:
         """One number; InputError for what was not measured."""
         found = self.rows[(self.rows["tokens"] == tokens) & (self.rows["operation"] == operation)]
