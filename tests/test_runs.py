@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,6 +186,23 @@ def test_a_complete_run_is_left_alone(setting, finished):
     lines = []
     measure(tiny(setting), finished, progress=False, report=lines.append)
     assert (finished / "layers.parquet").stat().st_mtime_ns == before and "complete" in lines[0]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_that_was_deleted_is_measured_again(setting, finished, tmp_path, name):
+    """As the error about a damaged table advises: delete it and measure again."""
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    (run / name).unlink()
+    measure(tiny(setting), run, progress=False)
+    assert tables(run) == tables(finished) and load_run(run).manifest["status"] == "complete"
+
+
+def test_sequences_that_were_taken_out_are_measured_again(setting, finished, tmp_path):
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    answers = read_parquet(run / "answers.parquet")
+    write_parquet(run / "answers.parquet", answers[answers["sequence"] != answers["sequence"].iloc[0]])
+    measure(tiny(setting), run, progress=False)
+    assert tables(run) == tables(finished)
 
 
 def test_a_second_process_is_refused(setting, tmp_path):

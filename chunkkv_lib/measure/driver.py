@@ -26,7 +26,7 @@ from .generation import chance_scores, write_answers
 from .needles import SOURCE as NEEDLES
 from .needles import VERSION, needle_sequences
 from .parameters import Parameters
-from .runs import TABLES, Recorder, discard, locked, read_manifest, run_folder, write_manifest, write_parquet
+from .runs import TABLES, Recorder, discard, holds_all, locked, read_manifest, run_folder, write_manifest, write_parquet
 
 #: Files whose change can change a number; a run is not continued with other ones.
 MEASURING = (
@@ -274,11 +274,11 @@ def _short(value: object) -> str:
 def _finished(folder: Path, parameters: Parameters) -> bool:
     """Whether the folder holds a complete run of these parameters and this code; no model is needed to tell."""
     manifest = read_manifest(folder)
-    if manifest is None or manifest["status"] != "complete":
+    if manifest is None or manifest["parameters"] != parameters.as_dict():
         return False
     code = {"code": code_hash()} | writing_code(parameters)
     same = all(manifest.get(key) == value for key, value in code.items())
-    return same and manifest["parameters"] == parameters.as_dict()
+    return same and holds_all(folder, manifest)
 
 
 def _stamp(

@@ -126,6 +126,18 @@ def read_parquet(path: Path) -> pd.DataFrame | None:
         raise InputError(f"{path} is damaged ({str(error)[:80]}); delete it and measure again.") from error
 
 
+def holds_all(folder: Path, manifest: dict, tables: tuple[str, ...] = TABLES) -> bool:
+    """Whether a run is complete: its manifest says so, and no table was deleted or lost rows since.
+
+    raises InputError: a table is damaged.
+    """
+    if manifest["status"] != "complete":
+        return False
+    found = [read_table(folder, table) for table in ("sequences", *tables)]
+    wanted = manifest["sequences"]["wanted"]
+    return all(table is not None and table["sequence"].nunique() == wanted for table in found)
+
+
 def write_parquet(path: Path, frame: pd.DataFrame) -> None:
     """Write a table, atomically; the same rows give the same bytes. Measured numbers are stored as float32."""
     numbers = {name: "float32" for name in frame.columns if frame[name].dtype == "float64"}

@@ -34,13 +34,14 @@ from ..token_classes import function_words, token_texts
 from ..token_counts import SINK, Labels, columns, counts, label, piece_counts
 from .driver import LocalEngine, claim, code_hash, measure_missing, sequence_table
 from .parameters import Parameters
-from .runs import locked, read_manifest, read_table, run_folder, write_parquet
+from .runs import holds_all, locked, read_manifest, read_table, run_folder, write_parquet
 
 COMPARED = ("ChunkKV", "SnapKV", "H2O")  # each is set against each other
 BLOCKS = "RandomChunks"
 SETTINGS = Parameters(
     per_category=8, max_tokens=2048, dtype="float32", device="cpu", methods=(*COMPARED, "Random", "Oracle")
 )
+TABLES = ("tokens",)  # of the run folder, beside that of the sequences
 #: Files of the survey itself; those that choose what stays are in `driver.MEASURING`.
 COUNTING = ("token_classes.py", "token_counts.py", "measure/token_survey.py")
 
@@ -102,7 +103,7 @@ def survey(
     folder = run_folder(run)
     identity = {"parameters": settings.as_dict(), "code": survey_hash()}
     manifest = None if restart else read_manifest(folder)
-    if manifest and manifest["status"] == "complete" and identity.items() <= manifest.items():
+    if manifest and identity.items() <= manifest.items() and holds_all(folder, manifest, TABLES):
         report(f"{folder} is complete; nothing to count.")
         return folder
     with locked(folder), SurveyEngine(settings, report) as engine:
@@ -113,7 +114,7 @@ def survey(
             settings.max_tokens, settings.max_answer_tokens, settings.seed,
         )  # fmt: skip
         write_parquet(folder / "sequences.parquet", survey_table(sequences, engine.tokenizer))
-        measure_missing(folder, engine, sequences, progress, tables=("tokens",))
+        measure_missing(folder, engine, sequences, progress, tables=TABLES)
     return folder
 
 
@@ -123,7 +124,7 @@ def load_survey(name: str | Path = "tokens") -> Survey:
     raises InputError: none there, or a damaged file.
     """
     folder = run_folder(name)
-    manifest, tables = read_manifest(folder), [read_table(folder, table) for table in ("sequences", "tokens")]
+    manifest, tables = read_manifest(folder), [read_table(folder, table) for table in ("sequences", *TABLES)]
     if manifest is None or any(table is None for table in tables):
         raise InputError(f"no survey of tokens at {folder}. Make one: python -m chunkkv_lib tokens --run {name}.")
     sequences, tokens = tables
