@@ -12,7 +12,7 @@ from .errors import InputError, unknown
 from .measure import Parameters
 from .measure.variants import AXES, Variant, along, own_value, variants
 from .measure.verification import manifest_parameters
-from .records import METHODS, PRIMARY, damage, sequence_means
+from .records import METHODS, METRICS, PRIMARY, damage, sequence_means
 from .resampling import honest_interval
 from .statistics import Interval
 
@@ -124,6 +124,21 @@ def across_runs(
             records = records[records["sequence"].isin(shared) & records["method"].isin(list(methods))]
             rows.append(_means(records.assign(**{field: value}), field, metric))
     return pd.concat(rows, ignore_index=True)
+
+
+def best_first(means: pd.DataFrame, field: str, methods: Iterable[str] = METHODS) -> str:
+    """The methods from best to worst by their means, in words: "L1 loss A > B at 1,024, B > A at 4,096; ...".
+
+    means  of `axis_means` or `across_runs`; only metrics of which a direction is better
+    """
+    parts = []
+    for metric, group in means[means["method"].isin(list(methods))].groupby("metric", sort=False):
+        table = METRICS[metric].sign * group.pivot(index=field, columns="method", values="estimate")
+        found = {value: " > ".join(row.sort_values(ascending=False).index) for value, row in table.iterrows()}
+        same = len(set(found.values())) == 1
+        told = [f"{order} {'throughout' if same else f'at {value:,}'}" for value, order in found.items()]
+        parts.append(f"{METRICS[metric].short} {', '.join(told[:1] if same else told)}")
+    return "; ".join(parts)
 
 
 def _check_alike(runs: Mapping[object, Any], field: str) -> None:

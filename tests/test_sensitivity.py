@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from common import refused
 from tiny import tiny_longbench, tiny_model
@@ -14,7 +15,7 @@ from tiny import tiny_longbench, tiny_model
 from chunkkv_lib.figures.sensitivity import axis_figure
 from chunkkv_lib.figures.style import svg
 from chunkkv_lib.measure import Parameters, load_run, measure
-from chunkkv_lib.sensitivity import across_runs, axis_base, axis_gap, axis_labels, axis_means
+from chunkkv_lib.sensitivity import across_runs, axis_base, axis_gap, axis_labels, axis_means, best_first
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,16 @@ def test_runs_are_compared_on_the_sequences_they_share(settings, tmp_path):
     with refused("max_tokens=700", "seed alone"):
         other = replace(settings, max_tokens=300, per_category=2)
         across_runs({0: load_run(measure(other, tmp_path / "other", progress=False)), 1: runs[1]}, "seed")
+
+
+def test_orders_in_words():
+    rows = [("kv_l1_loss", "A", 1024, 0.8), ("kv_l1_loss", "B", 1024, 0.9), ("kv_l1_loss", "A", 4096, 0.95),
+            ("kv_l1_loss", "B", 4096, 0.9), ("attention_mass", "A", 1024, 0.8), ("attention_mass", "B", 1024, 0.9),
+            ("attention_mass", "A", 4096, 0.7), ("attention_mass", "B", 4096, 0.75),
+            ("attention_mass", "Random", 4096, 0.99)]  # fmt: skip
+    means = pd.DataFrame(rows, columns=["metric", "method", "max_tokens", "estimate"])
+    told = best_first(means, "max_tokens", ("A", "B"))
+    assert told == "L1 loss A > B at 1,024, B > A at 4,096; attention mass B > A throughout"
 
 
 def test_a_run_without_variants_is_refused(settings, tmp_path):
