@@ -23,7 +23,8 @@ _HOMES = {
     "models": ("load_model",),
     "sequences": ("CATEGORIES", "Sequence", "load_sequences"),
     "decoding": ("generate",),
-    "measure": ("analyse", "live_run", "load_run", "trial_run"),
+    "measure": ("analyse",),
+    "runs": ("live_run", "load_run", "trial_run"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -68,16 +68,13 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     description = "Measure what compressing a KV cache throws away, and build the book about it."
     parser = _Parser(prog="python -m chunkkv_lib", description=description)
-    names = "{measure,verify,tokens,book,pdf,slides,students,links,bench,bench-gpu}"
+    names = "{measure,verify,book,pdf,students,bench,bench-gpu}"
     commands = parser.add_subparsers(dest="command", required=True, metavar=names)
     _add_measure(commands)
     _add_verify(commands)
-    _add_tokens(commands)
     _add_book(commands)
     _add_pdf(commands)
-    _add_slides(commands)
     _add_students(commands)
-    _add_links(commands)
     _add_bench(commands)
     _add_bench_gpu(commands)
     return parser
@@ -110,7 +107,7 @@ def _add_measure(commands) -> None:
 def _add_parameters(group) -> None:
     from dataclasses import fields
 
-    from .measure.parameters import Parameters
+    from .runs.parameters import Parameters
 
     for one in fields(Parameters):
         default = ", ".join(one.default) if isinstance(one.default, tuple) else one.default
@@ -145,9 +142,9 @@ def _number(text: str) -> float | int:
 def _measure(options: argparse.Namespace) -> None:
     from dataclasses import fields
 
-    from .measure import load_profile, measure
-    from .measure.parameters import Parameters
-    from .measure.verification import accept_code
+    from .runs import load_profile, measure
+    from .runs.parameters import Parameters
+    from .runs.verification import accept_code
 
     given = {one.name: getattr(options, one.name) for one in fields(Parameters)}
     parameters = load_profile(options.profile, {name: value for name, value in given.items() if value is not None})
@@ -177,37 +174,10 @@ def _add_verify(commands) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from .measure.verification import verify_runs
+    from .runs.verification import verify_runs
 
     places = {name: getattr(options, name) for name in ("model", "data_path", "device")}
     verify_runs(options.runs, options.count, options.seed, **places)
-
-
-def _add_tokens(commands) -> None:
-    parser = commands.add_parser(
-        "tokens",
-        help="count which kinds of tokens every method keeps",
-        description="Count the kept tokens of a sample of sequences by class, place and distance to the evidence, for "
-        "every layer and method. An interrupted survey continues with the same command.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--run", default="tokens", help="name below data/runs, or a path (default: tokens)")
-    parser.add_argument("--restart", action="store_true", help="discard the survey that is there, complete or not")
-    parser.add_argument("--model", help="as for measure (default: smollm2-135m)")
-    parser.add_argument("--per-category", type=_whole, help="sequences for each category (default: 8)")
-    parser.add_argument("--max-tokens", type=_whole, help="tokens of a prompt (default: 2048)")
-    parser.add_argument("--budget", type=_number, help="part of the prompt that stays (default: 0.1)")
-    parser.set_defaults(run_command=_tokens)
-
-
-def _tokens(options: argparse.Namespace) -> None:
-    from dataclasses import replace
-
-    from .measure.token_survey import SETTINGS, survey
-
-    given = {name: getattr(options, name) for name in ("model", "per_category", "max_tokens", "budget")}
-    settings = replace(SETTINGS, **{name: value for name, value in given.items() if value is not None})
-    print(survey(options.run, settings, options.restart))
 
 
 def _add_book(commands) -> None:
@@ -253,25 +223,6 @@ def _pdf(options: argparse.Namespace) -> None:
     make_pdf(options.site, options.output)
 
 
-def _add_slides(commands) -> None:
-    parser = commands.add_parser(
-        "slides",
-        help="make slides from the built site",
-        description="Make a deck of slides from every chapter of the built site: one HTML file each, which needs no "
-        "network. The site has them too, below slides/.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--site", help="folder of the site (default: _build/html)")
-    parser.add_argument("--output", help="folder of the decks (default: _build/slides)")
-    parser.set_defaults(run_command=_slides)
-
-
-def _slides(options: argparse.Namespace) -> None:
-    from .book.slides import make_slides
-
-    make_slides(options.site, options.output)
-
-
 def _add_students(commands) -> None:
     parser = commands.add_parser(
         "students",
@@ -288,24 +239,6 @@ def _students(options: argparse.Namespace) -> None:
 
     for path in student_copies(options.output):
         print(path)
-
-
-def _add_links(commands) -> None:
-    parser = commands.add_parser(
-        "links",
-        help="ask whether the site's external links still lead somewhere",
-        description="Ask for every external link of the built site, and list those that are broken. Needs a network.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--site", help="folder of the site (default: _build/html)")
-    parser.add_argument("--attempts", type=_whole, default=3, help="of an address that does not answer (default: 3)")
-    parser.set_defaults(run_command=_links)
-
-
-def _links(options: argparse.Namespace) -> None:
-    from .book.links import check_links
-
-    check_links(options.site, options.attempts)
 
 
 def _add_bench(commands) -> None:
@@ -358,7 +291,7 @@ def _add_bench_gpu(commands) -> None:
 
 
 def _bench_gpu(options: argparse.Namespace) -> None:
-    from .bench_gpu import bench_gpu
+    from .bench.gpu import bench_gpu
 
     bench_gpu(tuple(options.lengths), options.repeats, options.device, options.shape, options.output)
 

@@ -10,11 +10,11 @@ import pytest
 from common import refused
 from scipy.stats import spearmanr
 
-from chunkkv_lib import answers
-from chunkkv_lib.figures.needles import needle_map
-from chunkkv_lib.figures.style import svg
-from chunkkv_lib.records import damage
-from chunkkv_lib.statistics import proportion_interval
+from chunkkv_lib.report import answers
+from chunkkv_lib.report.figures.needles import needle_map
+from chunkkv_lib.report.figures.style import svg
+from chunkkv_lib.report.records import damage
+from chunkkv_lib.report.statistics import proportion_interval
 
 METHODS = ("ChunkKV", "SnapKV", "H2O", "Random", "StreamingLLM")
 

@@ -14,9 +14,9 @@ from common import refused
 
 from chunkkv_lib.bench import driver, load_report, peers, report, worker
 from chunkkv_lib.bench.cost_tables import costs_table, limits_table
-from chunkkv_lib.figures import svg
-from chunkkv_lib.figures.costs import cost_growth, cost_ratios, share_by_length, step_look
-from chunkkv_lib.guide import (
+from chunkkv_lib.report.figures import svg
+from chunkkv_lib.report.figures.costs import cost_growth, cost_ratios, share_by_length, step_look
+from chunkkv_lib.report.guide import (
     ARCHITECTURES,
     Architecture,
     analysis_flops,

@@ -21,7 +21,7 @@ from chunkkv_lib.book.notebooks import read_notebook
 ROOT = Path(__file__).resolve().parents[1]
 BINDER = ROOT / ".binder"
 #: Parts of the library that no chapter reaches: building the book, GPU kernels, a cluster, the peer's own environment.
-ELSEWHERE = ("book/", "attention/triton_", "compressors/triton_", "measure/cluster.py", "bench/kvpress_cases.py")
+ELSEWHERE = ("book/", "attention/triton_", "compressors/triton_", "runs/ray_engine.py", "bench/kvpress_cases.py")
 
 
 def names(path: Path) -> set[str]:

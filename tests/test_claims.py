@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from synthetic_records import tiny_run
 
-from chunkkv_lib.claims import (
+from chunkkv_lib.report.claims import (
     CANNOT_TELL,
     NOT_SUPPORTED,
     SUPPORTED,
@@ -22,8 +22,8 @@ from chunkkv_lib.claims import (
     verdict,
     verdict_range,
 )
-from chunkkv_lib.records import paper_table_11
-from chunkkv_lib.statistics import Interval
+from chunkkv_lib.report.records import paper_table_11
+from chunkkv_lib.report.statistics import Interval
 
 PAPER = paper_table_11()
 CATEGORIES = tuple(PAPER["category"].unique())

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from chunkkv_lib.__main__ import main
-from chunkkv_lib.measure import Parameters
+from chunkkv_lib.runs import Parameters
 
-COMMANDS = ("measure", "verify", "tokens", "book", "pdf", "slides", "students", "links", "bench", "bench-gpu")
+COMMANDS = ("measure", "verify", "book", "pdf", "students", "bench", "bench-gpu")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -40,8 +40,6 @@ def test_help_names_every_option_with_its_default(command, capsys):
         (["measure", "--device", "cuda:9"], "not present"),
         (["measure", "--profile", "needles", "--data-path", "data.zip"], "no meaning for source 'needles'"),
         (["verify", "no-such-run"], "no run at"),
-        (["verify", "tokens"], "is a survey of tokens"),
-        (["tokens", "--per-category", "0"], "at least 1"),
         (["bench-gpu", "--device", "cpu"], "needs a CUDA GPU"),
         (["bench-gpu", "--device", "cuda:9", "--shape", "tiny"], "not present"),
         (["bench-gpu", "--device", "cpu", "--shape", "tinny"], "Did you mean 'tiny'"),

@@ -16,8 +16,9 @@ from test_runs import tiny as short
 
 from chunkkv_lib.__main__ import main
 from chunkkv_lib.errors import IncompleteRun, InputError
-from chunkkv_lib.measure import cluster, driver, load_run, measure
-from chunkkv_lib.measure.runs import Recorder, locked
+from chunkkv_lib.runs import driver, load_run, measure
+from chunkkv_lib.runs import ray_engine as cluster
+from chunkkv_lib.runs.folder import Recorder, locked
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install -r requirements-ray.txt"

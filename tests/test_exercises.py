@@ -10,8 +10,8 @@ from common import refused
 
 from chunkkv_lib.compressors import METHODS, Compressor, Recent, SnapKV, WindowCompressor, budget_tokens
 from chunkkv_lib.exercises import TASKS, check, check_method, tasks
-from chunkkv_lib.figures import kv_cache_bytes
-from chunkkv_lib.statistics import holm
+from chunkkv_lib.report.figures import kv_cache_bytes
+from chunkkv_lib.report.statistics import holm
 
 
 def told(name: str, function, **options) -> tuple[bool, str]:

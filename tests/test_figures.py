@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from synthetic_records import tiny_run
 
-from chunkkv_lib import figures
 from chunkkv_lib.errors import InputError
-from chunkkv_lib.figures import layers, setting, style, tokens
-from chunkkv_lib.records import paper_table_11
+from chunkkv_lib.report import figures
+from chunkkv_lib.report.figures import layers, setting, style, tokens
+from chunkkv_lib.report.records import paper_table_11
 
 RUN = tiny_run()
 WORDS = ["<s>", "The", "key", "is", "7", "4", "2", ".", "What", "was", "the", "$key\n"]
@@ -141,8 +141,8 @@ def test_figure_6_draws_the_means_and_the_budget_line():
 
 
 def test_figure_6_band_is_the_bootstrap_interval():
-    from chunkkv_lib.records import layer_values
-    from chunkkv_lib.statistics import mean_interval
+    from chunkkv_lib.report.records import layer_values
+    from chunkkv_lib.report.statistics import mean_interval
 
     ax = figures.figure_6(RUN.records, methods=["SnapKV"], controls=()).axes[0]
     chosen = RUN.records[RUN.records["category"] == "Single-Document QA"]

@@ -15,15 +15,14 @@ import chunkkv_lib
 ROOT = Path(chunkkv_lib.__file__).parent
 FLOORS = [
     {"errors", "files"},
-    {"attention", "statistics", "downloads", "token_classes"},
-    {"compressors", "kept_sets", "metrics", "records", "token_counts"},
-    {"models", "sequences", "resampling"},
+    {"sequence", "attention", "downloads"},
+    {"compressors", "kept_sets", "metrics"},
+    {"models", "sequences"},
     {"capture", "decoding"},
     {"measure"},
-    {"figures", "tables"},
-    {"layerwise", "guide", "sensitivity", "token_shares"},
-    {"claims", "bench", "replication"},
-    {"answers", "bench_gpu", "token_claims"},
+    {"runs"},
+    {"report"},
+    {"bench"},
     {"book", "exercises"},
     {"__main__"},
 ]

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from chunkkv_lib import InputError, load_model, load_sequences
 from chunkkv_lib.capture import capture
 from chunkkv_lib.compressors import H2O, ChunkKV, Recent, SnapKV
-from chunkkv_lib.measure import Parameters, analyse, driver, generation, load_run, measure, verify, write_answers
+from chunkkv_lib.measure import analyse, generation, write_answers
 from chunkkv_lib.measure.generation import (
     answer_limit,
     chance_scores,
@@ -25,7 +25,8 @@ from chunkkv_lib.measure.generation import (
     opening,
     prefix_agreement,
     token_f1,
-)  # fmt: skip
+)
+from chunkkv_lib.runs import Parameters, driver, load_run, measure, verify
 from chunkkv_lib.sequences import score
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -260,7 +261,7 @@ def test_measuring_again_agrees(finished, places):
 
 
 def test_sequences_that_cannot_be_made_leave_the_place_free(places, tmp_path, monkeypatch):
-    from chunkkv_lib.measure import needles
+    from chunkkv_lib.sequences import needles
 
     monkeypatch.setattr(needles, "articles", lambda: ["The cat sat on a mat and read about keys. " * 200])
     settings = tiny(places | {"data_path": None}, source="needles", per_category=1, max_tokens=10, max_new_tokens=9)
@@ -271,7 +272,7 @@ def test_sequences_that_cannot_be_made_leave_the_place_free(places, tmp_path, mo
 
 
 def test_a_run_of_needles(places, tmp_path, monkeypatch):
-    from chunkkv_lib.measure import needles
+    from chunkkv_lib.sequences import needles
 
     text = "\n".join(f"The cat {i} sat on a mat and read about keys." for i in range(80))
     monkeypatch.setattr(needles, "articles", lambda: [text])

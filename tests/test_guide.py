@@ -6,9 +6,9 @@ from dataclasses import fields, replace
 
 import pytest
 
-from chunkkv_lib import guide
-from chunkkv_lib.measure import Parameters, load_profile, profiles
-from chunkkv_lib.records import METRICS
+from chunkkv_lib.report import guide
+from chunkkv_lib.report.records import METRICS
+from chunkkv_lib.runs import Parameters, load_profile, profiles
 
 LLAMA = guide.ARCHITECTURES["Meta-Llama-3-8B-Instruct"]
 

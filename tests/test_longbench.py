@@ -199,7 +199,7 @@ def test_labels_are_those_of_real_rows(real_rows):
 
 def test_real_rows_are_measured_from_the_archive_to_the_records(real_rows, embedded, tmp_path):
     """The whole way on the embedded model: prompt, answer, capture, records; and no text is left in the run."""
-    from chunkkv_lib.measure import Parameters, load_run, measure
+    from chunkkv_lib.runs import Parameters, load_run, measure
 
     settings = Parameters(source="longbench", data_path=str(REAL), categories=("Few-shot Learning",), per_category=2,
                           max_tokens=256, device="cpu", dtype="float32")  # fmt: skip

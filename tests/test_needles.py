@@ -6,9 +6,9 @@ import pytest
 from common import refused
 from tiny import tiny_model
 
-from chunkkv_lib.measure import needle_sequences
-from chunkkv_lib.measure.needles import DEPTHS, depth_of, hide, hit, nearest_border
 from chunkkv_lib.models import load_tokenizer
+from chunkkv_lib.sequences import needle_sequences
+from chunkkv_lib.sequences.needles import DEPTHS, depth_of, hide, hit, nearest_border
 
 TEXTS = [
     "\n".join(f"The cat number {i} sat on mat {chr(97 + i % 26)}. It read about {word}." for i in range(60))

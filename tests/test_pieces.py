@@ -10,7 +10,7 @@ from common import refused
 
 from chunkkv_lib.attention import attention_rows
 from chunkkv_lib.bench import pieces
-from chunkkv_lib.guide import Architecture
+from chunkkv_lib.report.guide import Architecture
 
 SHAPE = Architecture(97, 32, 48, 3, 4, 2, 8, tied=True)
 

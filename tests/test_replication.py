@@ -7,8 +7,8 @@ import pytest
 from synthetic_records import tiny_run
 
 from chunkkv_lib.errors import InputError
-from chunkkv_lib.figures.depth import LINES, depth_figure
-from chunkkv_lib.replication import (
+from chunkkv_lib.report.figures.depth import LINES, depth_figure
+from chunkkv_lib.report.replication import (
     ALL,
     CANNOT_TELL,
     CONTRADICTION,
@@ -24,7 +24,7 @@ from chunkkv_lib.replication import (
     same_sign,
     verdicts,
 )
-from chunkkv_lib.tables import Claim
+from chunkkv_lib.report.tables import Claim
 
 CATEGORY = "Single-Document QA"
 

@@ -18,8 +18,8 @@ from tiny import tiny_longbench, tiny_model
 
 from chunkkv_lib import METHODS, InputError
 from chunkkv_lib.__main__ import main
-from chunkkv_lib.measure import Parameters, driver, load_profile, load_run, measure, profiles, run_folder
-from chunkkv_lib.measure.runs import Recorder, read_parquet, write_parquet
+from chunkkv_lib.runs import Parameters, driver, load_profile, load_run, measure, profiles, run_folder
+from chunkkv_lib.runs.folder import Recorder, read_parquet, write_parquet
 
 NOT_EVERYWHERE = ["attention_cosine_prompt", "overlap_layer_below", "evidence_kept", "evidence_whole"]
 TABLES = ("sequences.parquet", "layers.parquet", "answers.parquet")
@@ -206,7 +206,7 @@ def test_sequences_that_were_taken_out_are_measured_again(setting, finished, tmp
 
 
 def test_a_second_process_is_refused(setting, tmp_path):
-    from chunkkv_lib.measure.runs import locked
+    from chunkkv_lib.runs.folder import locked
 
     with locked(tmp_path / "run"), pytest.raises(InputError, match="another process"):
         measure(tiny(setting), tmp_path / "run", progress=False)

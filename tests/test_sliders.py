@@ -17,11 +17,11 @@ from browser import browser, find_browser
 from common import refused
 
 from chunkkv_lib.book.site_extension import add_scripts
-from chunkkv_lib.figures.sliders import sliders_view
-from chunkkv_lib.figures.sliders_data import ALL, measured_grid, payload, ticks, value_text
-from chunkkv_lib.figures.sliders_panel import marker_path
-from chunkkv_lib.records import sequence_means
-from chunkkv_lib.resampling import honest_interval
+from chunkkv_lib.report.figures.sliders import sliders_view
+from chunkkv_lib.report.figures.sliders_data import ALL, measured_grid, payload, ticks, value_text
+from chunkkv_lib.report.figures.sliders_panel import marker_path
+from chunkkv_lib.report.records import sequence_means
+from chunkkv_lib.report.resampling import honest_interval
 
 ASSETS = Path(__file__).resolve().parents[1] / "chunkkv_lib" / "book" / "assets"
 L1, COSINE = "kv_l1_loss", "attention_cosine_similarity"

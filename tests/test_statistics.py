@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from synthetic_records import tiny_run
 
-from chunkkv_lib import records as rec
-from chunkkv_lib import statistics as st
 from chunkkv_lib.errors import InputError
+from chunkkv_lib.report import records as rec
+from chunkkv_lib.report import statistics as st
 
 RNG = np.random.default_rng(7)
 

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from synthetic_records import MANIFEST, tiny_run
 
-from chunkkv_lib import tables
 from chunkkv_lib.errors import InputError
-from chunkkv_lib.records import averages, comparisons
-from chunkkv_lib.statistics import Interval
+from chunkkv_lib.report import tables
+from chunkkv_lib.report.records import averages, comparisons
+from chunkkv_lib.report.statistics import Interval
 
 RUN = tiny_run()
 

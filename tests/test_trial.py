@@ -9,11 +9,12 @@ import papermill
 import pytest
 from common import refused
 
-from chunkkv_lib import ChunkKV, Random, figures, trial_run
+from chunkkv_lib import ChunkKV, Random, trial_run
 from chunkkv_lib.compressors import Compressor
-from chunkkv_lib.figures.style import svg
-from chunkkv_lib.measure import run_folder
-from chunkkv_lib.tables import paper_table_11, table_11
+from chunkkv_lib.report import figures
+from chunkkv_lib.report.figures.style import svg
+from chunkkv_lib.report.tables import paper_table_11, table_11
+from chunkkv_lib.runs import run_folder
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ import pytest
 from common import refused, tiny_model, token_ids
 
 from chunkkv_lib.compressors import ChunkKV, SnapKV, preset
-from chunkkv_lib.measure import Parameters, analyse, load_profile
-from chunkkv_lib.measure.variants import AXES, Variant, along, variants
+from chunkkv_lib.measure import analyse
+from chunkkv_lib.runs import Parameters, load_profile
+from chunkkv_lib.runs.variants import AXES, Variant, along, variants
 from chunkkv_lib.sequences import Sequence
 
 

@@ -12,8 +12,8 @@ from tiny import tiny_longbench, tiny_model
 
 from chunkkv_lib import InputError
 from chunkkv_lib.__main__ import main
-from chunkkv_lib.measure import Parameters, driver, load_run, measure, verification, verify
-from chunkkv_lib.measure.runs import read_table, write_parquet
+from chunkkv_lib.runs import Parameters, driver, load_run, measure, verification, verify
+from chunkkv_lib.runs.folder import read_table, write_parquet
 
 
 @pytest.fixture(scope="module")

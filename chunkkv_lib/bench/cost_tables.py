@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from ..errors import InputError
-from ..figures.costs import step_label
-from ..figures.setting import readable
-from ..tables.layout import MISSING, myst_table
+from ..report.figures.costs import step_label
+from ..report.figures.setting import readable
+from ..report.tables.layout import MISSING, myst_table
 
 
 def costs_table(rows: pd.DataFrame, growth: pd.DataFrame, length: int, name: str = "", title: str = "") -> str:

@@ -19,9 +19,9 @@ from transformers import AutoConfig
 
 from ..errors import InputError, unknown
 from ..files import write_text
-from ..guide import Architecture
-from ..measure.driver import code_hash, machine, versions
 from ..models.load import DTYPES, load_tokenizer, pick_device
+from ..report.guide import Architecture
+from ..runs.driver import code_hash, machine, versions
 from .peers import REQUIREMENTS, peer_python
 from .report import OURS, arithmetic, check, growth, measured_row
 

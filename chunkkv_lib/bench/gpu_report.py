@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import InputError
-from ..figures.setting import readable
-from ..tables.layout import MISSING, myst_table
+from ..report.figures.setting import readable
+from ..report.tables.layout import MISSING, myst_table
 
 #: What the operations are called in a table.
 NAMES = {

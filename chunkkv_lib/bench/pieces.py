@@ -23,7 +23,7 @@ from torch import Tensor
 from ..attention import attention_rows, column_sums, log_sum_exp
 from ..errors import InputError
 from ..files import write_text
-from ..guide import ARCHITECTURES, Architecture
+from ..report.guide import ARCHITECTURES, Architecture
 from .worker import in_turns
 
 OWN = "the layer's own attention"
@@ -100,7 +100,7 @@ def measure_pieces(model: str = MODEL, tokens: int = TOKENS, rounds: int = ROUND
         raise InputError(f"model={model!r} is not one of {', '.join(ARCHITECTURES)}; choose one of these.")
     if tokens < 1 or rounds < 1:
         raise InputError(f"tokens={tokens} and rounds={rounds} measure nothing; give at least 1 of each.")
-    from ..measure.driver import code_hash, machine, versions
+    from ..runs.driver import code_hash, machine, versions
 
     load, shape = round(os.getloadavg()[0], 2), ARCHITECTURES[model]
     pieces = layer_pieces(*random_layer(shape, tokens))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
-from ..guide import Architecture, analysis_flops, prefill_flops
+from ..report.guide import Architecture, analysis_flops, prefill_flops
 
 OURS, ANALYSIS, PREFILL, FEW_METHODS = "chunkkv_lib", "all methods", "prefill", "SnapKV + ChunkKV"
 

@@ -13,7 +13,6 @@ from chunkkv_lib.book.failure import BookError
 from chunkkv_lib.book.parameters import Parameter, check_parameters
 from chunkkv_lib.book.paths import project_root
 from chunkkv_lib.book.site import build_html, check_output, exchange, fresh_sources
-from chunkkv_lib.book.slides import write_decks
 from chunkkv_lib.book.stamping import stamp_chapters
 from chunkkv_lib.book.times import record_times
 from chunkkv_lib.errors import InputError
@@ -58,8 +57,6 @@ def build_book(
     stamp_chapters(chapters, values, folder)
     with timed_step("Building the pages", report):
         html = build_html(folder)
-    with timed_step("Making the slides", report):
-        write_decks(html, html / "slides", chapters)
     if problems := check_site(html):
         raise BookError("the site has problems:\n" + "\n".join(problems))
     exchange(html, output)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from chunkkv_lib.book.paths import project_root
-from chunkkv_lib.tables.layout import MISSING, myst_table
+from chunkkv_lib.report.tables.layout import MISSING, myst_table
 
 PIN = re.compile(r"^([\w.-]+)==(\S+)")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import InputError
-from ..measure import live_run, load_profile
+from ..runs import live_run, load_profile
 from .build import build_book
 from .paths import project_root
 from .times import PLACE as TIMES

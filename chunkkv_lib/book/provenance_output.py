@@ -39,6 +39,6 @@ def provenance(*runs: Any, numbers: Any = None, line: str | None = None) -> Prov
 
 
 def _described(manifest: Mapping[str, Any]) -> str:
-    from chunkkv_lib.tables import provenance_line
+    from chunkkv_lib.report.tables import provenance_line
 
     return provenance_line(manifest)

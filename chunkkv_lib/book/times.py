@@ -15,14 +15,14 @@ import pandas as pd
 from chunkkv_lib.book.chapters import Chapter
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.files import write_text
-from chunkkv_lib.tables.layout import MISSING, myst_table
+from chunkkv_lib.report.tables.layout import MISSING, myst_table
 
 PLACE = "data/build_times.json"  # below the book's folder
 
 
 def record_times(seconds: Mapping[str, float], path: str | Path) -> None:
     """Write the seconds of every chapter, by name, with the machine and the versions they were taken with."""
-    from chunkkv_lib.measure.driver import machine, versions
+    from chunkkv_lib.runs.driver import machine, versions
 
     record = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -8,8 +8,8 @@ import numpy as np
 from scipy import stats
 
 from ..compressors import budget_tokens
+from ..report.statistics import paired_test
 from ..sequences.truncation import truncate_middle
-from ..statistics import paired_test
 from . import inputs
 from .task import Task
 

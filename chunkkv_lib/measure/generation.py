@@ -22,10 +22,10 @@ from ..compressors import Compressor, preset
 from ..decoding import CompressedCache, generate
 from ..errors import InputError
 from ..sequences import Sequence, max_gen_toks, score
+from ..sequences.needles import DATASET as NEEDLE
+from ..sequences.needles import hit
 from ..sequences.schema import MODELLED_ON
 from .analysis import _answers, _tokens, _Visitor
-from .needles import DATASET as NEEDLE
-from .needles import hit
 
 FULL = "Full"
 END = -1  # stands for the end of an answer where answers are compared

@@ -6,13 +6,14 @@
 Imports of `datasets` and `huggingface_hub` happen inside the functions that need them.
 """
 
+from ..sequence import Sequence
 from .loading import load_rows, load_sequences, source_identity
+from .needles import needle_sequences
 from .open_data.attribution import ATTRIBUTION, Attribution
 from .prompts import max_gen_toks, prompt
 from .sampling import sample
 from .schema import CATEGORIES, CATEGORY_OF, DATASETS
 from .scoring import score
-from .sequence import Sequence
 from .truncation import truncate_middle
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "load_rows",
     "load_sequences",
     "max_gen_toks",
+    "needle_sequences",
     "prompt",
     "sample",
     "score",

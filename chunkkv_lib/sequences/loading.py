@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, unknown
+from ..sequence import Sequence, text_hash
 from . import longbench, open_data
 from .encoding import encode_answer, encode_prompt, evidence_spans
 from .prompts import prompt
 from .sampling import check_keys, sample
 from .schema import CATEGORIES, CATEGORY_OF, check_categories, features
-from .sequence import Sequence, text_hash
 from .truncation import check_max_tokens
 
 if TYPE_CHECKING:

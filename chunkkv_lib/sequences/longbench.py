@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..files import sha256
+from ..sequence import text_hash
 from .prompts import prompt
 from .schema import DATASETS, check_row
-from .sequence import text_hash
 
 REPOSITORY = "zai-org/LongBench"  # formerly THUDM/LongBench
 REVISION = "5e628be450b7e67fb7ae6e201bd6d8f7056f7672"

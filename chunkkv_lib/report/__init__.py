@@ -1,0 +1,1 @@
+"""Records -> what a page says: statistics, verdicts, tables and figures."""

@@ -1,0 +1,98 @@
+"""Diagrams without data: how a sequence is laid out, and where a layer is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Rectangle
+
+from chunkkv_lib.report.figures.style import GREY, INK, SMALL, legible, look, panels, styled, text_on
+
+QUERY, KEY, VALUE = ("#d9ecdf", "#1d6b3a"), ("#dcd8f2", "#332288"), ("#f3d6e2", "#882255")
+PLAIN, OURS = ("#f4f4f4", "#8a8a8a"), ("#fdf4e3", "#8a5a00")
+
+
+@styled
+def sequence_layout(prompt_tokens: int, answer_tokens: int, window: int = 8) -> Figure:
+    """One sequence on the axis of positions, and whose queries each method and each metric reads. Not to scale."""
+    figure, ax = _canvas(height=2.75, across=100, up=50)
+    past, last, end = 62, 77, 99  # where the window begins, where the prompt ends, where the answer ends
+    blocks = (
+        (1, past, "prompt", PLAIN, 0),
+        (past, last, "window", OURS, prompt_tokens - window),
+        (last + 2, end, "answer", QUERY, prompt_tokens),
+    )
+    for left, right, text, colours, position in blocks:
+        _box(ax, left, 35, right - left, 8, text, colours, bold=True)
+        ax.text(left, 34, f"{position:,}", va="top", fontsize=SMALL, color=GREY)
+    ax.text(end, 34, f"{prompt_tokens + answer_tokens - 1:,}", ha="right", va="top", fontsize=SMALL, color=GREY)
+    ax.plot([last + 1] * 2, [1, 49], color=INK, linewidth=1.2, linestyle=(0, (3, 2)))
+    ax.text(last, 49, "here the cache is compressed", ha="right", va="top", fontsize=SMALL, color=INK)
+    ax.text(1, 26, "Queries that are read by", fontsize=SMALL, color=GREY, va="top")
+    _reader(ax, 16, 1, last, "H2O", look("H2O").colour)
+    _reader(ax, 9, past, last, "SnapKV, ChunkKV", look("SnapKV").colour)
+    _reader(ax, 2, last + 2, end, "attention cosine, likelihood", QUERY[1])
+    return figure
+
+
+@styled
+def capture_hook() -> Figure:
+    """One layer of a transformer, with the attention function that also shows its inputs to a visitor."""
+    figure, ax = _canvas(height=4.6, across=100, up=80)
+    _box(ax, 22, 71, 44, 7, "hidden states of layer l", PLAIN)
+    for x, name, colours in ((6, "queries", QUERY), (33, "keys", KEY), (60, "values", VALUE)):
+        _arrow(ax, 44, 71, x + 11, 65)
+        _box(ax, x, 58, 22, 7, name, colours, bold=True)
+    for x in (6, 33):
+        _arrow(ax, x + 11, 58, x + 11, 54)
+        _box(ax, x + 3, 48, 16, 6, "RoPE", PLAIN)
+        _arrow(ax, x + 11, 48, x + 11, 42.5)
+    _arrow(ax, 71, 58, 71, 42.5)
+    _box(ax, 2, 22, 84, 20.5, "", OURS)
+    ax.text(4, 40.8, "attention function, registered while we capture", fontsize=SMALL, color=OURS[1], va="top")
+    _box(ax, 6, 25, 36, 9, "1  SDPA, as always", PLAIN, bold=True)
+    _box(ax, 48, 25, 34, 9, "2  visit(layer)", OURS, bold=True)
+    _arrow(ax, 24, 25, 24, 15)
+    _box(ax, 6, 8, 36, 7, "rest of the layer", PLAIN)
+    _arrow(ax, 24, 8, 24, 3)
+    ax.text(26, 3, "layer l + 1: the same again", fontsize=SMALL, color=GREY, va="center")
+    _arrow(ax, 65, 25, 65, 18)
+    _box(ax, 47, 7, 51, 11, "visitor: keeps a few numbers,\nhands nothing back", QUERY)
+    return figure
+
+
+def _canvas(height: float, across: float, up: float) -> tuple[Figure, Axes]:
+    figure, (ax,) = panels(height=height)
+    ax.set(xlim=(0, across), ylim=(0, up))
+    ax.set_axis_off()
+    return figure, ax
+
+
+def _reader(ax: Axes, y: float, left: float, right: float, name: str, colour: str) -> None:
+    """A bar over the queries that are read; its name inside if there is room, else to the left of it."""
+    ax.add_patch(Rectangle((left, y), right - left, 5, facecolor=colour, edgecolor="none"))
+    inside = right - left > 50
+    ink = text_on(colour) if inside else legible(colour)
+    ax.text(left + 1 if inside else left - 2, y + 2.4, name, ha="left" if inside else "right", va="center",
+            fontsize=SMALL, color=ink)  # fmt: skip
+
+
+def _box(
+    ax: Axes, x: float, y: float, width: float, height: float, text: str, colours: Sequence[str], bold: bool = False
+) -> None:
+    face, edge = colours
+    ax.add_patch(
+        FancyBboxPatch(
+            (x, y), width, height, boxstyle="round,pad=0,rounding_size=1", facecolor=face, edgecolor=edge, linewidth=1.2
+        )
+    )
+    ink = INK if colours == PLAIN else legible(edge)
+    ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=10, color=ink,
+            fontweight="bold" if bold else "normal")  # fmt: skip
+
+
+def _arrow(ax: Axes, x: float, y: float, to_x: float, to_y: float) -> None:
+    style = {"arrowstyle": "-|>", "color": "#8a8a8a", "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", xy=(to_x, to_y), xytext=(x, y), arrowprops=style)

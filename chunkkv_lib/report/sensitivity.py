@@ -1,0 +1,154 @@
+"""What hyper-parameters change: metrics and damage along the axes of a sensitivity run, or across several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from ..errors import InputError, unknown
+from ..runs import Parameters
+from ..runs.variants import AXES, Variant, along, own_value, variants
+from ..runs.verification import manifest_parameters
+from .records import METHODS, METRICS, PRIMARY, damage, sequence_means
+from .resampling import honest_interval
+from .statistics import Interval
+
+OUTCOME = "nll_increase"
+
+
+def axis_values(run: Any, field: str, metric: str, method: str, category: str | None = None) -> pd.DataFrame:
+    """One method along one hyper-parameter: a row per sequence, a column per value; means over layers.
+
+    raises  InputError: as `axis_means`; a method that is not varied on this axis.
+    """
+    records = _along(run, field, metric, category)
+    if method not in set(records["method"]):
+        raise unknown("method on this axis", method, records["method"].unique())
+    mine = records[records["method"] == method]
+    return mine.groupby(["sequence", field], sort=False)[metric].mean().unstack(field, sort=False)
+
+
+def axis_gap(
+    run: Any, field: str, metric: str, method: str, value: object, against: object, category: str | None = None
+) -> Interval:
+    """What one value of a hyper-parameter gives over another, paired by sequence: mean of value - against."""
+    values = axis_values(run, field, metric, method, category)
+    for one in (value, against):
+        if one not in values:
+            raise unknown(f"value of {field}", one, map(str, values))
+    return honest_interval((values[value] - values[against]).to_numpy())
+
+
+def axis_means(
+    run: Any, field: str, metrics: Sequence[str] = (*PRIMARY, OUTCOME), category: str | None = None
+) -> pd.DataFrame:
+    """Means over layers, then over sequences, for every value of one hyper-parameter.
+
+    run      of a profile with `variants`
+    field    an axis of `measure.variants.AXES`
+    return   columns metric, method, <field>, estimate, low, high, n; in the order of the axis
+    raises   InputError: the run has no variants; an unknown field or metric.
+    """
+    found = [_means(_along(run, field, metric, category), field, metric) for metric in metrics]
+    return pd.concat(found, ignore_index=True)
+
+
+def axis_labels(run: Any, field: str) -> dict[str, dict[object, str]]:
+    """Where the records along one hyper-parameter are: method -> value -> label in their `method` column.
+
+    return   all methods at all values of the axis, the run's own value among them. A method that the axis does not
+             vary has one label, its name, at every value.
+    raises   InputError: the run has no variants; an unknown field.
+    """
+    if field not in AXES:
+        raise unknown("axis", field, AXES)
+    listed, methods = _variants(run), manifest_parameters(run).methods_alone
+    varied = {(one.method, one.value): one.label for one in listed if one.field == field}
+    values, own = list(AXES[field][1]), axis_base(run, field)
+    values = values if own in values else sorted([*values, own])
+    return {method: {value: varied.get((method, value), method) for value in values} for method in methods}
+
+
+def _along(run: Any, field: str, metric: str, category: str | None) -> pd.DataFrame:
+    listed = _variants(run)
+    return along(_records(run, metric, category), listed, field, manifest_parameters(run).methods_alone)
+
+
+def _variants(run: Any) -> list[Variant]:
+    settings = manifest_parameters(run)
+    if settings.variants is None:
+        raise InputError(
+            f"run {run.name!r} has no variants; measure some: python -m chunkkv_lib measure --profile sensitivity."
+        )
+    return variants(settings.variants, settings.methods_alone)[0]
+
+
+def axis_base(run: Any, field: str) -> object:
+    """The value at which a sensitivity run's unchanged methods stand on an axis."""
+    base = manifest_parameters(run).methods_alone
+    return own_value(next(method for method in base.values() if field == "preset" or hasattr(method, field)), field)
+
+
+def _records(run: Any, metric: str, category: str | None) -> pd.DataFrame:
+    records = damage(run.answer_records) if metric in ("nll_increase", "kl", "top1_agreement") else run.records
+    return records if category is None else records[records["category"] == category]
+
+
+def _means(records: pd.DataFrame, field: str, metric: str) -> pd.DataFrame:
+    rows = []
+    for (method, value), group in records.groupby(["method", field], sort=False):
+        found = honest_interval(sequence_means(group, metric)[method].to_numpy())
+        rows.append((metric, method, value, found.estimate, found.low, found.high, found.n))
+    return pd.DataFrame(rows, columns=["metric", "method", field, "estimate", "low", "high", "n"])
+
+
+# --- runs that differ in one parameter ----------------------------------------------------------------------------
+
+
+def across_runs(
+    runs: Mapping[object, Any], field: str, metrics: Sequence[str] = PRIMARY, methods: Iterable[str] = METHODS
+) -> pd.DataFrame:
+    """The same table from several runs, on the sequences that all of them measured; runs: value of `field` -> run.
+
+    raises  InputError: the runs differ in another parameter than `field` and the number of sequences.
+    """
+    _check_alike(runs, field)
+    shared = set.intersection(*(set(run.sequences["sequence"]) for run in runs.values()))
+    rows = []
+    for value, run in runs.items():
+        for metric in metrics:
+            records = _records(run, metric, None)
+            records = records[records["sequence"].isin(shared) & records["method"].isin(list(methods))]
+            rows.append(_means(records.assign(**{field: value}), field, metric))
+    return pd.concat(rows, ignore_index=True)
+
+
+def best_first(means: pd.DataFrame, field: str, methods: Iterable[str] = METHODS) -> str:
+    """The methods from best to worst by their means, in words: "L1 loss A > B at 1,024, B > A at 4,096; ...".
+
+    means  of `axis_means` or `across_runs`; only metrics of which a direction is better
+    """
+    parts = []
+    for metric, group in means[means["method"].isin(list(methods))].groupby("metric", sort=False):
+        table = METRICS[metric].sign * group.pivot(index=field, columns="method", values="estimate")
+        found = {value: " > ".join(row.sort_values(ascending=False).index) for value, row in table.iterrows()}
+        same = len(set(found.values())) == 1
+        told = [f"{order} {'throughout' if same else f'at {value:,}'}" for value, order in found.items()]
+        parts.append(f"{METRICS[metric].short} {', '.join(told[:1] if same else told)}")
+    return "; ".join(parts)
+
+
+def _check_alike(runs: Mapping[object, Any], field: str) -> None:
+    plain = {"per_category": 1, "methods": METHODS, field: getattr(Parameters(), field)}
+    settings = {value: replace(manifest_parameters(run), **plain, variants=None) for value, run in runs.items()}
+    first = next(iter(settings.values())).as_dict()
+    for value, one in settings.items():
+        for name, mine in one.as_dict().items():
+            if mine != first.get(name):
+                raise InputError(
+                    f"the run at {field}={value} has {name}={mine}, the first has {first.get(name)}; compare runs that "
+                    f"differ in {field} alone."
+                )

@@ -1,0 +1,183 @@
+"""Is a run what it says? Measure a few of its sequences again and compare the records."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from ..errors import InputError
+from ..measure.analysis import analyse
+from ..models import describe, load_model
+from ..sequences import Sequence
+from .driver import code_hash, data_identity, differences, sequences_of
+from .folder import Run, load_run, locked, read_manifest, run_folder, write_manifest
+from .parameters import Parameters
+
+#: Largest difference between two measurements of a sequence, as a mean over its layers: column -> limit. Other machines
+#: round otherwise, and a token at the edge of a budget then changes places. 16-bit numbers round a thousand times more.
+TOLERANCE = {"float32": {"layers": 0.002, "nll": 0.02}, "bfloat16": {"layers": 0.02, "nll": 0.3}}
+TOLERANCE["float16"] = TOLERANCE["bfloat16"]
+NOT_COMPARED = {"sequence", "method", "layer", "kl", "top1_agreement"}  # what follows from the others, or is coarse
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What measuring again showed.
+
+    sequences  ids that were measured again
+    worst      per column the largest difference of a sequence and method: columns column, difference, limit, sequence,
+               method
+    notes      what differs though it need not matter: code, versions of the data
+    """
+
+    run: str
+    sequences: tuple[str, ...]
+    worst: pd.DataFrame
+    notes: tuple[str, ...] = ()
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every difference is within its limit."""
+        return bool((self.worst["difference"] <= self.worst["limit"]).all())
+
+
+def verify(
+    name: str | Path,
+    count: int = 3,
+    seed: int | None = None,
+    progress: bool = True,
+    report: Callable[[str], None] = print,
+    **places: object,
+) -> Verification:
+    """Measure `count` random sequences of a run again, with the manifest's parameters, and compare.
+
+    seed    of the choice of sequences; None: another choice every time
+    places  where this machine has what a manifest names but does not locate: model="path.gguf", data_path="data.zip";
+            also device
+    Written answers are not compared: a near-tie between two tokens, and the rest of a text is another one.
+    raises  InputError: no such run, its model or data are not here or are others than those it was measured with.
+    """
+    run = load_run(name)
+    if count < 1:
+        raise InputError(f"count={count} does not work; it must be at least 1.")
+    settings = replace(manifest_parameters(run), **{key: value for key, value in places.items() if value is not None})
+    model, tokenizer = load_model(settings.model, settings.device, run.manifest["model"]["dtype"], settings.device_map)
+    _same(run, "model", describe(model, settings.model), ignore=("device", "name"))
+    _same(run, "data", data_identity(settings), ignore=("prompts", "source"))
+    chosen = random.Random(seed).sample(list(run.sequences["sequence"]), min(count, len(run.sequences)))
+    again = [
+        analyse(model, sequence, settings.compressors, settings.reuse, settings.all_queries)
+        for sequence in tqdm(_find(run, settings, tokenizer, chosen), unit="sequence", disable=not progress)
+    ]
+    limits = TOLERANCE[run.manifest["model"]["dtype"]]
+    found = [
+        _worst(run.layers, pd.concat(layers for layers, _ in again), lambda column: limits["layers"]),
+        _worst(run.answers, pd.concat(answers for _, answers in again), lambda column: limits.get(column, 0.0)),
+    ]
+    notes = () if run.manifest["code"] == code_hash() else (f"measured by other code, {run.manifest['code']}",)
+    result = Verification(run.name, tuple(chosen), pd.concat(found, ignore_index=True), notes)
+    _report(result, report)
+    return result
+
+
+def verify_runs(names: list[str], count: int = 3, seed: int | None = None, report=print, **places: object) -> None:
+    """Verify the named runs; with no names every published run whose model and data are here, saying which are not.
+
+    raises  InputError: a run does not agree with its records, or there was nothing to verify.
+    """
+    found = []
+    for name in names or published_runs():
+        try:
+            found.append(verify(name, count, seed, report=report, **places))
+        except InputError as error:
+            if names:
+                raise
+            report(f"run {name}: cannot be verified here: {error}")
+    if wrong := [one.run for one in found if not one.agrees]:
+        raise InputError(f"{', '.join(wrong)}: measuring again gives other numbers than the records. Measure anew.")
+    if not found:
+        raise InputError("no run could be verified. Name one that is below data/runs, or measure one first.")
+
+
+def accept_code(name: str | Path, count: int = 3, report: Callable[[str], None] = print, **places: object) -> bool:
+    """Let a run be continued by today's code, once `count` of its sequences, measured again, agree with its records.
+
+    The manifest then names today's code, and the earlier one under "code_before".
+    return  whether there was anything to accept; False too for a run that is not there
+    raises  InputError: the numbers changed, so that the run cannot be continued.
+    """
+    folder = run_folder(name)
+    manifest = read_manifest(folder)
+    if manifest is None or manifest["code"] == code_hash() or not (folder / "layers.parquet").exists():
+        return False
+    if not verify(folder, count, report=report, **places).agrees:
+        raise InputError(
+            f"{folder} cannot be continued: today's code gives other numbers. Choose another --run, or discard the old "
+            "one with --restart."
+        )
+    before = [*manifest.get("code_before", []), manifest["code"]]
+    with locked(folder):  # not while another process measures into it
+        write_manifest(folder, manifest | {"code": code_hash(), "code_before": before})
+    return True
+
+
+def published_runs() -> list[str]:
+    """Names of the runs below data/runs that are part of the project: all but the reader's own, "quick..."."""
+    folders = run_folder("x").parent.glob("*/layers.parquet")
+    return sorted(path.parent.name for path in folders if not path.parent.name.startswith("quick"))
+
+
+def manifest_parameters(run: Run) -> Parameters:
+    """The parameters of a run as its manifest records them."""
+    known = {one.name for one in fields(Parameters)}
+    return Parameters(**{key: value for key, value in run.manifest["parameters"].items() if key in known})
+
+
+def _same(run: Run, what: str, here: dict, ignore: tuple[str, ...]) -> None:
+    old, new = ({k: v for k, v in x.items() if k not in ignore} for x in (run.manifest[what], here))
+    if changed := differences(old, new):
+        raise InputError(
+            f"run {run.name!r} was measured with another {what}: {changed[0]}. Point to the right one with --model or "
+            "--data-path, or measure the run again."
+        )
+
+
+def _find(run: Run, settings: Parameters, tokenizer, chosen: list[str]) -> list[Sequence]:
+    """The chosen sequences, checked to be the very texts that the run measured."""
+    here = {sequence.id: sequence for sequence in sequences_of(settings, tokenizer)}
+    recorded = run.sequences.set_index("sequence")
+    for name in chosen:
+        if name not in here or here[name].text_hash != recorded.loc[name, "text_hash"]:
+            raise InputError(
+                f"sequence {name!r} of run {run.name!r} is not the same text here. Check the data source, or measure "
+                "the run again."
+            )
+    return [here[name] for name in chosen]
+
+
+def _worst(old: pd.DataFrame, new: pd.DataFrame, limit: Callable[[str], float]) -> pd.DataFrame:
+    """Per column the largest difference of means over layers, and where it is."""
+    columns = [name for name in new.columns if name not in NOT_COMPARED and name in old.columns]
+    before, after = (frame.groupby(["sequence", "method"])[columns].mean() for frame in (old, new))
+    away = (after - before.reindex(after.index)).abs()
+    away = away.mask(away.isna() & (after.isna() != before.reindex(after.index).isna()), float("inf"))
+    rows = []
+    for column in columns:
+        if away[column].notna().any():
+            sequence, method = away[column].idxmax()
+            rows.append((column, float(away[column].max()), limit(column), sequence, method))
+    return pd.DataFrame(rows, columns=["column", "difference", "limit", "sequence", "method"])
+
+
+def _report(found: Verification, report: Callable[[str], None]) -> None:
+    report(f"run {found.run}: {len(found.sequences)} sequences measured again: {', '.join(found.sequences)}")
+    for note in found.notes:
+        report(f"  note: {note}")
+    for row in found.worst.itertuples():
+        mark = "ok" if row.difference <= row.limit else f"TOO FAR ({row.method}, {row.sequence})"
+        report(f"  {row.column:<30} differs by {row.difference:.1e} at most, limit {row.limit:g}  {mark}")

@@ -1,0 +1,73 @@
+"""One sequence to measure: a prompt and the answer that follows it, in tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from .errors import InputError
+
+
+def text_hash(text: str) -> str:
+    """First 16 hexadecimal digits of the text's SHA-256: names a text without giving it away."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Prompt and gold answer, ready for a model.
+
+    prompt_ids   tokens of the prompt after truncation, BOS included where the tokenizer adds one
+    answer_ids   tokens of the first gold answer as they follow the prompt; at least one
+    answers      all gold answers, as text
+    text_hash    of the prompt before truncation (of the ids, if there is no text)
+    prompt_text  the prompt before truncation; stays in memory, is never written
+    evidence     passages of `prompt_text`, verbatim, that hold the answer, where the data set marks them; a truncated
+                 prompt may have lost them
+    evidence_spans  their token positions (first, behind the last) in `prompt_ids`; of those that truncation left whole
+    all_classes  the class names of a classification task
+    """
+
+    id: str
+    category: str
+    dataset: str
+    prompt_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    answers: tuple[str, ...] = ()
+    text_hash: str = ""
+    prompt_text: str | None = field(default=None, repr=False)
+    evidence: tuple[str, ...] = field(default=(), repr=False)
+    all_classes: tuple[str, ...] = field(default=(), repr=False)
+    evidence_spans: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_ids", "answer_ids"):
+            if not getattr(self, name):
+                raise InputError(f"sequence {self.id!r}: {name} is empty; give at least one token id.")
+
+    @classmethod
+    def from_ids(
+        cls, prompt_ids: Iterable, answer_ids: Iterable, id: str = "sequence", category: str = "", dataset: str = ""
+    ) -> Sequence:
+        """A sequence from token ids alone: lists, arrays or tensors, of shape [n] or [1, n].
+
+        raises InputError: no ids, or something that is not a token id.
+        """
+        prompt, answer = token_ids(prompt_ids, "prompt_ids"), token_ids(answer_ids, "answer_ids")
+        return cls(id, category, dataset, prompt, answer, text_hash=text_hash(" ".join(map(str, prompt))))
+
+
+def token_ids(ids: Iterable, name: str) -> tuple[int, ...]:
+    """`ids` as a tuple of non-negative ints; a batch of one is unwrapped."""
+    values = ids.tolist() if hasattr(ids, "tolist") else list(ids)  # tensors and arrays, of any library
+    if isinstance(values, list) and len(values) == 1 and isinstance(values[0], list):
+        values = values[0]
+    try:
+        values = tuple(operator.index(value) for value in values)
+    except TypeError:
+        raise InputError(f"{name} must be token ids in one dimension, [n] or [1, n]; found {values!r:.60}.") from None
+    if any(value < 0 for value in values):
+        raise InputError(f"{name} holds {min(values)}; token ids are not negative.")
+    return values
