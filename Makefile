@@ -62,7 +62,7 @@ lint: setup  ## check the style of the code
 	$(RUN) -m ruff check .
 
 tidy: setup  ## remove outputs from the notebooks and make their cell ids stable
-	$(RUN) -m chunkkv_lib.book.tidy
+	$(RUN) -m chunkkv_lib tidy
 
 clean:  ## remove what was built here; downloads and converted models stay in the user's cache
 	rm -rf _build _runs

@@ -57,7 +57,7 @@ def test_a_notebook_is_committed_clean(path):
     ids = [cell.get("id") for cell in notebook.cells]
     assert all(ids) and len(set(ids)) == len(ids)
     clean = nbformat.writes(tidy(notebook, path.stem)) + "\n"
-    assert path.read_text() == clean, f"untidy: python -m chunkkv_lib.book.tidy {path.relative_to(ROOT)}"
+    assert path.read_text() == clean, f"untidy: python -m chunkkv_lib tidy {path.relative_to(ROOT)}"
 
 
 @each_and_templates

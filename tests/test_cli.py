@@ -11,15 +11,14 @@ import pytest
 from chunkkv_lib.__main__ import main
 from chunkkv_lib.runs import Parameters
 
-COMMANDS = ("measure", "verify", "book", "pdf", "students", "bench", "bench-gpu")
+COMMANDS = ("measure", "verify", "book", "pdf", "students", "tidy", "bench", "bench-gpu")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_every_option_with_its_default(command, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main([command, "--help"])
+    assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
-    assert stopped.value.code == 0 and "default:" in text
+    assert "default" in text
     if command == "measure":
         for field in dataclasses.fields(Parameters):
             assert "--" + field.name.replace("_", "-") in text
@@ -28,13 +27,13 @@ def test_help_names_every_option_with_its_default(command, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["measur"], "invalid choice"),
+        (["measur"], "Did you mean 'measure'"),
         (["measure", "--profile", "quik"], "Did you mean 'quick'"),
         (["measure", "--budgte", "0.1"], "Did you mean '--budget'"),
         (["measure", "--budget", "a"], "not a number"),
         (["measure", "--budget", "1.5"], "outside (0, 1]"),
-        (["measure", "--window", "1.5"], "not a whole number"),
-        (["measure", "--methods", "ChunkKV", "SnapKv"], "Did you mean 'SnapKV'"),
+        (["measure", "--window", "1.5"], "valid integer"),
+        (["measure", "--methods", "ChunkKV,SnapKv"], "Did you mean 'SnapKV'"),
         (["measure", "--categories", "Coding"], "unknown category"),
         (["measure", "--model", "smolm2-135m"], "Did you mean 'smollm2-135m'"),
         (["measure", "--device", "cuda:9"], "not present"),
@@ -47,7 +46,7 @@ def test_help_names_every_option_with_its_default(command, capsys):
         (["book", "--profile", "nope"], "unknown profile"),
         (["book", "-p", "budgte=0.1"], "Did you mean 'budget'"),
         (["book", "-p", "budget"], "budget"),
-        ([], "required"),
+        ([], "Missing command"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(arguments, message, capsys, tmp_path, monkeypatch):

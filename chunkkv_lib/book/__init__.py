@@ -9,7 +9,7 @@
 
 The steps are modules of their own, in this order: `chapters` and `parameters` (what there is, what was asked),
 `execution` (papermill), `stamping` (an executed notebook becomes a page), `site` (Jupyter Book), `checks`.
-`site_extension` is loaded by Sphinx; `python -m chunkkv_lib.book.tidy` cleans notebooks before a commit.
+`site_extension` is loaded by Sphinx; `python -m chunkkv_lib tidy` cleans notebooks before a commit.
 
 Provenance: the object that `provenance()` returns is an output of MIME type `provenance_output.MIME`. Stamping
 moves it below the cell as a `provenance` block with links to `runs/<name>.json` and `numbers/<figure>.csv`,

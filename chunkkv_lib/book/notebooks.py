@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 
+from chunkkv_lib.book.paths import project_root
 from chunkkv_lib.errors import InputError
 
 MARKED_BY_PAPERMILL = {"injected-parameters", "papermill-error-cell-tag"}
@@ -72,3 +74,11 @@ def tidy(notebook: NotebookNode, name: str) -> NotebookNode:
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     set_stable_ids(notebook, name)
     return notebook
+
+
+def tidy_files(paths: Iterable[str | Path] = ()) -> None:
+    """Tidy notebooks in place, by default all of `chapters/`, and print which of them that changed."""
+    for path in [Path(path) for path in paths] or sorted((project_root() / "chapters").glob("*.ipynb")):
+        before = path.read_bytes() if path.is_file() else b""
+        write_notebook(tidy(read_notebook(path), path.stem), path)
+        print(f"{path}: {'clean' if path.read_bytes() == before else 'tidied'}")

@@ -6,17 +6,20 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
-from ..compressors import METHODS, Compressor, preset
 from ..errors import InputError, unknown
-from ..sequences import CATEGORIES
-from ..sequences.needles import SOURCE as NEEDLES
-from .variants import variants
+from ..sequences.schema import CATEGORIES
+
+if TYPE_CHECKING:
+    from ..compressors import Compressor
 
 PROFILES = Path(__file__).resolve().parents[2] / "data" / "profiles"
-SOURCES = ("open", "longbench", NEEDLES)
+SOURCES = ("open", "longbench", "needles")
+# The names in `compressors.METHODS`, which would load torch: the command line reads this module for its options.
+METHODS = ("ChunkKV", "SnapKV", "H2O", "StreamingLLM", "Recent", "Random", "Oracle")
 
 
 def _option(default: object, help: str) -> object:
@@ -40,7 +43,7 @@ class Parameters:
     max_answer_tokens: int = _option(32, "tokens of an answer, teacher-forced as probes")
     budget: float | int = _option(0.1, "part of the prompt that stays: a fraction up to 1.0, or a count of tokens")
     preset: str = _option("paper", "hyper-parameters of the methods: paper or kvpress")
-    methods: tuple[str, ...] = _option(tuple(METHODS), "compressors and controls")
+    methods: tuple[str, ...] = _option(METHODS, "compressors and controls")
     granularity: str | None = _option(None, "kv_head, query_head or layer: which heads share a kept set")
     group: str | None = _option(None, "mean, max or sum: how the scores of heads that share a set become one")
     window: int | None = _option(None, "tokens of the observation window")
@@ -77,12 +80,16 @@ class Parameters:
     @cached_property
     def compressors(self) -> dict[str, Compressor]:
         """The chosen methods with these hyper-parameters in the order of `METHODS`, then the variants by label."""
+        from .variants import variants
+
         base = self.methods_alone
         return base if self.variants is None else variants(self.variants, base)[1]
 
     @cached_property
     def methods_alone(self) -> dict[str, Compressor]:
         """The chosen methods with these hyper-parameters, without variants."""
+        from ..compressors import preset
+
         own = {
             name: getattr(self, name)
             for name in ("granularity", "group", "window", "chunk_size")
