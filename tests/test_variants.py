@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from common import refused, tiny_model, token_ids
@@ -9,7 +11,7 @@ from common import refused, tiny_model, token_ids
 from chunkkv_lib.compressors import ChunkKV, SnapKV, preset
 from chunkkv_lib.measure import analyse
 from chunkkv_lib.runs import Parameters, load_profile
-from chunkkv_lib.runs.variants import AXES, Variant, along, variants
+from chunkkv_lib.runs.variants import AXES, REACH, Variant, along, variants
 from chunkkv_lib.sequences import Sequence
 
 
@@ -19,7 +21,7 @@ def test_a_variant_differs_in_one_field():
     for one in listed:
         mine, plain = compressors[one.label], preset()[one.method]
         changed = [name for name in vars(plain) if getattr(mine, name) != getattr(plain, name)]
-        assert changed == ([one.field] if one.field else []) or one.field == "preset", one
+        assert changed == [field for field, _ in one.changes] or dict(one.changes).keys() == {"preset"}, one
     assert compressors["ChunkKV, preset kvpress"] == preset("kvpress")["ChunkKV"]
     assert len(set(compressors.values())) > 40
 
@@ -33,6 +35,19 @@ def test_a_value_that_a_method_has_anyway_is_not_measured_twice():
 def test_only_chosen_methods_are_varied():
     listed, _ = variants("sensitivity", {"SnapKV": SnapKV()})
     assert {one.method for one in listed} == {"SnapKV"}
+
+
+def test_the_rules_of_reach_are_tuned_alike_at_both_budgets():
+    """Every setting that one family has, neighbours kept together or the window, the other has too; none twice."""
+    _, compressors = variants("reach", {name: preset()[name] for name in REACH})
+    assert len(set(compressors.values())) == len(compressors) == 2 * sum(map(len, REACH.values()))
+    assert compressors["SnapKV, kernel 15, budget 0.02"] == SnapKV(budget=0.02, kernel=15)
+    assert compressors["ChunkKV, kernel 15, pooling max"] == ChunkKV(kernel=15, pooling="max")
+    for name, one in compressors.items():
+        label = f"{name}, budget 0.02"
+        assert one.budget == 0.02 or compressors[label] == replace(one, budget=0.02), name
+    for family in ("ChunkKV", "SnapKV"):
+        assert {one.window for one in compressors.values() if type(one).__name__ == family} == {8, 32}
 
 
 def test_an_unknown_set_is_refused():
@@ -70,4 +85,5 @@ def test_chunks_of_one_token_are_top_k_without_pooling():
 
 
 def test_labels_read_well():
-    assert Variant("H2O").label == "H2O" and Variant("H2O", "window", 4).label == "H2O, window 4"
+    assert Variant("H2O").label == "H2O"
+    assert Variant("H2O", (("window", 4), ("budget", 0.02))).label == "H2O, window 4, budget 0.02"

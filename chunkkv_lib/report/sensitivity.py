@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..errors import InputError, unknown
 from ..runs import Parameters
-from ..runs.variants import AXES, Variant, along, own_value, variants
+from ..runs.variants import AXES, Variant, along, labels_of, own_value, variants
 from ..runs.verification import manifest_parameters
 from .records import METHODS, METRICS, PRIMARY, damage, sequence_means
 from .resampling import honest_interval
@@ -66,7 +66,7 @@ def axis_labels(run: Any, field: str) -> dict[str, dict[object, str]]:
     if field not in AXES:
         raise unknown("axis", field, AXES)
     listed, methods = _variants(run), manifest_parameters(run).methods_alone
-    varied = {(one.method, one.value): one.label for one in listed if one.field == field}
+    varied = labels_of(listed, field)
     values, own = list(AXES[field][1]), axis_base(run, field)
     values = values if own in values else sorted([*values, own])
     return {method: {value: varied.get((method, value), method) for value in values} for method in methods}

@@ -1,7 +1,8 @@
-"""One hyper-parameter at a time: what a sensitivity run compares in the same forward pass.
+"""Methods with changed hyper-parameters, all compared in the same forward pass.
 
-A variant is a method with one field changed. Its label stands in the `method` column of the records, "ChunkKV" for the
-method as it is and "ChunkKV, budget 0.2" for a variant; the manifest says what each label means.
+A variant's label stands in the `method` column of the records: "ChunkKV" for the method as it is, "ChunkKV, budget 0.2"
+or "SnapKV, kernel 15, budget 0.02" for a variant. Set "sensitivity" changes one hyper-parameter at a time; set "reach"
+tunes every rule by how many neighbours it keeps together, at two budgets.
 """
 
 from __future__ import annotations
@@ -27,20 +28,31 @@ AXES: dict[str, tuple[tuple[str, ...], tuple]] = {
     "causal": (("H2O",), (True, False)),
     "preset": (("ChunkKV", "SnapKV"), ("paper", "kvpress")),
 }
-SETS = {"sensitivity": tuple(AXES)}
+
+_WIDE, _POOLED = {"window": 32}, {"kernel": 15, "pooling": "max"}
+#: method -> its settings in the set "reach"; each is measured at every budget of `REACH_BUDGETS`.
+REACH: dict[str, tuple[dict[str, object], ...]] = {
+    "ChunkKV": (
+        {}, {"chunk_size": 5}, {"chunk_size": 16}, {"chunk_size": 20}, {"chunk_size": 40}, _POOLED, _WIDE,
+        _POOLED | _WIDE,
+    ),
+    "SnapKV": ({}, {"kernel": 1}, {"kernel": 15}, {"kernel": 25}, _WIDE, {"kernel": 15} | _WIDE),
+    "H2O": ({},), "StreamingLLM": ({},), "Random": ({},), "Oracle": ({},),
+}  # fmt: skip
+REACH_BUDGETS = (0.1, 0.02)
+SETS = ("sensitivity", "reach")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A label's meaning: the method, and the field and value in which it differs ("" and None for none)."""
+    """A label's meaning: the method, and the fields and values in which it differs."""
 
     method: str
-    field: str = ""
-    value: object = None
+    changes: tuple[tuple[str, object], ...] = ()
 
     @property
     def label(self) -> str:
-        return f"{self.method}, {self.field} {self.value}" if self.field else self.method
+        return ", ".join([self.method, *(f"{field} {value}" for field, value in self.changes)])
 
 
 def variants(name: str, methods: Mapping[str, Compressor]) -> tuple[list[Variant], dict[str, Compressor]]:
@@ -50,28 +62,46 @@ def variants(name: str, methods: Mapping[str, Compressor]) -> tuple[list[Variant
     """
     if name not in SETS:
         raise unknown("set of variants", name, SETS)
-    listed = [Variant(method) for method in methods]
-    for field in SETS[name]:
-        owners, values = AXES[field]
-        listed += [Variant(method, field, value) for method in owners if method in methods for value in values]
-    compressors = {one.label: _changed(methods[one.method], one) for one in listed}
-    same = [one for one in listed if one.field and compressors[one.label] == methods[one.method]]
-    for one in same:
-        del compressors[one.label]
-    return [one for one in listed if one not in same], compressors
+    if name == "sensitivity":
+        wanted = [
+            (method, {field: value})
+            for field, (owners, values) in AXES.items()
+            for method in owners
+            for value in values
+        ]
+    else:
+        wanted = [
+            (method, change | {"budget": budget})
+            for budget in REACH_BUDGETS
+            for method, changes in REACH.items()
+            for change in changes
+        ]
+    listed, compressors = [Variant(method) for method in methods], dict(methods)
+    for method, changes in wanted:
+        if method in methods:
+            base = methods[method]
+            one = Variant(method, tuple((k, v) for k, v in changes.items() if own_value(base, k) != v))
+            changed = _changed(base, dict(one.changes))
+            if changed != base:  # otherwise it is measured already
+                listed.append(one)
+                compressors[one.label] = changed
+    return listed, compressors
 
 
-def _changed(method: Compressor, variant: Variant) -> Compressor:
-    if not variant.field:
-        return method
-    if variant.field == "preset":
-        return replace(method, **PRESETS[variant.value].get(variant.method, {}))
-    return replace(method, **{variant.field: variant.value})
+def _changed(method: Compressor, changes: dict[str, object]) -> Compressor:
+    fields = dict(changes)
+    if "preset" in fields:
+        fields |= PRESETS[fields.pop("preset")].get(type(method).__name__, {})
+    return replace(method, **fields)
 
 
-def along(
-    records: pd.DataFrame, listed: Iterable[Variant], field: str, base: Mapping[str, Compressor]
-) -> pd.DataFrame:
+def labels_of(listed: Iterable[Variant], field: str) -> dict[tuple[str, object], str]:
+    """(method, value of this field) -> label, of the variants that differ in this field alone."""
+    alone = [one for one in listed if [name for name, _ in one.changes] == [field]]
+    return {(one.method, one.changes[0][1]): one.label for one in alone}
+
+
+def along(records: pd.DataFrame, listed: Iterable[Variant], field: str, base: Mapping[str, Compressor]) -> pd.DataFrame:
     """The records of one axis, in its order: `method` becomes the method's name, a column named `field` its value.
 
     records  of a sensitivity run, `method` holding labels
@@ -81,7 +111,7 @@ def along(
     if field not in AXES:
         raise unknown("axis", field, AXES)
     owners, values = AXES[field]
-    labels = {(one.method, one.value): one.label for one in listed if one.field == field}
+    labels = labels_of(listed, field)
     labels |= {(name, own_value(base[name], field)): name for name in owners if name in base}
     parts = [
         records[records["method"] == labels[name, value]].assign(method=name, **{field: value})
