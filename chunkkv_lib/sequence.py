@@ -23,10 +23,11 @@ class Sequence:
     answer_ids   tokens of the first gold answer as they follow the prompt; at least one
     answers      all gold answers, as text
     text_hash    of the prompt before truncation (of the ids, if there is no text)
+    document     name of the text that the prompt asks about; sequences that share it are not independent
     prompt_text  the prompt before truncation; stays in memory, is never written
     evidence     passages of `prompt_text`, verbatim, that hold the answer, where the data set marks them; a truncated
                  prompt may have lost them
-    evidence_spans  their token positions (first, behind the last) in `prompt_ids`; of those that truncation left whole
+    evidence_spans  their token positions (start, end exclusive) in `prompt_ids`; of those that truncation left whole
     all_classes  the class names of a classification task
     """
 
@@ -37,6 +38,7 @@ class Sequence:
     answer_ids: tuple[int, ...]
     answers: tuple[str, ...] = ()
     text_hash: str = ""
+    document: str = ""
     prompt_text: str | None = field(default=None, repr=False)
     evidence: tuple[str, ...] = field(default=(), repr=False)
     all_classes: tuple[str, ...] = field(default=(), repr=False)

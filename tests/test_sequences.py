@@ -74,21 +74,6 @@ def test_import_stays_light():
 # ---- format ----
 
 
-def test_features_are_longbenchs_eight_fields_and_evidence():
-    fields = {name: str(kind) for name, kind in sequences.FEATURES.items()}
-    assert fields.pop("evidence") == "List(Value('string'))"
-    assert fields == {
-        "input": "Value('string')",
-        "context": "Value('string')",
-        "answers": "List(Value('string'))",
-        "length": "Value('int32')",
-        "dataset": "Value('string')",
-        "language": "Value('string')",
-        "all_classes": "List(Value('string'))",
-        "_id": "Value('string')",
-    }
-
-
 def test_both_sources_fill_every_category():
     assert CATEGORIES == tuple(DATASETS["open"]) == tuple(DATASETS["longbench"])
     assert len(LONGBENCH_SETS) == 16 == len(longbench.OFFICIAL)
@@ -406,15 +391,6 @@ def test_sample_by_hand_takes_turns():
     rows = many_rows({"trec": 1, "qasper": 2, "narrativeqa": 4})
     drawn = [row["dataset"] for row in sequences.sample(rows, 9, 0)]
     assert drawn == ["narrativeqa", "trec", "qasper", "narrativeqa", "qasper", "narrativeqa", "narrativeqa"]
-
-
-def test_sample_of_a_dataset_is_a_dataset():
-    from datasets import Dataset
-
-    rows = many_rows({"qasper": 5, "hotpotqa": 5, "trec": 5})
-    drawn = sequences.sample(Dataset.from_list(rows), 2, 1)
-    assert isinstance(drawn, Dataset)
-    assert drawn.to_list() == sequences.sample(rows, 2, 1)
 
 
 def test_sample_refuses():

@@ -9,7 +9,7 @@ from scipy import stats
 
 from ..compressors import budget_tokens
 from ..report.statistics import paired_test
-from ..sequences.truncation import truncate_middle
+from ..sequences.encoding import truncate_middle
 from . import inputs
 from .task import Task
 

@@ -1,12 +1,14 @@
-"""Texts to tokens: the prompt, and the answer as it continues the prompt."""
+"""Texts to tokens: the prompt, cut in the middle where it is too long, and the answer as it continues the prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Sequence as Tokens
 from typing import Any
 
-from .truncation import truncate_middle
+from ..errors import InputError
 
+MIN_TOKENS = 16  # below this a prompt is neither question nor text
 _TAIL = 64  # characters; more than the longest token, so the end of the prompt is split as in the whole
 
 
@@ -15,10 +17,8 @@ def encode_prompt(tokenizer: Any, text: str, max_tokens: int) -> tuple[int, ...]
     return truncate_middle([*_opening(tokenizer), *_ids(tokenizer, text)], max_tokens)
 
 
-def evidence_spans(
-    tokenizer: Any, text: str, passages: Iterable[str], max_tokens: int
-) -> tuple[tuple[int, int], ...]:
-    """Where passages of the prompt `text` ended up after `encode_prompt`: token positions (first, behind the last).
+def evidence_spans(tokenizer: Any, text: str, passages: Iterable[str], max_tokens: int) -> tuple[tuple[int, int], ...]:
+    """Where passages of the prompt `text` ended up after `encode_prompt`: token positions (start, end exclusive).
 
     Of each passage its first occurrence. One that truncation cut, wholly or in part, is left out, and so are all with
     a tokenizer that cannot say which characters a token stands for.
@@ -54,6 +54,27 @@ def encode_answer(tokenizer: Any, prompt: str, answer: str, max_answer_tokens: i
         if len(both) > len(before) and both[: len(before)] == before:
             return tuple(both[len(before) :][:max_answer_tokens])
     return ()
+
+
+def check_max_tokens(max_tokens: int) -> None:
+    """InputError unless `max_tokens` is an int of at least `MIN_TOKENS`."""
+    if not isinstance(max_tokens, int) or max_tokens < MIN_TOKENS:
+        raise InputError(f"max_tokens={max_tokens!r} does not fit: give a whole number of at least {MIN_TOKENS}.")
+
+
+def truncate_middle(ids: Tokens[int], max_tokens: int) -> tuple[int, ...]:
+    """The first and the last half of `max_tokens` of `ids`; all of `ids` if they fit.
+
+    An odd `max_tokens` gives its extra token to the first half, so a prompt that is too long ends up with exactly
+    `max_tokens` tokens. LongBench's `pred.py` decodes both halves and tokenises the joined text again, which
+    can come out a few tokens longer or shorter; here the halves are joined as tokens. A BOS stays: it is in
+    the first half.
+    """
+    check_max_tokens(max_tokens)
+    if len(ids) <= max_tokens:
+        return tuple(ids)
+    last = max_tokens // 2
+    return (*ids[: max_tokens - last], *ids[-last:])
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

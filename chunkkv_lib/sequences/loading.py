@@ -1,25 +1,24 @@
-"""From a source's name to rows, and from rows to sequences."""
+"""From a source's name to rows, from rows to a seeded, balanced sample, and from its rows to sequences."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import InputError, unknown
 from ..sequence import Sequence, text_hash
 from . import longbench, open_data
-from .encoding import encode_answer, encode_prompt, evidence_spans
+from .encoding import check_max_tokens, encode_answer, encode_prompt, evidence_spans
 from .prompts import prompt
-from .sampling import check_keys, sample
-from .schema import CATEGORIES, CATEGORY_OF, check_categories, features
-from .truncation import check_max_tokens
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from .schema import CATEGORIES, CATEGORY_OF, DATASETS, check_categories
 
 SOURCES = {"open": open_data, "longbench": longbench}
+_ORDER = [name for sets in DATASETS.values() for names in sets.values() for name in names]
 
 
 def load_sequences(
@@ -46,41 +45,17 @@ def load_sequences(
     check_max_tokens(max_tokens)
     if not isinstance(max_answer_tokens, int) or max_answer_tokens < 1:
         raise InputError(f"max_answer_tokens={max_answer_tokens!r} does not fit: give a whole number of at least 1.")
-    rows = sample(read_rows(source, path, categories), per_category, seed)
+    rows = sample(load_rows(source, path, categories), per_category, seed)
     return [sequence(tokenizer, row, max_tokens, max_answer_tokens) for row in rows]
 
 
-def sequence(tokenizer: Any, row: dict, max_tokens: int, max_answer_tokens: int) -> Sequence:
-    """One row as a sequence. The gold answer is the first that is not blank."""
-    dataset, text = row["dataset"], prompt(row)
-    answer = next(answer for answer in row["answers"] if answer.strip())
-    return Sequence(
-        id=row["_id"] if row["_id"].startswith(f"{dataset}:") else f"{dataset}:{row['_id']}",
-        category=CATEGORY_OF[dataset],
-        dataset=dataset,
-        prompt_ids=encode_prompt(tokenizer, text, max_tokens),
-        answer_ids=encode_answer(tokenizer, text, answer, max_answer_tokens),
-        answers=tuple(row["answers"]),
-        text_hash=text_hash(text),
-        prompt_text=text,
-        evidence=tuple(row["evidence"]),
-        all_classes=tuple(row["all_classes"] or ()),
-        evidence_spans=evidence_spans(tokenizer, text, row["evidence"], max_tokens),
-    )
-
-
-def load_rows(source: str = "open", path: str | Path | None = None, categories: Iterable[str] = CATEGORIES) -> Dataset:
-    """All rows of a source as a `datasets.Dataset` in memory, with `FEATURES` (LongBench's fields and `evidence`)."""
-    from datasets import Dataset
-
-    return Dataset.from_list(read_rows(source, path, categories), features=features())
-
-
-def read_rows(source: str, path: str | Path | None, categories: Iterable[str]) -> list[dict]:
-    """What `load_rows` returns, as plain dicts and without importing `datasets`."""
+def load_rows(
+    source: str = "open", path: str | Path | None = None, categories: Iterable[str] = CATEGORIES
+) -> list[dict]:
+    """All rows of a source: dicts with LongBench's fields, `evidence` and `document` (see `schema.FIELDS`)."""
     wanted = check_categories(categories)
     rows = _source(source, path).read(path, wanted)
-    check_keys([(row["dataset"], row["_id"]) for row in rows])
+    check_keys(rows)
     return rows
 
 
@@ -95,3 +70,70 @@ def _source(source: str, path: str | Path | None) -> Any:
     if source == "open" and path is not None:
         raise InputError(f"path={str(path)!r} has no meaning for source 'open'; drop it, or choose source 'longbench'.")
     return SOURCES[source]
+
+
+def sample(rows: list[dict], per_category: int, seed: int) -> list[dict]:
+    """Up to `per_category` rows of each category, drawn at random but reproducibly.
+
+    rows          dicts with `_id` and `dataset`
+    per_category  a category that has fewer rows gives all of them
+    seed          another seed, another draw
+
+    Within a category the data sets take turns, so they contribute evenly until one is exhausted; categories take
+    turns too, so that every prefix of the result is balanced. The draw depends on ids and seed alone, not on
+    the order of `rows`, and a smaller `per_category` draws a subset of a larger one.
+    raises InputError: `per_category` below 1, an unknown data set, an id that occurs twice.
+    """
+    if not isinstance(per_category, int) or per_category < 1:
+        raise InputError(f"per_category={per_category!r} does not fit: give a whole number of at least 1.")
+    check_keys(rows)
+    members: dict[str, list[dict]] = defaultdict(list)
+    for row in rows:
+        members[row["dataset"]].append(row)
+
+    def ticket(row: dict) -> bytes:
+        # A row's place in the shuffled order is a hash, so adding or removing other rows does not move it.
+        return hashlib.sha256(f"{seed}\n{row['dataset']}\n{row['_id']}".encode()).digest()
+
+    categories = []
+    for category in CATEGORIES:
+        sets = [sorted(members[name], key=ticket) for name in _ORDER if CATEGORY_OF[name] == category]
+        categories.append(list(islice(_take_turns(sets), per_category)))
+    return list(_take_turns(categories))
+
+
+def check_keys(rows: list[dict]) -> None:
+    """InputError unless every data set is known and no (data set, id) occurs twice."""
+    keys = [(row["dataset"], row["_id"]) for row in rows]
+    for dataset in dict.fromkeys(dataset for dataset, _ in keys):
+        if dataset not in CATEGORY_OF:
+            raise unknown("data set", dataset, CATEGORY_OF)
+    if len(set(keys)) < len(keys):
+        dataset, id = Counter(keys).most_common(1)[0][0]
+        raise InputError(f"data set {dataset!r} has more than one row with _id {id!r}; ids must be unique.")
+
+
+def _take_turns(queues: list[list[dict]]) -> Iterator[dict]:
+    """One item of each queue in turn; a queue that is empty drops out."""
+    for turn in range(max(map(len, queues), default=0)):
+        yield from (queue[turn] for queue in queues if turn < len(queue))
+
+
+def sequence(tokenizer: Any, row: dict, max_tokens: int, max_answer_tokens: int) -> Sequence:
+    """One row as a sequence. The gold answer is the first that is not blank."""
+    dataset, text = row["dataset"], prompt(row)
+    answer = next(answer for answer in row["answers"] if answer.strip())
+    return Sequence(
+        id=row["_id"] if row["_id"].startswith(f"{dataset}:") else f"{dataset}:{row['_id']}",
+        category=CATEGORY_OF[dataset],
+        dataset=dataset,
+        prompt_ids=encode_prompt(tokenizer, text, max_tokens),
+        answer_ids=encode_answer(tokenizer, text, answer, max_answer_tokens),
+        answers=tuple(row["answers"]),
+        text_hash=text_hash(text),
+        document=row["document"],
+        prompt_text=text,
+        evidence=tuple(row["evidence"]),
+        all_classes=tuple(row["all_classes"] or ()),
+        evidence_spans=evidence_spans(tokenizer, text, row["evidence"], max_tokens),
+    )

@@ -41,7 +41,9 @@ OFFICIAL = {
 
 
 def read(path: str | Path | None, categories: Iterable[str]) -> list[dict]:
-    """All rows of the categories' data sets, each with an empty `evidence`; a null `_id` becomes a hash of the prompt.
+    """All rows of the categories' data sets, without evidence; their `document` is a hash of the context.
+
+    A null `_id` becomes a hash of the prompt.
 
     path  None for the hub, else a local `data.zip`, or a folder with `data/<name>.jsonl` or `<name>.jsonl`
     raises InputError: not there, not a zip, a data set or a field missing, hub files that are not the official ones.
@@ -147,8 +149,7 @@ def _row(name: str, place: str, line: bytes) -> dict:
     if row["dataset"] != name:
         raise InputError(f"{place}: field 'dataset' is {row['dataset']!r}, but the file is {name}'s.")
     row["_id"] = row["_id"] or f"text-{text_hash(prompt(row))}"
-    row["evidence"] = []
-    return row
+    return row | {"evidence": [], "document": text_hash(row["context"] or row["input"])}
 
 
 def _check_official(files: dict[str, tuple[str, bytes]]) -> None:

@@ -63,7 +63,7 @@ def needle_sequences(
 
 
 def hide(hay: Many[int], needle: Many[int], at: int) -> tuple[list[int], tuple[int, int]]:
-    """The needle behind the first `at` tokens of the hay, and its position (first, behind the last)."""
+    """The needle behind the first `at` tokens of the hay, and its position (start, end exclusive)."""
     return [*hay[:at], *needle, *hay[at:]], (at, at + len(needle))
 
 
@@ -114,6 +114,7 @@ def _needle(
         answer_ids=encode_answer(tokenizer, question, number, max_tokens),
         answers=(number,),
         text_hash=text_hash(" ".join(map(str, prompt))),
+        document=text_hash(texts[article]),
         evidence_spans=(span,),
     )
 

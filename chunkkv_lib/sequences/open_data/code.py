@@ -1,15 +1,30 @@
-"""Source code of Twisted (see `wheels` for why): continue a file by one line, alone or with the code it imports."""
+"""Source code of Twisted: continue a file by one line, alone or with the code it imports.
+
+Why Twisted and not the standard library: that one differs from one Python release to the next, so its sequences would
+differ from machine to machine. Twisted is of a comparable breadth (event loop, protocols, mail, web, terminal), its
+modules import each other, its licence is MIT, and one wheel has the same bytes everywhere.
+"""
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
+import warnings
 import zipfile
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import NamedTuple
 
-from .outlines import Outline, outline, sibling
+from ...downloads import Wheel
 from .rows import CHARACTERS, MIN_CHARACTERS, ROWS, choose, fill, generator, row
-from .wheels import CODE
 
+WHEEL = Wheel(
+    "twisted==26.10.0",
+    "twisted-26.10.0-py3-none-any.whl",
+    3_251_703,
+    "3732f42af218925a0fe78d6668db55853f7fb532245a89a2669babe7d3000fa8",
+)
 CUT = (MIN_CHARACTERS, 40_000)  # characters in front of the answer in python_code
 REPO_CUT = (2_000, 12_000)  # the same in python_repo, where the imported code comes in front
 SNIPPET = 6_000  # characters of one imported definition or module, at most
@@ -22,7 +37,7 @@ def python_code() -> list[dict]:
     for path, text in sources().items():
         if lines := statement_lines(path, *CUT):
             start, answer = generator("python_code", path).choice(lines)
-            rows.append(row("python_code", path, context=text[:start], answers=[answer]))
+            rows.append(row("python_code", path, document=path, context=text[:start], answers=[answer]))
     return choose(rows, ROWS, "python_code")
 
 
@@ -49,13 +64,14 @@ def _repo_row(path: str, imported: dict[str, tuple[str, str]], start: int, answe
     snippets = dict.fromkeys(snippet(*imported[name]) for name in needed + others)  # two names may share a module
     snippets = fill(snippets, characters=CHARACTERS - start)
     draw.shuffle(snippets)
-    return row("python_repo", path, context="".join(snippets), input=sources()[path][:start], answers=[answer])
+    texts = {"context": "".join(snippets), "input": sources()[path][:start]}
+    return row("python_repo", path, document=path, **texts, answers=[answer])
 
 
 @functools.lru_cache(maxsize=1)
 def sources() -> dict[str, str]:
     """Path -> text of every module, tests left out."""
-    with zipfile.ZipFile(CODE.path()) as archive:
+    with zipfile.ZipFile(WHEEL.path()) as archive:
         names = [name for name in archive.namelist() if name.endswith(".py") and "test" not in name]
         return {name: archive.read(name).decode("utf-8") for name in sorted(names)}
 
@@ -107,3 +123,60 @@ def _outline(path: str) -> Outline:
 
 def _names(line: str) -> set[str]:
     return set(re.findall(r"\w+", line))
+
+
+DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+COMPLETED = (  # statements that make a fair answer: no definitions, no imports, no bare keywords
+    *(ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Return, ast.Expr, ast.Raise),
+    *(ast.If, ast.For, ast.While, ast.With),
+)
+
+
+class Outline(NamedTuple):
+    """Line numbers count from 1; they are the same in every supported Python.
+
+    statements   lines on which a statement of the kinds in `COMPLETED` begins
+    imports      (level, module, name, local name) of each `from module import name as local`
+    definitions  name -> first and last line, decorators included, of the classes and functions at top level
+    """
+
+    statements: frozenset[int]
+    imports: tuple[tuple[int, str, str, str], ...]
+    definitions: dict[str, tuple[int, int]]
+
+
+def outline(text: str) -> Outline:
+    """The outline of a module's source text."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the parser, about somebody else's code
+        tree = ast.parse(text)
+    nodes = list(statements(tree))
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    return Outline(
+        frozenset(node.lineno for node in nodes if isinstance(node, COMPLETED) and not _is_docstring(node)),
+        tuple((node.level, node.module or "", a.name, a.asname or a.name) for node in froms for a in node.names),
+        {node.name: (_first_line(node), node.end_lineno) for node in tree.body if isinstance(node, DEFINITIONS)},
+    )
+
+
+def statements(node: ast.AST) -> Iterator[ast.stmt]:
+    """Every statement below `node`. Expressions are not looked into: several times faster than `ast.walk`."""
+    for child in (*getattr(node, "body", ()), *getattr(node, "orelse", ()), *getattr(node, "finalbody", ())):
+        yield child
+        yield from statements(child)
+    for part in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
+        yield from statements(part)
+
+
+def sibling(path: str, level: int, module: str) -> str:
+    """The path, without ".py", of the module that `from <level dots>module import ...` means in the file `path`."""
+    folders = PurePosixPath(path).parents[level - 1].parts if level else ()
+    return "/".join([*folders, *(part for part in module.split(".") if part)])
+
+
+def _first_line(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

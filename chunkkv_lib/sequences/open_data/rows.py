@@ -17,11 +17,15 @@ def row(
     *,
     context: str,
     answers: Iterable[str],
+    document: str = "",
     input: str = "",
     evidence: Iterable[str] = (),
     all_classes: Iterable[str] | None = None,
 ) -> dict:
-    """One row in LongBench's format, with `evidence`; its id is "<data set>:<original id>"."""
+    """One row in LongBench's format, with `evidence`; its id is "<data set>:<original id>".
+
+    document  name of the text asked about, if other rows share it
+    """
     return {
         "input": input,
         "context": context,
@@ -32,6 +36,7 @@ def row(
         "all_classes": None if all_classes is None else list(all_classes),
         "_id": f"{dataset}:{original_id}",
         "evidence": list(evidence),
+        "document": document or f"{dataset}:{original_id}",
     }
 
 
@@ -63,3 +68,8 @@ def sentence_at(text: str, start: int, stop: int) -> str:
     first = max((end for end in ends if end <= start), default=0)
     last = min((end for end in ends if end >= stop), default=len(text))
     return text[first:last].strip()
+
+
+def numbered(passages: Iterable[str]) -> str:
+    """Passages as LongBench numbers them: "Paragraph 1: ..."."""
+    return "\n\n".join(f"Paragraph {i}: {passage}" for i, passage in enumerate(passages, start=1))
