@@ -74,9 +74,9 @@ def with_parameters(command):
 def measure(
     *,
     profile: Annotated[str, Option(help="data/profiles/NAME.yml")] = "quick",
-    run: Annotated[str | None, Option(help="its folder: a name or a path (default: the profile's name)")] = None,
-    restart: Annotated[bool, Option("--restart", help="discard the run that is there, complete or not")] = False,
-    recheck: Annotated[bool, Option("--recheck", help="continue a run of earlier code that still agrees")] = False,
+    run: Annotated[str | None, Option(help="a name below runs/, or a path (default: the profile's name)")] = None,
+    restart: Annotated[bool, Option("--restart", help="replace the run that is there, complete or not")] = False,
+    publish: Annotated[bool, Option("--publish", help="the run is one of the project's, below data/runs")] = False,
     engine: Annotated[str, Option(help="local: this process; ray: a Ray cluster")] = "local",
     address: Annotated[str | None, Option(help="HOST:PORT of a running Ray cluster, or auto (default: a cluster on "
                                           "this machine, for the time of the run)")] = None,
@@ -95,11 +95,8 @@ def measure(
         if isinstance(value, list):
             given[name] = [part.strip() for text in value for part in text.split(",")]
     parameters = load_profile(profile, {name: value for name, value in given.items() if value not in (None, [])})
-    if recheck:
-        from .runs.verification import accept_code
-
-        accept_code(run or profile, model=parameters.model, data_path=parameters.data_path)
-    print(measure_run(parameters, run or profile, restart, engine=engine, address=address, workers=workers))
+    where = {"engine": engine, "address": address, "workers": workers, "publish": publish}
+    print(measure_run(parameters, run or profile, restart, **where))
 
 
 @app.command()

@@ -1,15 +1,20 @@
-"""Files at the edge: where caches live, and how a file is written so that it is whole or not there."""
+"""Files at the edge: where caches live, how a file is written so that it is whole or not there, and its hash."""
 
 from __future__ import annotations
 
+import errno
+import functools
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
+
+#: What a file system answers that has no such function: some network and container mounts refuse fsync or locks.
+NOT_OFFERED = {errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 def cache_dir() -> Path:
@@ -25,14 +30,17 @@ def replace_atomically(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # Not tempfile: its files are private whatever the umask, and some mounts refuse the chmod that would mend it.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        temporary.touch(exist_ok=False)
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes private files
+        with open(temporary, "r+b") as file:
+            try:
+                os.fsync(file.fileno())
+            except OSError as error:
+                if error.errno not in NOT_OFFERED:
+                    raise
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -41,10 +49,16 @@ def replace_atomically(path: str | Path) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, atomically."""
     with replace_atomically(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """The SHA-256 of a file, in hexadecimal; read once per process as long as the file does not change."""
+    state = os.stat(path)
+    return _sha256(str(path), state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)  # a model of 8 GB takes half a minute
+def _sha256(path: str, *state: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

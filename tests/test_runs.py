@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -15,11 +16,28 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from tiny import tiny_longbench, tiny_model
+from transformers import LlamaForCausalLM
 
 from chunkkv_lib import METHODS, InputError
 from chunkkv_lib.__main__ import main
-from chunkkv_lib.runs import Parameters, driver, load_profile, load_run, measure, profiles, run_folder
+from chunkkv_lib.compressors import PRESETS as SETTINGS
+from chunkkv_lib.models import fingerprint
+from chunkkv_lib.runs import (
+    Parameters,
+    driver,
+    find_run,
+    folder,
+    live,
+    live_run,
+    load_profile,
+    load_run,
+    measure,
+    profiles,
+    run_names,
+)
 from chunkkv_lib.runs.folder import Recorder, read_parquet, write_parquet
+from chunkkv_lib.runs.parameters import METHODS as METHODS_BY_NAME
+from chunkkv_lib.runs.parameters import PRESETS
 
 NOT_EVERYWHERE = ["attention_cosine_prompt", "overlap_layer_below", "evidence_kept", "evidence_whole"]
 TABLES = ("sequences.parquet", "layers.parquet", "answers.parquet")
@@ -77,7 +95,10 @@ def test_the_manifest_says_what_was_measured_and_hides_the_machine(finished, set
     manifest = json.loads((finished / "manifest.json").read_text())
     assert manifest["parameters"]["budget"] == 0.2 and manifest["parameters"]["model"] == "model"
     assert manifest["model"]["layers"] == 3 and manifest["model"]["kv_heads"] == 2 and manifest["model"]["sha256"]
-    assert manifest["code"] == driver.code_hash() and manifest["versions"]["torch"]
+    assert set(manifest["model"]["sha256"]) == {
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    assert manifest["measurement_version"] == driver.MEASUREMENT_VERSION and manifest["versions"]["torch"]
     assert str(Path(setting["model"]).parent) not in (finished / "manifest.json").read_text()
 
 
@@ -131,7 +152,7 @@ def test_a_run_that_fails_at_once_leaves_its_place_free(setting, tmp_path, monke
     monkeypatch.setattr(driver, "analyse", fails)
     with pytest.raises(InputError, match="does not fit"):
         measure(tiny(setting), tmp_path / "run", progress=False)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    assert not (tmp_path / "run").exists()
     monkeypatch.setattr(driver, "analyse", analyse)
     measure(tiny(setting, budget=0.3), tmp_path / "run", progress=False)
     assert load_run(tmp_path / "run").manifest["status"] == "complete"
@@ -159,8 +180,6 @@ def test_a_kill_while_merging_leaves_nothing_twice(finished, tmp_path):
     recorder.merge()
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "000003.layers.parquet").write_bytes(part)
-    (tmp_path / "parts" / "000003.answers.parquet").write_bytes(b"")
-    (tmp_path / "parts" / "000003.answers.parquet").unlink()
     again = Recorder(tmp_path, names)
     assert again.done == set(names)
     again.merge()
@@ -175,10 +194,204 @@ def test_other_parameters_never_mix(setting, finished):
     assert tables(finished) == before
 
 
-def test_other_code_never_mixes(setting, finished, monkeypatch):
-    monkeypatch.setattr(driver, "code_hash", lambda: "0123")
-    with pytest.raises(InputError, match=r"code=.*not 0123"):
+def test_another_version_of_the_measurement_never_mixes(setting, finished, monkeypatch):
+    monkeypatch.setattr(driver, "MEASUREMENT_VERSION", 77)
+    with pytest.raises(InputError, match=r"measurement_version=\d+, not 77"):
         measure(tiny(setting), finished, progress=False)
+
+
+def test_a_run_recorded_before_there_was_a_parameter_counts_as_its_default(setting, finished, tmp_path):
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["parameters"]["variants"], manifest["parameters"]["max_new_tokens"]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    lines = []
+    measure(tiny(setting), run, progress=False, report=lines.append)
+    assert "complete" in lines[0] and load_run(run).parameters.max_new_tokens == 0
+    with pytest.raises(InputError, match="max_new_tokens=0, not 5"):
+        measure(tiny(setting, max_new_tokens=5), run, progress=False)
+
+
+# --- identity -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changed", ["model.safetensors", "tokenizer.json", "generation_config.json"])
+@pytest.mark.parametrize("state", ["complete", "interrupted"])
+def test_another_model_of_the_same_name_is_refused(setting, finished, tmp_path, changed, state):
+    """Two folders called "model", or one whose weights or tokenizer were replaced in place."""
+    model, run = (Path(shutil.copytree(old, tmp_path / old.name)) for old in (Path(setting["model"]), finished))
+    if changed == "model.safetensors":
+        other = LlamaForCausalLM.from_pretrained(model)
+        other.model.norm.weight.data *= 1.5
+        other.save_pretrained(model)
+    else:
+        (model / changed).write_text((model / changed).read_text().replace("{", "{ ", 1))
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps(manifest | {"status": state}))
+    before = tables(run)
+    with pytest.raises(InputError, match=rf"model\.sha256\.{changed}=.*--restart"):
+        measure(tiny(setting | {"model": str(model)}), run, progress=False)
+    assert tables(run) == before
+
+
+def test_weights_without_safetensors_belong_to_the_identity(setting, tmp_path):
+    model = Path(shutil.copytree(setting["model"], tmp_path / "model"))
+    (model / "model.safetensors").unlink()
+    (model / "pytorch_model.bin").write_bytes(b"one")
+    one = fingerprint(str(model))
+    (model / "pytorch_model.bin").write_bytes(b"two")
+    assert "pytorch_model.bin" in one["sha256"] and fingerprint(str(model)) != one
+
+
+def test_other_data_of_the_same_name_is_refused(setting, finished, tmp_path):
+    data = Path(shutil.copytree(setting["data_path"], tmp_path / "longbench"))
+    place = data / "data" / "qasper.jsonl"
+    place.write_text(place.read_text().replace("keys", "locks"))
+    with pytest.raises(InputError, match=r"data\."):
+        measure(tiny(setting | {"data_path": str(data)}), finished, progress=False)
+
+
+def test_a_live_run_of_another_model_is_another_run(setting, tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "LIVE", tmp_path / "live")
+    small = {name: getattr(tiny(setting, per_category=1), name) for name in
+             ("data_path", "source", "categories", "per_category", "max_tokens", "budget", "device", "dtype")}  # fmt: skip
+    model = Path(shutil.copytree(setting["model"], tmp_path / "model"))
+    first = live_run("quick", progress=False, model=str(model), **small)
+    other = LlamaForCausalLM.from_pretrained(model)
+    other.model.norm.weight.data *= 1.5
+    other.save_pretrained(model)
+    second = live_run("quick", progress=False, model=str(model), **small)
+    assert first.complete and second.complete and first.path != second.path
+    assert not first.layers["kv_l1_loss"].equals(second.layers["kv_l1_loss"])
+    assert live_run("quick", progress=False, model=str(model), **small).path == second.path
+
+
+def test_a_file_is_hashed_once(setting, tmp_path, monkeypatch):
+    """Once per process: by the check before the load, by the load, and by the manifest."""
+    opened = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: opened.append(file.name) or digest(file, kind))
+    model = shutil.copytree(setting["model"], tmp_path / "model")
+    measure(tiny(setting | {"model": str(model)}, per_category=1), tmp_path / "run", progress=False)
+    assert sum(name.endswith("model.safetensors") for name in opened) == 1
+
+
+# --- nothing of others is touched ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch) -> Path:
+    """runs/ and data/runs/ of a project in a temporary folder."""
+    monkeypatch.setattr(folder, "OWN", tmp_path / "runs")
+    monkeypatch.setattr(folder, "PUBLISHED", tmp_path / "data" / "runs")
+    return tmp_path
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("name", [".", "", "theirs/"])
+def test_a_folder_of_others_is_refused_and_untouched(setting, tmp_path, monkeypatch, name, restart):
+    theirs = tmp_path / "theirs"
+    (theirs / "parts").mkdir(parents=True)
+    files = {"customers.parquet": b"c", "layers.parquet": b"l", "parts/000000.layers.parquet": b"p", "thesis.txt": b"t"}
+    for path, content in files.items():
+        (theirs / path).write_bytes(content)
+    monkeypatch.chdir(tmp_path if name == "theirs/" else theirs)
+    with pytest.raises(InputError, match=r"not a run's folder.*nothing in it was touched") as caught:
+        measure(tiny(setting), name, restart=restart, progress=False)
+    assert "\n" not in str(caught.value)
+    assert {path: (theirs / path).read_bytes() for path in files} == files and not (theirs / ".lock").exists()
+
+
+def test_a_manifest_of_others_is_refused(setting, tmp_path):
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "manifest.json").write_text('{"name": "my site", "icons": []}')
+    with pytest.raises(InputError, match="not of a run"):
+        measure(tiny(setting), tmp_path / "web", restart=True, progress=False)
+    assert [path.name for path in (tmp_path / "web").iterdir()] == ["manifest.json"]
+
+
+def test_restart_replaces_our_files_only(setting, finished, tmp_path):
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    (run / "parts").mkdir()
+    for path in ("customers.parquet", "parts/thesis.txt", "notes.md"):
+        (run / path).write_text("theirs")
+    measure(tiny(setting, budget=0.3, per_category=1), run, restart=True, progress=False)
+    assert load_run(run).parameters.budget == 0.3
+    assert all((run / path).read_text() == "theirs" for path in ("customers.parquet", "parts/thesis.txt", "notes.md"))
+
+
+def test_a_load_that_fails_makes_no_folder(setting, tmp_path):
+    broken = Path(shutil.copytree(setting["model"], tmp_path / "model"))
+    (broken / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(InputError, match="could not be loaded"):
+        measure(tiny(setting | {"model": str(broken)}), tmp_path / "run", progress=False)
+    with pytest.raises(InputError, match="max_tokens"):
+        measure(tiny(setting, max_tokens=1), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_published_runs_change_by_publish_only(setting, finished, places):
+    shutil.copytree(finished, places / "data" / "runs" / "published")
+    before = tables(places / "data" / "runs" / "published")
+    for name in ("published", places / "data" / "runs" / "published", places / "data" / "runs" / "new"):
+        for restart in (False, True):
+            with pytest.raises(InputError, match=r"published run.*--run.*--publish"):
+                measure(tiny(setting, budget=0.3), name, restart=restart, progress=False)
+    with pytest.raises(InputError, match="without a slash"):
+        measure(tiny(setting), places / "elsewhere", progress=False, publish=True)
+    with pytest.raises(InputError, match=r"budget=0\.2, not 0\.3.*--restart"):
+        measure(tiny(setting, budget=0.3), "published", progress=False, publish=True)
+    assert tables(places / "data" / "runs" / "published") == before
+    assert measure(tiny(setting), "new", progress=False, publish=True) == places / "data" / "runs" / "new"
+
+
+def test_a_live_run_of_a_published_profile_leaves_the_published_run(setting, finished, places, monkeypatch):
+    monkeypatch.setattr(live, "LIVE", places / "_runs" / "live")
+    monkeypatch.setattr(live, "load_profile", lambda name, changes: tiny(setting, per_category=1))
+    published = Path(shutil.copytree(finished, places / "data" / "runs" / "published"))
+    before = tables(published)
+    run = live_run("published", progress=False)
+    assert tables(published) == before and (places / "_runs" / "live") in run.path.parents
+
+
+def test_a_readers_run_is_found_and_is_none_of_the_projects(setting, finished, places):
+    shutil.copytree(finished, places / "data" / "runs" / "published")
+    assert measure(tiny(setting, per_category=1), "budget-20", progress=False) == places / "runs" / "budget-20"
+    assert run_names() == ["budget-20", "published"] and run_names(published=True) == ["published"]
+    assert load_run("budget-20").path.parent.name == "runs" and load_run("published").complete
+    shutil.copytree(finished, places / "runs" / "published")  # as after an update that brought one of the same name
+    with pytest.raises(InputError, match="rename yours"):
+        load_run("published")
+    assert find_run("nothing") is None
+
+
+def test_a_published_run_in_progress_can_be_read_and_goes_on_elsewhere(setting, finished, places, monkeypatch):
+    """Its tables hold all but the last few sequences, even after a kill: parts are not committed."""
+    monkeypatch.setattr(driver, "MERGE_EVERY", 2)
+    monkeypatch.setattr(folder.Recorder, "merge", merge_then_stop(folder.Recorder.merge, after=2))
+    with pytest.raises(SystemExit):
+        measure(tiny(setting), "new", progress=False, publish=True)
+    committed = places / "data" / "runs" / "new"
+    shutil.rmtree(committed / "parts", ignore_errors=True)
+    run = load_run("new")
+    assert len(run.sequences) == 4 and not run.complete and run.manifest["status"] == "running"
+    monkeypatch.undo()
+    elsewhere = Path(shutil.copytree(committed, places / "elsewhere"))
+    measure(tiny(setting), elsewhere, progress=False)
+    assert tables(elsewhere) == tables(finished)
+
+
+def merge_then_stop(merge, after: int):
+    """A merge after which the process ends as by a kill: no further merge writes anything."""
+    calls = []
+
+    def stopping(self):
+        calls.append(1)
+        if len(calls) > after:
+            raise SystemExit
+        merge(self)
+
+    return stopping
 
 
 def test_a_complete_run_is_left_alone(setting, finished):
@@ -222,15 +435,8 @@ def test_a_damaged_file_is_named(finished, tmp_path, name):
         load_run(tmp_path)
 
 
-def test_a_bare_name_means_the_projects_folder_and_a_slash_a_path(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert run_folder("mine").parent.name == "runs" and run_folder("mine").is_absolute()
-    assert run_folder("./mine").resolve() == tmp_path / "mine"
-    assert run_folder(str(tmp_path / "mine")) == tmp_path / "mine"
-
-
 def test_no_run_there(tmp_path):
-    with pytest.raises(InputError, match=r"no run at .*measure --profile quick"):
+    with pytest.raises(InputError, match=r"no run .*measure --profile quick"):
         load_run(tmp_path / "nothing")
 
 
@@ -259,6 +465,7 @@ def test_tables_are_the_same_bytes_for_the_same_rows(tmp_path):
 
 def test_every_profile_loads_and_is_documented():
     assert {"quick", "published", "longbench", "paper"} <= set(profiles())
+    assert METHODS_BY_NAME == tuple(METHODS) and set(PRESETS) == set(SETTINGS)
     for name in profiles():
         load_profile(name)
     paper = load_profile("paper")
@@ -276,13 +483,18 @@ def test_every_profile_loads_and_is_documented():
         ({"budget": 0.0}, "outside"),
         ({"budget": -3}, "between 1 and"),
         ({"budget": 1.5}, "outside"),
-        ({"budget": "much"}, "wrong type"),
+        ({"budget": "much"}, r"budget='much' has the wrong type; expected float \| int"),
         ({"max_tokens": 0}, "at least 1"),
         ({"reuse": 0}, "at least 1"),
         ({"window": 0}, "at least 1"),
         ({"kernel": 4}, "even"),
         ({"granularity": "head"}, "unknown granularity"),
         ({"methods": ()}, "empty"),
+        ({"window": True}, "wrong type; expected int"),
+        ({"seed": 1.0}, "wrong type; expected int"),
+        ({"causal": 1}, "wrong type; expected bool"),
+        ({"categories": 3}, "wrong type; expected a list of names"),
+        ({"variants": "sensitivty"}, "Did you mean 'sensitivity'"),
     ],
 )
 def test_parameters_are_checked_before_anything_is_loaded(changes, message):

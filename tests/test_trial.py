@@ -14,7 +14,6 @@ from chunkkv_lib.compressors import Compressor
 from chunkkv_lib.report import figures
 from chunkkv_lib.report.figures.style import svg
 from chunkkv_lib.report.tables import paper_table_11, table_11
-from chunkkv_lib.runs import run_folder
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def test_an_own_method_is_measured_like_the_others(run):
     assert (run.layers["kept_tokens"] == 20).all()
     assert run.records.groupby("method")["kv_l1_loss"].mean()["EveryOther"] == pytest.approx(0.9, abs=0.02)
     assert set(run.answer_records["method"]) == {"Full", "ChunkKV", "EveryOther", "Random"}
-    assert run.manifest["parameters"]["budget"] == 0.1 and not run_folder("trial").exists()
+    assert run.manifest["parameters"]["budget"] == 0.1 and run.complete and not run.path.exists()
 
 
 def test_it_stands_in_figure_6_and_table_11(run):

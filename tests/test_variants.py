@@ -10,7 +10,7 @@ from common import refused, tiny_model, token_ids
 
 from chunkkv_lib.compressors import ChunkKV, SnapKV, preset
 from chunkkv_lib.measure import analyse
-from chunkkv_lib.runs import Parameters, load_profile
+from chunkkv_lib.runs import Parameters
 from chunkkv_lib.runs.variants import AXES, REACH, Variant, along, variants
 from chunkkv_lib.sequences import Sequence
 
@@ -55,11 +55,6 @@ def test_an_unknown_set_is_refused():
         variants("sensitivty", preset())
     with refused("'sensitivty'"):
         Parameters(variants="sensitivty")
-
-
-def test_a_run_without_variants_is_recorded_as_before():
-    assert "variants" not in load_profile("published").as_dict()
-    assert load_profile("sensitivity").as_dict()["variants"] == "sensitivity"
 
 
 @pytest.mark.parametrize("field", AXES)

@@ -11,8 +11,7 @@ from common import refused
 from tiny import tiny_longbench, tiny_model
 
 from chunkkv_lib import InputError
-from chunkkv_lib.__main__ import main
-from chunkkv_lib.runs import Parameters, driver, load_run, measure, verification, verify
+from chunkkv_lib.runs import Parameters, load_run, measure, verification, verify
 from chunkkv_lib.runs.folder import read_table, write_parquet
 
 
@@ -92,27 +91,15 @@ def test_the_choice_of_sequences_follows_the_seed(run, places):
         quiet(run, places, count=0)
 
 
-def test_a_run_of_earlier_code_is_continued_only_if_its_numbers_are_the_same(run, places, monkeypatch):
-    options = ["measure", "--run", str(run), "--profile", "quick", "--source", "longbench", "--max-tokens", "256"]
-    options += ["--categories", "Single-Document QA", "--per-category", "4", "--budget", "0.2", "--device", "cpu"]
-    options += ["--dtype", "float32", "--model", places["model"], "--data-path", places["data_path"]]
-    before = load_run(run).manifest["code"]
-    for module in (driver, verification):
-        monkeypatch.setattr(module, "code_hash", lambda: "today")
-    assert main(options) == 2, "other code is refused without --recheck"
-    assert main([*options, "--recheck"]) == 0
-    manifest = load_run(run).manifest
-    assert manifest["code"] == "today" and manifest["code_before"] == [before]
-    for module in (driver, verification):
-        monkeypatch.setattr(module, "code_hash", lambda: "tomorrow")
-    change(run, "layers", "kv_l1_loss", 0.01)
-    assert main([*options, "--recheck"]) == 2
-    assert load_run(run).manifest["code"] == "today"
+def test_a_run_of_another_version_is_told_apart(run, places, monkeypatch):
+    monkeypatch.setattr(verification, "MEASUREMENT_VERSION", 77)
+    with refused("version 77", "measure it again"):
+        quiet(run, places)
 
 
 def test_published_runs_that_cannot_be_measured_here_are_named(run, places, monkeypatch):
     lines = []
-    monkeypatch.setattr(verification, "published_runs", lambda: [str(run)])
+    monkeypatch.setattr(verification, "run_names", lambda published: [str(run)])
     with pytest.raises(InputError, match="no run could be verified"):
         verification.verify_runs([], 1, report=lines.append)
     assert "cannot be verified here" in lines[0] and "tiny" in lines[0]

@@ -21,7 +21,7 @@ from ..errors import InputError, unknown
 from ..files import write_text
 from ..models.load import DTYPES, load_tokenizer, pick_device
 from ..report.guide import Architecture
-from ..runs.driver import code_hash, machine, versions
+from ..runs.driver import described_code, machine, versions
 from .peers import REQUIREMENTS, peer_python
 from .report import OURS, arithmetic, check, growth, measured_row
 
@@ -65,7 +65,7 @@ def bench(
     report = {
         "model": model, "dtype": dtype, "device": device, "repeats": repeats,
         "peer_repeats": rounds["kvpress"], "answer_tokens": ANSWER_TOKENS,
-        "code": code_hash(), "versions": versions(), "peers": peer_versions(peers), "machine": machine(),
+        "code": described_code(), "versions": versions(), "peers": peer_versions(peers), "machine": machine(),
         "load_before": round(os.getloadavg()[0], 2), "failures": [], "rows": [],
     }  # fmt: skip
     print(HEAD)

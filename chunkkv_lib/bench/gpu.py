@@ -25,7 +25,7 @@ from ..files import write_text
 from ..measure import analyse
 from ..metrics import masses
 from ..models.load import pick_device
-from ..runs.driver import code_hash, machine
+from ..runs.driver import described_code, machine
 from ..sequences import Sequence
 from .driver import ANSWER_TOKENS
 from .ours import prefill
@@ -80,7 +80,7 @@ def bench_gpu(
         rows += [{"tokens": tokens, "operation": name} | row | achieved(row, ceilings) for name, row in found.items()]
     report = {
         "shape": shape, "dtype": "bfloat16", "device": device, "repeats": repeats, "ceilings": ceilings, "rows": rows,
-        "code": code_hash(), "versions": versions(), "machine": machine(),
+        "code": described_code(), "versions": versions(), "machine": machine(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
     write_text(output, json.dumps(report, indent=2) + "\n")

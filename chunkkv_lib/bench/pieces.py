@@ -100,7 +100,7 @@ def measure_pieces(model: str = MODEL, tokens: int = TOKENS, rounds: int = ROUND
         raise InputError(f"model={model!r} is not one of {', '.join(ARCHITECTURES)}; choose one of these.")
     if tokens < 1 or rounds < 1:
         raise InputError(f"tokens={tokens} and rounds={rounds} measure nothing; give at least 1 of each.")
-    from ..runs.driver import code_hash, machine, versions
+    from ..runs.driver import described_code, machine, versions
 
     load, shape = round(os.getloadavg()[0], 2), ARCHITECTURES[model]
     pieces = layer_pieces(*random_layer(shape, tokens))
@@ -108,8 +108,8 @@ def measure_pieces(model: str = MODEL, tokens: int = TOKENS, rounds: int = ROUND
         seconds = in_turns({name: lambda _, run=run: run() for name, run in pieces.items()}, [], rounds)["seconds"]
     facts = {
         "model": model, "tokens": tokens, "rounds": rounds, "dtype": "float32", "device": "cpu",
-        "query_heads": shape.query_heads, "kv_heads": shape.kv_heads, "head_dim": shape.head_dim, "code": code_hash(),
-        "versions": versions(), "machine": machine(), "load_before": load,
+        "query_heads": shape.query_heads, "kv_heads": shape.kv_heads, "head_dim": shape.head_dim,
+        "code": described_code(), "versions": versions(), "machine": machine(), "load_before": load,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
     return Pieces(seconds, facts)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from ..downloads import Wheel
@@ -32,6 +32,11 @@ EMBEDDED: dict[str, tuple[Wheel, str, str]] = {
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     )
 }
+#: Files of a model's folder that can change a number, beside its weights.
+IDENTIFYING = (
+    "config.json", "generation_config.json", "*.index.json", "adapter_*", "tokenizer*", "special_tokens_map.json",
+    "added_tokens.json", "vocab.*", "merges.txt", "*.model", "chat_template*",
+)  # fmt: skip
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -76,7 +81,7 @@ def describe(model: PreTrainedModel, name: str) -> dict[str, object]:
     return {
         "name": name if name in EMBEDDED or not Path(name).exists() else Path(name).name,
         "architecture": config.model_type,
-        **_fingerprint(model, name),
+        **fingerprint(name),
         "layers": config.num_hidden_layers,
         "query_heads": heads,
         "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
@@ -132,16 +137,23 @@ def _resolve(name: str) -> str:
     raise unknown("model", name, [*EMBEDDED, "a hub id such as Qwen/Qwen2.5-0.5B-Instruct", "a folder", "a .gguf file"])
 
 
-def _fingerprint(model: PreTrainedModel, name: str) -> dict[str, object]:
+def fingerprint(name: str) -> dict[str, object]:
+    """What makes a model itself, without loading it: a hash of all that can change a number, or the hub's revision.
+
+    raises InputError: no such model.
+    """
     if name in EMBEDDED:
         return {"sha256": EMBEDDED[name][2], "package": EMBEDDED[name][0].requirement}
     path = Path(name).expanduser()
-    if path.is_file():
+    if path.suffix == ".gguf" and path.is_file():
         return {"sha256": sha256(path)}
-    if path.is_dir():
-        files = sorted([*path.glob("*.safetensors"), path / "config.json"])
-        return {"sha256": {file.name: sha256(file) for file in files}}
-    return {"revision": getattr(model.config, "_commit_hash", None)}
+    source = _resolve(name)
+    if not path.is_dir():
+        with _quiet(), _readable(name):
+            return {"revision": AutoConfig.from_pretrained(source)._commit_hash}
+    weights = sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
+    files = {file for pattern in IDENTIFYING for file in path.glob(pattern)}
+    return {"sha256": {file.name: sha256(file) for file in sorted([*weights, *files])}}
 
 
 @contextmanager

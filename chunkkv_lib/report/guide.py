@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..runs import Parameters, Run, load_profile, load_run, profiles, run_folder
+from ..runs import Parameters, Run, find_run, load_profile, load_run, profiles, run_names
 from .figures.setting import kv_cache_bytes, readable
 from .records import METRICS
 from .tables.layout import MISSING, myst_table
@@ -213,8 +213,10 @@ def runs_table(runs: Iterable[Any], name: str = "") -> str:
 
 
 def run_if_measured(name: str | Path) -> Run | None:
-    """The run, or None where nothing has been measured under that name yet. InputError for a damaged one."""
-    return load_run(name) if (run_folder(name) / "layers.parquet").exists() else None
+    """The run, or None where no complete one has been measured under that name. InputError for a damaged one."""
+    folder = find_run(name)
+    run = load_run(folder) if folder and (folder / "layers.parquet").exists() else None
+    return run if run and run.complete else None
 
 
 def paste(prefix: str, **texts: str) -> None:
@@ -226,8 +228,8 @@ def paste(prefix: str, **texts: str) -> None:
 
 
 def available_runs() -> list[str]:
-    """Names of the runs below data/runs that hold records, in alphabetical order."""
-    return sorted(path.parent.name for path in run_folder("x").parent.glob("*/layers.parquet"))
+    """Names of the runs that hold records, the project's and the reader's, in alphabetical order."""
+    return run_names()
 
 
 COLUMNS = {

@@ -11,7 +11,6 @@ import pandas as pd
 from ..errors import InputError, unknown
 from ..runs import Parameters
 from ..runs.variants import AXES, Variant, along, labels_of, own_value, variants
-from ..runs.verification import manifest_parameters
 from .records import METHODS, METRICS, PRIMARY, damage, sequence_means
 from .resampling import honest_interval
 from .statistics import Interval
@@ -65,7 +64,7 @@ def axis_labels(run: Any, field: str) -> dict[str, dict[object, str]]:
     """
     if field not in AXES:
         raise unknown("axis", field, AXES)
-    listed, methods = _variants(run), manifest_parameters(run).methods_alone
+    listed, methods = _variants(run), run.parameters.methods_alone
     varied = labels_of(listed, field)
     values, own = list(AXES[field][1]), axis_base(run, field)
     values = values if own in values else sorted([*values, own])
@@ -74,11 +73,11 @@ def axis_labels(run: Any, field: str) -> dict[str, dict[object, str]]:
 
 def _along(run: Any, field: str, metric: str, category: str | None) -> pd.DataFrame:
     listed = _variants(run)
-    return along(_records(run, metric, category), listed, field, manifest_parameters(run).methods_alone)
+    return along(_records(run, metric, category), listed, field, run.parameters.methods_alone)
 
 
 def _variants(run: Any) -> list[Variant]:
-    settings = manifest_parameters(run)
+    settings = run.parameters
     if settings.variants is None:
         raise InputError(
             f"run {run.name!r} has no variants; measure some: python -m chunkkv_lib measure --profile sensitivity."
@@ -88,7 +87,7 @@ def _variants(run: Any) -> list[Variant]:
 
 def axis_base(run: Any, field: str) -> object:
     """The value at which a sensitivity run's unchanged methods stand on an axis."""
-    base = manifest_parameters(run).methods_alone
+    base = run.parameters.methods_alone
     return own_value(next(method for method in base.values() if field == "preset" or hasattr(method, field)), field)
 
 
@@ -143,7 +142,7 @@ def best_first(means: pd.DataFrame, field: str, methods: Iterable[str] = METHODS
 
 def _check_alike(runs: Mapping[object, Any], field: str) -> None:
     plain = {"per_category": 1, "methods": METHODS, field: getattr(Parameters(), field)}
-    settings = {value: replace(manifest_parameters(run), **plain, variants=None) for value, run in runs.items()}
+    settings = {value: replace(run.parameters, **plain, variants=None) for value, run in runs.items()}
     first = next(iter(settings.values())).as_dict()
     for value, one in settings.items():
         for name, mine in one.as_dict().items():

@@ -1,20 +1,21 @@
-"""A run on disk: its folder, its manifest, its records; written so that a kill at any moment loses one sequence.
+"""A run on disk: where it lies, its manifest, its records; written so that a kill at any moment loses one sequence.
 
-    data/runs/<name>/manifest.json      what was measured, with what, when, where
-                     sequences.parquet  the sequences, in the order they are measured
-                     layers.parquet     one row per sequence, method and layer
-                     answers.parquet    one row per sequence and method
-                     parts/             one pair of files per finished sequence, until they are merged
+    runs/<name>/manifest.json      what was measured, with what, when, where
+                sequences.parquet  the sequences, in the order they are measured
+                layers.parquet     one row per sequence, method and layer
+                answers.parquet    one row per sequence and method
+                parts/             one pair of files per finished sequence, until they are merged
+
+A reader's runs lie in runs/, those that the project publishes in data/runs/, which only `measure --publish` changes.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,18 +23,27 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, SoftFileLock, Timeout
 
 from ..errors import InputError
-from ..files import replace_atomically, write_text
+from ..files import NOT_OFFERED, replace_atomically, write_text
+from .parameters import Parameters
 
+ROOT = Path(__file__).resolve().parents[2]
+PUBLISHED = ROOT / "data" / "runs"
+HOME = ROOT if (ROOT / "chapters").is_dir() else Path()  # installed without a clone: the working folder
+OWN = HOME / "runs"
 TABLES = ("layers", "answers")
+LOCK = ".lock"
+#: Every file that a run writes: its manifest, tables, parts, and what a kill leaves of writing one of them.
+OURS = re.compile(r"\.?(manifest\.json|(\d{6}\.)?(sequences|layers|answers)\.parquet)(\.\w+\.tmp)?")
 
 
 @dataclass(frozen=True)
 class Run:
     """A run read back.
 
-    sequences, layers, answers  DataFrames; `layers` and `answers` carry the sequence's category and dataset too
+    sequences, layers, answers  DataFrames, of the finished sequences
     """
 
     name: str
@@ -42,6 +52,17 @@ class Run:
     sequences: pd.DataFrame = field(repr=False)
     layers: pd.DataFrame = field(repr=False)
     answers: pd.DataFrame = field(repr=False)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every sequence was measured; what a page shows comes from complete runs only."""
+        return self.manifest["status"] == "complete"
+
+    @property
+    def parameters(self) -> Parameters:
+        """The parameters that the manifest records."""
+        known = Parameters.__dataclass_fields__
+        return Parameters(**{key: value for key, value in self.manifest["parameters"].items() if key in known})
 
     @cached_property
     def records(self) -> pd.DataFrame:
@@ -57,46 +78,88 @@ class Run:
         return frame.merge(self.sequences[["sequence", "category", "dataset"]], on="sequence", how="left")
 
 
-def run_folder(name: str | Path) -> Path:
-    """The folder of a run: a bare name means data/runs/<name> of this project; a name with a slash is a path."""
-    path = Path(name)
-    if len(path.parts) == 1 and not {"/", os.sep} & set(str(name)) and str(name) not in (".", ".."):
-        return Path(__file__).resolve().parents[2] / "data" / "runs" / path
-    return path
+# --- where runs lie -----------------------------------------------------------------------------------------------
+
+
+def find_run(name: str | Path) -> Path | None:
+    """The folder of a run, or None: a bare name is looked for in runs/ and data/runs/, one with a slash is a path.
+
+    raises InputError: both have a run of this name.
+    """
+    places = [OWN / name, PUBLISHED / name] if _is_bare(name) else [Path(name).expanduser()]
+    found = [folder for folder in places if (folder / "manifest.json").exists()]
+    if len(found) == 2:
+        raise InputError(f"there is a run {name!s} in {OWN} and in {PUBLISHED}; rename yours, or give a path.")
+    return found[0] if found else None
+
+
+def run_names(published: bool = False) -> list[str]:
+    """Names of the runs that hold records, in alphabetical order: those of the project, and the reader's besides."""
+    places = [PUBLISHED] if published else [PUBLISHED, OWN]
+    return sorted({table.parent.name for place in places for table in place.glob("*/layers.parquet")})
+
+
+def folder_to_measure(name: str | Path, publish: bool = False) -> Path:
+    """Where `measure` may write a run of this name; nothing is made or changed here.
+
+    raises InputError: a published run without `publish`, or a folder that holds anything but a run of ours.
+    """
+    folder = (PUBLISHED if publish else OWN) / name if _is_bare(name) else Path(name).expanduser()
+    in_published = PUBLISHED.resolve() in folder.resolve().parents
+    if publish and not in_published:
+        raise InputError(f"--publish writes to {PUBLISHED}, not to {folder}; give --run a name without a slash.")
+    if not publish and (in_published or (_is_bare(name) and (PUBLISHED / name).exists())):
+        raise InputError(
+            f"{folder.name!r} is a published run, and those are read-only: choose another name with --run, "
+            "or change what the project publishes with --publish."
+        )
+    inside = [path.name for path in folder.iterdir() if path.name != LOCK] if folder.is_dir() else []
+    if folder.is_file() or (inside and read_manifest(folder) is None):
+        raise InputError(
+            f"{folder} is not a run's folder{f' (it holds {min(inside)})' if inside else ''}; nothing in it was "
+            "touched. Choose a new or empty one with --run."
+        )
+    return folder
+
+
+def _is_bare(name: str | Path) -> bool:
+    return len(Path(name).parts) == 1 and str(name) != ".." and not {"/", os.sep} & set(str(name))
+
+
+# --- reading and writing ------------------------------------------------------------------------------------------
 
 
 def load_run(name: str | Path) -> Run:
-    """Read a finished or partial run.
+    """Read a finished or partial run: a name in runs/ or data/runs/, or a path.
 
     raises InputError: no such run, or a damaged file, with the way to mend it.
     """
-    folder = run_folder(name)
+    folder = find_run(name)
+    if folder is None:
+        raise InputError(f"no run {name}. Measure one: python -m chunkkv_lib measure --profile quick --run {name}")
     manifest = read_manifest(folder)
-    if manifest is None:
-        raise InputError(f"no run at {folder}. Measure one: python -m chunkkv_lib measure --profile quick --run {name}")
     frames = {table: read_table(folder, table) for table in ("sequences", *TABLES)}
     missing = [table for table, frame in frames.items() if frame is None]
     if missing:
         raise InputError(f"run {folder} has no {missing[0]}.parquet yet; let it measure at least one sequence.")
     done = frames["sequences"]["sequence"].isin(frames["layers"]["sequence"])
-    return Run(folder.name, folder, manifest, frames["sequences"][done].reset_index(drop=True), **{
-        table: frames[table] for table in TABLES
-    })  # fmt: skip
+    frames["sequences"] = frames["sequences"][done].reset_index(drop=True)
+    return Run(folder.name, folder, manifest, **frames)
 
 
 def read_manifest(folder: Path) -> dict | None:
-    """The manifest of a run folder, or None if there is none."""
+    """The manifest of a run folder, or None if there is none; InputError if it is none of ours, or damaged."""
     path = folder / "manifest.json"
     if not path.exists():
         return None
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("status", "parameters", "model", "data", "code"):
+        for key in ("status", "parameters", "model", "data", "measurement_version"):
             manifest[key]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is damaged ({type(error).__name__}); delete the folder {folder}, or restore the file, and measure "
-            "again."
+            f"{path} is damaged, or not of a run of this edition ({type(error).__name__}: {error!s:.60}). Restore it, "
+            "or remove it and measure again, or choose another folder."
         ) from error
     return manifest
 
@@ -121,14 +184,14 @@ def read_parquet(path: Path) -> pd.DataFrame | None:
         raise InputError(f"{path} is damaged ({str(error)[:80]}); delete it and measure again.") from error
 
 
-def holds_all(folder: Path, manifest: dict, tables: tuple[str, ...] = TABLES) -> bool:
+def holds_all(folder: Path, manifest: dict) -> bool:
     """Whether a run is complete: its manifest says so, and no table was deleted or lost rows since.
 
     raises InputError: a table is damaged.
     """
     if manifest["status"] != "complete":
         return False
-    found = [read_table(folder, table) for table in ("sequences", *tables)]
+    found = [read_table(folder, table) for table in ("sequences", *TABLES)]
     wanted = manifest["sequences"]["wanted"]
     return all(table is not None and table["sequence"].nunique() == wanted for table in found)
 
@@ -146,68 +209,79 @@ def write_parquet(path: Path, frame: pd.DataFrame) -> None:
 
 
 class Recorder:
-    """Collects a run's records sequence by sequence, and knows which sequences are finished.
+    """Collects a run's records sequence by sequence, and knows which sequences are finished."""
 
-    tables  names of the run's tables; every sequence has a part of each
-    """
+    def __init__(self, folder: Path, sequences: list[str]) -> None:
+        self.folder, self.order = folder, {name: i for i, name in enumerate(sequences)}
+        found = [read_table(folder, table) for table in TABLES]
+        merged = set.intersection(*(set(() if table is None else table["sequence"]) for table in found))
+        self.done = (merged | {name for name in self.order if self._part(name, TABLES[0]).exists()}) & set(self.order)
 
-    def __init__(self, folder: Path, sequences: list[str], tables: tuple[str, ...] = TABLES) -> None:
-        self.folder, self.parts, self.tables = folder, folder / "parts", tables
-        self.order = {name: i for i, name in enumerate(sequences)}
-        found = [read_table(folder, table) for table in tables]
-        complete = all(table is not None for table in found)
-        merged = set.intersection(*(set(table["sequence"]) for table in found)) if complete else set()
-        self.done = merged | {name for name, i in self.order.items() if self._finished(i)}
-
-    def add(self, sequence: str, *frames: pd.DataFrame) -> None:
-        """Store one sequence's records, a frame for each table; they are safe once this returns."""
-        index = self.order[sequence]
-        # The first table comes last: its part says that the sequence is finished.
-        for table, frame in reversed(list(zip(self.tables, frames, strict=True))):
-            write_parquet(self._part(index, table), frame)
+    def add(self, sequence: str, layers: pd.DataFrame, answers: pd.DataFrame) -> None:
+        """Store one sequence's records; they are safe once this returns."""
+        write_parquet(self._part(sequence, "answers"), answers)
+        write_parquet(self._part(sequence, "layers"), layers)  # last: this part says that the sequence is finished
         self.done.add(sequence)
 
     def merge(self) -> None:
         """Move all parts into the run's tables, in the order of the sequences."""
-        finished = [i for i in sorted(self.order.values()) if self._finished(i)]
-        for table in self.tables:
-            frames = [read_table(self.folder, table), *(read_parquet(self._part(i, table)) for i in finished)]
+        finished = [name for name in self.order if self._part(name, TABLES[0]).exists()]
+        for table in TABLES:
+            frames = [read_table(self.folder, table), *(read_parquet(self._part(name, table)) for name in finished)]
             frames = [frame for frame in frames if frame is not None]
             if frames:
-                self._write_table(table, pd.concat(frames, ignore_index=True))
-        shutil.rmtree(self.parts, ignore_errors=True)
+                frame = pd.concat(frames, ignore_index=True)
+                keys = [key for key in ("sequence", "method", "layer") if key in frame]
+                frame = frame.drop_duplicates(keys, keep="last")  # a kill while merging leaves parts
+                order = frame["sequence"].map(self.order)  # NaN: a sequence that the run does not have any more
+                frame = frame.assign(order=order).dropna(subset="order").sort_values("order", kind="stable")
+                write_parquet(self.folder / f"{table}.parquet", frame.drop(columns="order"))
+        remove_ours(self.folder / "parts")
 
-    def _write_table(self, table: str, frame: pd.DataFrame) -> None:
-        keys = [key for key in ("sequence", "method", "layer") if key in frame]
-        frame = frame.drop_duplicates(keys, keep="last")  # a kill while merging leaves parts that are already in
-        order = frame["sequence"].map(self.order)
-        frame = frame[order.notna()].assign(_order=order).sort_values("_order", kind="stable").drop(columns="_order")
-        write_parquet(self.folder / f"{table}.parquet", frame)
-
-    def _finished(self, index: int) -> bool:
-        """Whether a sequence has all its parts: the first table's is written last."""
-        return self._part(index, self.tables[0]).exists()
-
-    def _part(self, index: int, table: str) -> Path:
-        return self.parts / f"{index:06d}.{table}.parquet"
+    def _part(self, sequence: str, table: str) -> Path:
+        return self.folder / "parts" / f"{self.order[sequence]:06d}.{table}.parquet"
 
 
-def discard(folder: Path) -> None:
-    """Remove a run's records and manifest; the folder and its lock stay."""
-    for old in (*folder.glob("*.parquet"), *folder.glob("manifest.json")):
-        old.unlink()
-    shutil.rmtree(folder / "parts", ignore_errors=True)
+def remove_ours(folder: Path) -> None:
+    """Remove the files that a run wrote, the manifest last, and the folder if nothing else is in it."""
+    if not folder.is_dir():
+        return
+    if folder.name != "parts":
+        remove_ours(folder / "parts")
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "manifest.json"):
+        if OURS.fullmatch(path.name) and path.is_file():
+            path.unlink()
+    with suppress(OSError):  # a lock or somebody's file is left
+        folder.rmdir()
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for one process; InputError if another one measures into it."""
+    """Hold the run folder, made if need be, for one process. A folder that was made and stays empty goes again.
+
+    raises InputError: another process measures into it.
+    """
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{folder} is being measured by another process; wait for it, or choose another --run."
-            ) from None
+            lock.acquire()
+        except OSError as error:
+            if isinstance(error, Timeout) or error.errno not in NOT_OFFERED:
+                raise
+            # A file system without locks (some NFS, Lustre, containers): a file that names its owner's process instead.
+            lock = SoftFileLock(folder / f"{LOCK}-file", timeout=0)
+            lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"{folder} is being measured by another process; wait for it, or choose another --run. (If there is none "
+            f"on any machine, delete {lock.lock_file}.)"
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
+        if new and {path.name for path in folder.iterdir()} <= {LOCK}:
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()

@@ -13,23 +13,25 @@ from ..compressors import Compressor
 from ..errors import InputError
 from ..measure.analysis import analyse
 from ..models import describe, load_model
-from ..sequences import CATEGORIES, load_sequences
-from .driver import code_hash, measure, sequence_table, versions
-from .folder import Run, load_run, read_manifest, run_folder
+from ..sequences import CATEGORIES
+from .driver import identity_of, measure, sequence_table, sequences_of, versions
+from .folder import HOME, Run, load_run
 from .parameters import Parameters, load_profile
+
+LIVE = HOME / "_runs" / "live"
 
 
 def live_run(profile: str = "quick", progress: bool = True, **changes: object) -> Run:
     """The run of a profile with some parameters changed; measured now, or read if it is complete.
 
     changes  parameters that differ from the profile's: budget=0.2, model="path/to/model.gguf"; None: the profile's
-    return   the run; its folder is data/runs/<profile>, with a suffix when parameters are changed
+    return   the run, from a folder of its own below _runs/live for each identity, so that no run replaces another
     raises InputError: an unknown profile or parameter, a value that does not fit.
     """
     parameters = load_profile(profile, changes)
-    name = live_name(profile, parameters)
-    measure(parameters, name, restart=_outdated(name), progress=progress)
-    return load_run(name)
+    identity = json.dumps(identity_of(parameters), sort_keys=True)
+    folder = LIVE / f"{profile}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+    return load_run(measure(parameters, folder.resolve(), progress=progress))
 
 
 def trial_run(
@@ -54,42 +56,17 @@ def trial_run(
         model=model, categories=tuple(categories), per_category=per_category, max_tokens=max_tokens, seed=seed
     )
     loaded, tokenizer = load_model(model)
-    sequences = load_sequences(
-        tokenizer, categories=settings.categories, per_category=per_category, max_tokens=max_tokens, seed=seed
-    )
+    sequences = sequences_of(settings, tokenizer)
     found = [analyse(loaded, one, methods) for one in tqdm(sequences, unit="sequence", disable=not progress)]
-    manifest = {
+    layers, answers = (pd.concat(tables, ignore_index=True) for tables in zip(*found))
+    budgets = {getattr(method, "budget", None) for method in methods.values()}
+    budget = budgets.pop() if len(budgets) == 1 else None
+    manifest = identity_of(settings) | {
         "name": "trial",
         "status": "complete",
-        "parameters": settings.as_dict() | {"methods": list(methods), "budget": _one_budget(methods)},
+        "parameters": settings.as_dict() | {"methods": list(methods), "budget": budget},
         "model": describe(loaded, model),
-        "data": {"source": "open"},
-        "code": code_hash(),
         "versions": versions(),
         "sequences": {"wanted": len(sequences), "measured": len(found)},
     }
-    layers, answers = (pd.concat(tables, ignore_index=True) for tables in zip(*found))
-    return Run("trial", run_folder("trial"), manifest, sequence_table(sequences), layers, answers)
-
-
-def _one_budget(methods: Mapping[str, Compressor]) -> float | int | None:
-    """The budget that all methods have in common, or None."""
-    budgets = {getattr(method, "budget", None) for method in methods.values()}
-    return budgets.pop() if len(budgets) == 1 else None
-
-
-def live_name(profile: str, parameters: Parameters) -> str:
-    """The folder name of a live run: the profile's own, or one that tells other parameters apart."""
-    if parameters == load_profile(profile):
-        return profile
-    digest = hashlib.sha256(json.dumps(parameters.as_dict(), sort_keys=True).encode()).hexdigest()
-    return f"{profile}-{digest[:8]}"
-
-
-def _outdated(name: str) -> bool:
-    """Whether the folder holds a live run of other code, or a damaged one: cheap to replace, wrong to show."""
-    try:
-        manifest = read_manifest(run_folder(name))
-    except InputError:
-        return True
-    return manifest is not None and manifest["code"] != code_hash()
+    return Run("trial", HOME / "trial", manifest, sequence_table(sequences), layers, answers)

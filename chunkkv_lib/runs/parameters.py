@@ -1,14 +1,18 @@
-"""Everything that can change a number of a run, in one frozen record; profiles are YAML files of it."""
+"""Everything that can change a number of a run, in one frozen record; profiles are YAML files of it.
+
+Light to import: no torch, no transformers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property
+import functools
+from dataclasses import asdict, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
+from pydantic import ConfigDict, ValidationError, field_validator
+from pydantic.dataclasses import dataclass
 
 from ..errors import InputError, unknown
 from ..sequences.schema import CATEGORIES
@@ -18,66 +22,93 @@ if TYPE_CHECKING:
 
 PROFILES = Path(__file__).resolve().parents[2] / "data" / "profiles"
 SOURCES = ("open", "longbench", "needles")
-# The names in `compressors.METHODS`, which would load torch: the command line reads this module for its options.
+# Names that `compressors` has too, which would load torch: the command line reads this module for its options.
 METHODS = ("ChunkKV", "SnapKV", "H2O", "StreamingLLM", "Recent", "Random", "Oracle")
+PRESETS = ("paper", "kvpress")
 
 
-def _option(default: object, help: str) -> object:
-    return field(default=default, metadata={"help": help})
+def _option(default: object, help: str, choices: tuple[str, ...] = (), least: int | None = None) -> object:
+    """A field with what the command line, the book's table of options and the checks below want to know of it."""
+    return field(default=default, metadata={"help": help, "choices": choices, "least": least})
 
 
-@dataclass(frozen=True)
+def _one_line_errors(record: type) -> type:
+    """Let a pydantic dataclass refuse values with an InputError of one line, also in `dataclasses.replace`."""
+    build = record.__init__
+
+    @functools.wraps(build)
+    def __init__(self, **values: object) -> None:
+        kinds = {one.name: one.type for one in fields(record)}
+        for name in values:
+            if name not in kinds:
+                raise unknown("parameter", name, kinds)
+        try:
+            build(self, **values)
+        except ValidationError as error:
+            name = error.errors()[0]["loc"][0]
+            kind = kinds[name].replace(" | None", "").replace("tuple[str, ...]", "a list of names")
+            raise InputError(f"{name}={values[name]!r} has the wrong type; expected {kind}.") from None
+        self.check()
+
+    record.__init__ = __init__
+    return record
+
+
+@_one_line_errors
+@dataclass(frozen=True, config=ConfigDict(strict=True))
 class Parameters:
-    """One run's settings. Every field is an option of `python -m chunkkv_lib measure` and a key of a profile."""
+    """One run's settings. Every field is an option of `python -m chunkkv_lib measure` and a key of a profile.
+
+    A new field is one more line here: runs recorded without it count as having its default.
+    """
 
     model: str = _option("smollm2-135m", "embedded name, hub id, local folder or .gguf file")
     device: str = _option("auto", "cpu, cuda, cuda:1, mps, or auto: a GPU if there is one")
     dtype: str = _option("auto", "float32, bfloat16, float16, or auto: what the device computes fast")
     device_map: str | None = _option(None, "auto spreads a large model over several GPUs, instead of --device")
     source: str = _option("open", "open: LongBench-shaped open text; longbench: LongBench itself; "
-                         "needles: a number hidden in open text")  # fmt: skip
+                         "needles: a number hidden in open text", SOURCES)  # fmt: skip
     data_path: str | None = _option(None, "local data.zip or folder for source longbench; without it the hub")
-    categories: tuple[str, ...] = _option(CATEGORIES, "rows of the table to measure")
-    per_category: int = _option(100, "sequences for each category, or needles for each depth")
-    max_tokens: int = _option(4096, "tokens of a prompt; longer ones lose their middle")
-    max_answer_tokens: int = _option(32, "tokens of an answer, teacher-forced as probes")
+    categories: tuple[str, ...] = _option(CATEGORIES, "rows of the table to measure", CATEGORIES)
+    per_category: int = _option(100, "sequences for each category, or needles for each depth", least=1)
+    max_tokens: int = _option(4096, "tokens of a prompt; longer ones lose their middle", least=1)
+    max_answer_tokens: int = _option(32, "tokens of an answer, teacher-forced as probes", least=1)
     budget: float | int = _option(0.1, "part of the prompt that stays: a fraction up to 1.0, or a count of tokens")
-    preset: str = _option("paper", "hyper-parameters of the methods: paper or kvpress")
-    methods: tuple[str, ...] = _option(METHODS, "compressors and controls")
+    preset: str = _option("paper", "hyper-parameters of the methods: paper or kvpress", PRESETS)
+    methods: tuple[str, ...] = _option(METHODS, "compressors and controls", METHODS)
     granularity: str | None = _option(None, "kv_head, query_head or layer: which heads share a kept set")
     group: str | None = _option(None, "mean, max or sum: how the scores of heads that share a set become one")
-    window: int | None = _option(None, "tokens of the observation window")
-    chunk_size: int | None = _option(None, "tokens of a chunk, ChunkKV only")
-    kernel: int | None = _option(None, "positions pooled together, SnapKV only, odd")
+    window: int | None = _option(None, "tokens of the observation window", least=1)
+    chunk_size: int | None = _option(None, "tokens of a chunk, ChunkKV only", least=1)
+    kernel: int | None = _option(None, "positions pooled together, SnapKV only, odd", least=1)
     causal: bool = _option(True, "off: H2O's column sums with the historical error")
-    reuse: int = _option(1, "layers that share a kept set; 1: none do")
+    reuse: int = _option(1, "layers that share a kept set; 1: none do", least=1)
     variants: str | None = _option(None, "sensitivity: also the methods with one hyper-parameter changed at a time")
     all_queries: bool = _option(False, "also measure the attention of all prompt queries; slower")
-    max_new_tokens: int = _option(0, "tokens to generate from every cache, at most, and to score; 0: none")
+    max_new_tokens: int = _option(0, "tokens to generate from every cache, at most, and to score; 0: none", least=0)
     seed: int = _option(0, "of the sample of sequences and of the Random control")
 
-    def __post_init__(self) -> None:
+    @field_validator("categories", "methods", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        """One name, or a list of them as YAML and JSON have it, as a tuple."""
+        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+    def check(self) -> None:
+        """raises InputError: a value that is not among a field's choices or below its least, methods that refuse."""
         for one in fields(self):
-            object.__setattr__(self, one.name, _typed(one.name, one.type, getattr(self, one.name)))
-        if self.source not in SOURCES:
-            raise unknown("source", self.source, SOURCES)
-        for category in self.categories:
-            if category not in CATEGORIES:
-                raise unknown("category", category, CATEGORIES)
-        for method in self.methods:
-            if method not in METHODS:
-                raise unknown("method", method, METHODS)
-        for name in ("per_category", "max_tokens", "max_answer_tokens", "reuse"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} does not work; it must be at least 1.")
-        if self.max_new_tokens < 0:
-            raise InputError(f"max_new_tokens={self.max_new_tokens} does not work; give 0 for none, or a limit.")
-        for name in ("categories", "methods"):
-            if not getattr(self, name):
-                raise InputError(f"{name} is empty; name at least one, or leave it out for all.")
+            value, choices, least = getattr(self, one.name), one.metadata["choices"], one.metadata["least"]
+            for name in value if isinstance(value, tuple) else (value,):
+                if choices and name not in choices:
+                    kind = {"categories": "category", "methods": "method"}.get(one.name, one.name)
+                    raise unknown(kind, name, choices)
+            if value == ():
+                raise InputError(f"{one.name} is empty; name at least one, or leave it out for all.")
+            if least is not None and value is not None and value < least:
+                raise InputError(f"{one.name}={value} does not work; it must be at least {least}.")
         self.compressors  # noqa: B018  a wrong hyper-parameter is told now, not after the model has been loaded
 
-    @cached_property
+    @functools.cached_property
     def compressors(self) -> dict[str, Compressor]:
         """The chosen methods with these hyper-parameters in the order of `METHODS`, then the variants by label."""
         from .variants import variants
@@ -85,16 +116,13 @@ class Parameters:
         base = self.methods_alone
         return base if self.variants is None else variants(self.variants, base)[1]
 
-    @cached_property
+    @functools.cached_property
     def methods_alone(self) -> dict[str, Compressor]:
         """The chosen methods with these hyper-parameters, without variants."""
         from ..compressors import preset
 
-        own = {
-            name: getattr(self, name)
-            for name in ("granularity", "group", "window", "chunk_size")
-            if getattr(self, name) is not None
-        }
+        names = ("granularity", "group", "window", "chunk_size")
+        own = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         methods = preset(self.preset, budget=self.budget, causal=self.causal, seed=self.seed, **own)
         if self.kernel is not None:  # SnapKV's only: ChunkKV of the paper does not pool
             methods["SnapKV"] = replace(methods["SnapKV"], kernel=self.kernel)
@@ -106,19 +134,7 @@ class Parameters:
         for name in ("model", "data_path"):
             if values[name] and Path(values[name]).expanduser().exists():
                 values[name] = Path(values[name]).name
-        for name in ("variants", "max_new_tokens"):  # as in runs made before there were such
-            if not values[name]:
-                del values[name]
         return values
-
-
-def parameters(values: dict[str, object]) -> Parameters:
-    """Parameters from names and values; InputError for a name that is no field."""
-    known = [one.name for one in fields(Parameters)]
-    for name in values:
-        if name not in known:
-            raise unknown("parameter", name, known)
-    return Parameters(**values)
 
 
 def profiles() -> list[str]:
@@ -140,24 +156,4 @@ def load_profile(name: str, changes: dict[str, object] | None = None) -> Paramet
         raise InputError(f"{path} is not valid YAML: {str(error).splitlines()[0]}. Mend the file.") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} must be a list of 'parameter: value' lines.")
-    return parameters(values | {key: value for key, value in (changes or {}).items() if value is not None})
-
-
-def _typed(name: str, kind: str, value: object) -> object:
-    """The value as the field's type, or an InputError."""
-    if value is None and kind.endswith("| None"):
-        return None
-    if kind.startswith("tuple"):
-        value = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
-        if all(isinstance(part, str) for part in value):
-            return value
-    base = kind.removesuffix(" | None")
-    if base == "bool" and isinstance(value, bool):
-        return value
-    if base == "str" and isinstance(value, str):
-        return value
-    if "int" in base and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if "float" in base and isinstance(value, float):
-        return value
-    raise InputError(f"{name}={value!r} has the wrong type; expected {kind.replace(' | None', '')}.")
+    return Parameters(**values | {key: value for key, value in (changes or {}).items() if value is not None})

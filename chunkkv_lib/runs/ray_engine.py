@@ -1,18 +1,17 @@
 """The Ray engine: a run's sequences shared out to workers on one machine or a cluster, one model each.
 
-A worker only answers; the driver alone writes, so a worker or node that dies takes nothing with it but the sequence it
-was at. It imports Ray inside functions: nothing else of the library needs it.
+Ray starts lost workers anew and repeats what they were at; the driver alone writes, so whatever dies takes nothing with
+it. It imports Ray inside functions: nothing else of the library needs it.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import time
 import traceback
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,102 +19,85 @@ import pandas as pd
 from ..errors import InputError
 from ..models import EMBEDDED, describe, load_model, load_tokenizer
 from ..sequences import Sequence
-from .driver import code_hash, differences, machine, measure_one, versions
+from .driver import MEASUREMENT_VERSION, differences, machine, measure_one, versions
 from .parameters import Parameters
 
-TRIES = 3  # of a sequence before it is given up, and of starting workers before their number is lowered
+TRIES = 3  # of a sequence before it is given up
 HOPELESS = 9  # failures before anything succeeds: then it is not the sequences
-PATIENCE = 60  # seconds without any worker before the user is told what the run waits for
+PATIENCE = 60  # seconds without an answer before idle workers are given what others have not finished
 LIBRARY = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a worker says: a value, or the text of a user's mistake, or the traceback of any other exception."""
+    """What a worker says: who it is, and two tables or the text of a user's mistake or of any other exception.
 
-    value: object = None
+    same  what must be the same for all workers: model, packages, version of the measurement
+    """
+
+    sequence: str = ""
+    tables: tuple[pd.DataFrame, ...] = ()
     mistake: str = ""
     failure: str = ""
-    seconds: float = 0.0
+    same: dict = field(default_factory=dict)
+    machine: dict = field(default_factory=dict)
+    node: str = ""
 
 
 class Worker:
-    """One process with one model. Its methods return an `Answer` and never raise, so that no error depends on Ray."""
+    """One process with one model, loaded when first needed: Ray may start the process anew at any time."""
 
-    def __init__(self, parameters: Parameters) -> None:
-        self.parameters = parameters
+    def __init__(self, settings: Parameters) -> None:
+        self.settings, self.me = settings, None
 
-    def load(self) -> Answer:
-        """Load the model; the value says what a manifest must know about it and about this process."""
-        return _answer(self._load)
-
-    def analyse(self, sequence: Sequence) -> Answer:
-        """Measure one sequence; the value is the two DataFrames of `driver.measure_one`."""
-        return _answer(lambda: measure_one(self.model, self.tokenizer, sequence, self.parameters))
-
-    def _load(self) -> dict:
-        settings = self.parameters
-        self.model, self.tokenizer = load_model(settings.model, settings.device, settings.dtype, settings.device_map)
-        same = {"model": describe(self.model, settings.model), "code": code_hash(), "versions": versions()}
-        return same | {"machine": machine(), "node": socket.gethostname()}
-
-
-def _answer(work: Callable[[], object]) -> Answer:
-    started = time.monotonic()
-    try:
-        return Answer(work(), seconds=time.monotonic() - started)
-    except InputError as error:
-        return Answer(mistake=str(error))
-    except Exception:
-        return Answer(failure=traceback.format_exc())
-
-
-@dataclass
-class Hired:
-    """The driver's side of a worker; its rate is tokens over the seconds it spent measuring."""
-
-    number: int
-    actor: object
-    tokens: int = 0
-    seconds: float = 0.0
+    def analyse(self, sequence: Sequence | None) -> Answer:
+        """Measure one sequence; None: only load the model. Never raises, so that no error depends on Ray."""
+        name = sequence.id if sequence else ""
+        try:
+            if self.me is None:
+                settings = self.settings
+                options = settings.model, settings.device, settings.dtype, settings.device_map
+                self.model, self.tokenizer = load_model(*options)
+                same = {"model": describe(self.model, settings.model), "versions": versions()}
+                same["measurement_version"] = MEASUREMENT_VERSION
+                self.me = {"same": same, "machine": machine(), "node": socket.gethostname()}
+            tables = measure_one(self.model, self.tokenizer, sequence, self.settings) if sequence else ()
+            return Answer(name, tables, **self.me)
+        except InputError as error:
+            return Answer(name, mistake=str(error))
+        except Exception:
+            return Answer(name, failure=traceback.format_exc())
 
 
 class RayEngine:
-    """Workers on a Ray cluster, as a context manager: entering starts them, leaving ends them.
+    """Workers on a Ray cluster, as a context manager: entering starts them, leaving ends them; see `LocalEngine`.
 
     address  of a running cluster, "auto" or "host:port"; None: a cluster on this machine, for the time of the run
     workers  processes with a model; None: one for each GPU, without GPUs one for each node
-    model    the workers' description of their model, once entered
-    failed   sequence -> why it was given up after `TRIES` tries
     raises   InputError: no Ray, no such cluster, more workers than fit, workers that would not measure the same
     """
 
     def __init__(
-        self, parameters: Parameters, address: str | None, workers: int | None, report: Callable[[str], None]
+        self, settings: Parameters, address: str | None, workers: int | None, report: Callable[[str], None]
     ) -> None:
-        _check(parameters, workers)
-        self.parameters, self.address, self.workers, self.report = _absolute(parameters), address, workers, report
-        self.idle: deque[Hired] = deque()
-        self.pending: dict[object, tuple[Hired, Sequence | None]] = {}  # None: the worker is loading its model
+        _check(settings, workers)
+        local = settings.model not in EMBEDDED and Path(settings.model).expanduser().exists()
+        full = str(Path(settings.model).expanduser().resolve())  # workers may stand in another folder
+        self.settings = replace(settings, model=full) if local else settings
+        self.address, self.workers, self.report = address, workers, report
         self.failed: dict[str, str] = {}
-        self.expected: dict[str, object] = {"code": code_hash(), "versions": versions()}
+        self.same: dict[str, object] = {"versions": versions(), "measurement_version": MEASUREMENT_VERSION}
         self.machine: dict[str, object] = {}
-        self.hired = self.stillborn = 0
 
     def __enter__(self) -> RayEngine:
-        load_tokenizer(self.parameters.model)  # a wrong name is told now, and workers here find the download done
+        self.tokenizer = load_tokenizer(self.settings.model)  # a wrong name is told now, and downloads are done once
         try:
             _connect(self.address)
-            self._plan()
-            self.report(f"Starting {self.workers} workers, each with {self.parameters.model} ...")
-            self._hire(self.workers)
-            while not self.idle:
-                worker, _, answer = self._next()
-                self._started(worker, answer)
+            self.actors = self._start()
         except BaseException:
             self.__exit__()
             raise
-        self.model = self.expected["model"]
+        self.model = self.same["model"]
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -128,45 +110,56 @@ class RayEngine:
 
         Longest first, so that no worker is left with a long one when the others are through.
         """
-        waiting = deque(sorted(sequences, key=lambda sequence: -len(sequence.prompt_ids)))
-        tries, finished = Counter(), 0
-        while waiting or self._at_work():
-            self._hire(min(self.workers, len(waiting) + self._at_work()))
-            self._hand_out(waiting)
-            worker, sequence, answer = self._next()
-            if sequence is None:
-                self._started(worker, answer)
-            elif answer.failure:
-                self._dismiss(worker)
-                tries[sequence.id] += 1
+        import ray
+        from ray.util import ActorPool
+
+        pool, at, tries, finished = ActorPool(self.actors), {}, Counter(), False
+        missing = {one.id: one for one in sorted(sequences, key=lambda one: -len(one.prompt_ids))}
+
+        def submit(name: str) -> None:
+            gold = missing[name].answers if self.settings.max_new_tokens else ()  # a worker scores what it writes
+            lean = replace(missing[name], prompt_text=None, evidence=(), answers=gold)  # other texts stay here
+            pool.submit(lambda actor, one: at.update({name: actor}) or actor.analyse.remote(one), lean)
+
+        for name in missing:
+            submit(name)
+        while missing and pool.has_next():
+            try:
+                answer = pool.get_next_unordered(timeout=PATIENCE)
+            except TimeoutError:  # a lost node's workers may wait for a place that never comes
+                self.report(f"No answer for {PATIENCE} s; {len(missing)} sequences are not finished (Ctrl-C stops).")
+                for name in list(missing) if pool.has_free() else ():
+                    submit(name)
+                continue
+            except ray.exceptions.RayError:  # the same sequence killed its worker TRIES times; the pool goes on
+                continue
+            if answer.mistake:
+                raise InputError(answer.mistake)
+            if answer.failure and answer.sequence in missing:
+                why = _last_line(answer.failure)
+                tries[answer.sequence] += 1
+                self.report(f"Sequence {answer.sequence} failed, try {tries[answer.sequence]} of {TRIES}: {why}")
                 if not finished and tries.total() >= HOPELESS:
                     raise RuntimeError(f"no sequence can be measured; the last worker said:\n{answer.failure}")
-                if not self._given_up(sequence, tries[sequence.id], answer.failure):
-                    waiting.append(sequence)
-            else:
-                finished += 1
-                worker.tokens += len(sequence.prompt_ids)
-                worker.seconds += answer.seconds
-                self.idle.append(worker)
-                yield sequence.id, *answer.value
+                ray.kill(at[answer.sequence], no_restart=False)  # after an error its GPU may be in no state to measure
+                if tries[answer.sequence] < TRIES:
+                    submit(answer.sequence)
+                else:
+                    self.failed[answer.sequence] = why
+                    del missing[answer.sequence]
+            elif answer.sequence in missing:
+                self._same(answer)
+                finished = True
+                del missing[answer.sequence]
+                yield answer.sequence, *answer.tables
+        self.failed |= dict.fromkeys(missing, f"its worker died, {TRIES} times")
 
-    def rates(self) -> str:
-        """Tokens per second of each worker, or their range if there are many."""
-        alive = sorted([*self.idle, *(worker for worker, _ in self.pending.values())], key=lambda one: one.number)
-        rates = [one.tokens / one.seconds for one in alive if one.seconds]
-        if len(rates) > 8:
-            return f", {len(rates)} workers at {min(rates):.0f} to {max(rates):.0f}"
-        return f", workers {' + '.join(f'{rate:.0f}' for rate in rates)}" if rates else ""
-
-    def _at_work(self) -> int:
-        return sum(sequence is not None for _, sequence in self.pending.values())
-
-    def _plan(self) -> None:
-        """How many workers, and what each may use: a GPU, or an equal share of a node's cores."""
+    def _start(self) -> list:
+        """Workers with a loaded model, as many as fit: each uses a GPU, or an equal share of a node's cores."""
         import ray
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        kind = "GPU" if self.parameters.device != "cpu" and any(node.get("GPU") for node in nodes) else "CPU"
+        kind = "GPU" if self.settings.device != "cpu" and any(node.get("GPU") for node in nodes) else "CPU"
         nodes = [node for node in nodes if node.get(kind, 0) >= 1]
         places = sum(int(node[kind]) for node in nodes)
         wanted = self.workers or (places if kind == "GPU" else len(nodes))
@@ -179,92 +172,62 @@ class RayEngine:
             cores = min(int(node.get("CPU", 0) // node["GPU"]) for node in nodes)
         else:
             cores = max(n for n in range(1, places + 1) if sum(node["CPU"] // n for node in nodes) >= wanted)
-        self.workers, self.resources = wanted, {"num_cpus": cores, "num_gpus": int(kind == "GPU")}
-
-    def _hire(self, wanted: int) -> None:
-        """Start workers until there are `wanted`; one that died is replaced by a new process, where there is room."""
-        import ray
-
-        actor = ray.remote(**self.resources)(Worker)  # no restarts by Ray: the driver decides what is tried again
-        while len(self.idle) + len(self.pending) < wanted:
-            self.hired += 1
-            worker = Hired(self.hired, actor.remote(self.parameters))
-            self.pending[worker.actor.load.remote()] = worker, None
-
-    def _hand_out(self, waiting: deque[Sequence]) -> None:
-        while waiting and self.idle:
-            worker, sequence = self.idle.popleft(), waiting.popleft()
-            gold = sequence.answers if self.parameters.max_new_tokens else ()  # a worker scores what it writes
-            lean = replace(sequence, prompt_text=None, evidence=(), answers=gold)  # other texts stay with the driver
-            self.pending[worker.actor.analyse.remote(lean)] = worker, sequence
-
-    def _next(self) -> tuple[Hired, Sequence | None, Answer]:
-        """The next answer of any worker; a worker that died answers with a failure."""
-        import ray
-
-        while not (ready := ray.wait(list(self.pending), timeout=PATIENCE)[0]):
-            if not self.idle and not self._at_work():
+        self.report(f"Starting {wanted} workers, each with {self.settings.model} ...")
+        options = {"num_cpus": cores, "num_gpus": int(kind == "GPU"), "max_restarts": -1, "max_task_retries": TRIES - 1}
+        actor = ray.remote(**options)(Worker)
+        loading, ready, why = {}, [], "no place in the cluster"
+        for _ in range(wanted):
+            worker = actor.remote(self.settings)
+            loading[worker.analyse.remote(None)] = worker
+        while loading:
+            done = ray.wait(list(loading), timeout=PATIENCE)[0]
+            if not done and ready:
+                break  # go on with those that are there
+            if not done:
                 self.report("No worker could start yet; waiting for a free place in the cluster (Ctrl-C stops).")
-        worker, sequence = self.pending.pop(ready[0])
-        try:
-            answer = ray.get(ready[0])
-        except ray.exceptions.RayError as error:
-            answer = Answer(failure=f"the worker died, or its node did ({type(error).__name__})")
-        if answer.mistake:
-            raise InputError(answer.mistake)
-        return worker, sequence, answer
-
-    def _started(self, worker: Hired, answer: Answer) -> None:
-        """Let a worker join if it measures as the others do; after failed starts go on with those that there are."""
-        if not answer.failure:
-            self.stillborn = 0
-            self._same(answer.value)
-            self.idle.append(worker)
-            return
-        self._dismiss(worker)
-        self.stillborn += 1
-        self.report(f"Worker {worker.number} could not start: {_last_line(answer.failure)}")
-        if self.stillborn >= TRIES:
-            self.stillborn, self.workers = 0, len(self.idle) + len(self.pending)
-            if not self.workers:
-                raise InputError(
-                    f"{TRIES} workers could not load {self.parameters.model}: {_last_line(answer.failure)}. Lower "
-                    "--workers if memory is short; --engine local shows an error in full."
-                )
-        elif not self.idle and not self.pending:
-            self._hire(1)
-
-    def _same(self, found: dict) -> None:
-        """Refuse a worker whose records would not belong to the same run; remember what the workers run on."""
-        self.expected.setdefault("model", found["model"])
-        if changed := differences(self.expected, {name: found[name] for name in self.expected}):
+            for reference in done:
+                worker = loading.pop(reference)
+                try:
+                    answer = ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    answer = Answer(failure=f"the worker died, or its node did ({type(error).__name__})")
+                if answer.mistake:
+                    raise InputError(answer.mistake)
+                if answer.failure:
+                    why = _last_line(answer.failure)
+                    self.report(f"A worker could not start: {why}")
+                    ray.kill(worker)
+                else:
+                    self._same(answer)
+                    ready.append(worker)
+        for worker in loading.values():
+            ray.kill(worker)
+        if not ready:
             raise InputError(
-                f"a worker on {found['node']} would measure something else: {changed[0]}. Use the same packages, model "
+                f"{wanted} workers could not load {self.settings.model}: {why}. Lower --workers if memory is short; "
+                "--engine local shows an error in full."
+            )
+        self.machine["workers"] = len(ready)
+        return ready
+
+    def _same(self, answer: Answer) -> None:
+        """Refuse a worker whose records would not belong to the same run; remember what the workers run on."""
+        self.same.setdefault("model", answer.same["model"])
+        if changed := differences(self.same, answer.same):
+            raise InputError(
+                f"a worker on {answer.node} would measure something else: {changed[0]}. Use the same packages, model "
                 "and kind of device on every node."
             )
-        gpus = sorted({*self.machine.get("gpus", ()), *found["machine"].get("gpus", ())})
-        self.machine = found["machine"] | {"workers": self.workers} | ({"gpus": gpus} if gpus else {})
-
-    def _given_up(self, sequence: Sequence, tries: int, failure: str) -> bool:
-        why = _last_line(failure)
-        self.report(f"Sequence {sequence.id} failed, try {tries} of {TRIES}: {why}")
-        if tries == TRIES:
-            self.failed[sequence.id] = why
-        return tries == TRIES
-
-    def _dismiss(self, worker: Hired) -> None:
-        """End a worker's process: after an error its GPU may be in no state to measure anything."""
-        import ray
-
-        ray.kill(worker.actor)
+        gpus = sorted({*self.machine.get("gpus", ()), *answer.machine.get("gpus", ())})
+        self.machine = answer.machine | self.machine | ({"gpus": gpus} if gpus else {})
 
 
-def _check(parameters: Parameters, workers: int | None) -> None:
+def _check(settings: Parameters, workers: int | None) -> None:
     """Refuse what cannot work before anything is started."""
     if workers is not None and workers < 1:
         raise InputError(f"workers={workers} does not work; it must be at least 1.")
-    if parameters.device_map or ":" in parameters.device:
-        given = f"device_map={parameters.device_map}" if parameters.device_map else f"device={parameters.device}"
+    if settings.device_map or ":" in settings.device:
+        given = f"device_map={settings.device_map}" if settings.device_map else f"device={settings.device}"
         raise InputError(f"{given} does not go with --engine ray, which gives each worker one GPU. Leave it out.")
     try:
         import ray
@@ -277,44 +240,26 @@ def _check(parameters: Parameters, workers: int | None) -> None:
 def _connect(address: str | None) -> None:
     import ray
 
-    options = {"include_dashboard": False} if address is None else {}
+    options = {"address": "local", "include_dashboard": False} if address is None else {"address": address}
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a private cluster tells nobody
-    elif address != "auto" and "://" not in address:
-        _probe(address)
     try:
+        if address not in (None, "auto") and "://" not in address:  # Ray itself would try for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(
-            address=address or "local", log_to_driver=False, logging_level="ERROR",
-            runtime_env={"py_modules": [str(LIBRARY)]}, **options,  # every node runs the driver's code
+            log_to_driver=False, logging_level="ERROR", **options,
+            runtime_env={"py_modules": [str(LIBRARY)]},  # every node runs the driver's code
         )  # fmt: skip
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        raise _no_cluster(address, _last_line(str(error))) from error
-
-
-def _probe(address: str) -> None:
-    """Whether anybody listens at host:port; Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise _no_cluster(address, str(error)) from error
-
-
-def _no_cluster(address: str | None, reason: str) -> InputError:
-    if address is None:
-        return InputError(f"Ray could not start on this machine: {reason}. Use --engine local, or mend what it names.")
-    return InputError(
-        f"no Ray cluster to use at address={address!r}: {reason}. Start one with `ray start --head --port=6379` and "
-        "pass host:6379; set RAY_AUTH_MODE=token if it was started with a token; or leave out --address."
-    )
-
-
-def _absolute(parameters: Parameters) -> Parameters:
-    """A local model by its full path: workers may stand in another folder."""
-    path = Path(parameters.model).expanduser()
-    return parameters if parameters.model in EMBEDDED or not path.exists() else replace(
-        parameters, model=str(path.resolve())
-    )  # fmt: skip
+    except (OSError, ValueError, OverflowError, RuntimeError, ray.exceptions.RayError) as error:
+        reason = _last_line(str(error))
+        raise InputError(
+            f"Ray could not start on this machine: {reason}. Use --engine local, or mend what it names."
+            if address is None
+            else f"no Ray cluster to use at address={address!r}: {reason}. Start one with `ray start --head "
+            "--port=6379` and pass host:6379; set RAY_AUTH_MODE=token if it was started with a token; or leave out "
+            "--address."
+        ) from error
 
 
 def _last_line(text: str) -> str:

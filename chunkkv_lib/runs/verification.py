@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,8 +14,8 @@ from ..errors import InputError
 from ..measure.analysis import analyse
 from ..models import describe, load_model
 from ..sequences import Sequence
-from .driver import code_hash, data_identity, differences, sequences_of
-from .folder import Run, load_run, locked, read_manifest, run_folder, write_manifest
+from .driver import MEASUREMENT_VERSION, data_identity, differences, sequences_of
+from .folder import Run, load_run, run_names
 from .parameters import Parameters
 
 #: Largest difference between two measurements of a sequence, as a mean over its layers: column -> limit. Other machines
@@ -32,13 +32,11 @@ class Verification:
     sequences  ids that were measured again
     worst      per column the largest difference of a sequence and method: columns column, difference, limit, sequence,
                method
-    notes      what differs though it need not matter: code, versions of the data
     """
 
     run: str
     sequences: tuple[str, ...]
     worst: pd.DataFrame
-    notes: tuple[str, ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -65,7 +63,12 @@ def verify(
     run = load_run(name)
     if count < 1:
         raise InputError(f"count={count} does not work; it must be at least 1.")
-    settings = replace(manifest_parameters(run), **{key: value for key, value in places.items() if value is not None})
+    if (version := run.manifest["measurement_version"]) != MEASUREMENT_VERSION:
+        raise InputError(
+            f"run {run.name!r} was measured by version {version} of the measurement, and this is version "
+            f"{MEASUREMENT_VERSION}; measure it again."
+        )
+    settings = replace(run.parameters, **{key: value for key, value in places.items() if value is not None})
     model, tokenizer = load_model(settings.model, settings.device, run.manifest["model"]["dtype"], settings.device_map)
     _same(run, "model", describe(model, settings.model), ignore=("device", "name"))
     _same(run, "data", data_identity(settings), ignore=("prompts", "source"))
@@ -79,8 +82,7 @@ def verify(
         _worst(run.layers, pd.concat(layers for layers, _ in again), lambda column: limits["layers"]),
         _worst(run.answers, pd.concat(answers for _, answers in again), lambda column: limits.get(column, 0.0)),
     ]
-    notes = () if run.manifest["code"] == code_hash() else (f"measured by other code, {run.manifest['code']}",)
-    result = Verification(run.name, tuple(chosen), pd.concat(found, ignore_index=True), notes)
+    result = Verification(run.name, tuple(chosen), pd.concat(found, ignore_index=True))
     _report(result, report)
     return result
 
@@ -91,7 +93,7 @@ def verify_runs(names: list[str], count: int = 3, seed: int | None = None, repor
     raises  InputError: a run does not agree with its records, or there was nothing to verify.
     """
     found = []
-    for name in names or published_runs():
+    for name in names or run_names(published=True):
         try:
             found.append(verify(name, count, seed, report=report, **places))
         except InputError as error:
@@ -101,41 +103,7 @@ def verify_runs(names: list[str], count: int = 3, seed: int | None = None, repor
     if wrong := [one.run for one in found if not one.agrees]:
         raise InputError(f"{', '.join(wrong)}: measuring again gives other numbers than the records. Measure anew.")
     if not found:
-        raise InputError("no run could be verified. Name one that is below data/runs, or measure one first.")
-
-
-def accept_code(name: str | Path, count: int = 3, report: Callable[[str], None] = print, **places: object) -> bool:
-    """Let a run be continued by today's code, once `count` of its sequences, measured again, agree with its records.
-
-    The manifest then names today's code, and the earlier one under "code_before".
-    return  whether there was anything to accept; False too for a run that is not there
-    raises  InputError: the numbers changed, so that the run cannot be continued.
-    """
-    folder = run_folder(name)
-    manifest = read_manifest(folder)
-    if manifest is None or manifest["code"] == code_hash() or not (folder / "layers.parquet").exists():
-        return False
-    if not verify(folder, count, report=report, **places).agrees:
-        raise InputError(
-            f"{folder} cannot be continued: today's code gives other numbers. Choose another --run, or discard the old "
-            "one with --restart."
-        )
-    before = [*manifest.get("code_before", []), manifest["code"]]
-    with locked(folder):  # not while another process measures into it
-        write_manifest(folder, manifest | {"code": code_hash(), "code_before": before})
-    return True
-
-
-def published_runs() -> list[str]:
-    """Names of the runs below data/runs that are part of the project: all but the reader's own, "quick..."."""
-    folders = run_folder("x").parent.glob("*/layers.parquet")
-    return sorted(path.parent.name for path in folders if not path.parent.name.startswith("quick"))
-
-
-def manifest_parameters(run: Run) -> Parameters:
-    """The parameters of a run as its manifest records them."""
-    known = {one.name for one in fields(Parameters)}
-    return Parameters(**{key: value for key, value in run.manifest["parameters"].items() if key in known})
+        raise InputError("no run could be verified. Name one below runs/ or data/runs, or measure one first.")
 
 
 def _same(run: Run, what: str, here: dict, ignore: tuple[str, ...]) -> None:
@@ -176,8 +144,6 @@ def _worst(old: pd.DataFrame, new: pd.DataFrame, limit: Callable[[str], float]) 
 
 def _report(found: Verification, report: Callable[[str], None]) -> None:
     report(f"run {found.run}: {len(found.sequences)} sequences measured again: {', '.join(found.sequences)}")
-    for note in found.notes:
-        report(f"  note: {note}")
     for row in found.worst.itertuples():
         mark = "ok" if row.difference <= row.limit else f"TOO FAR ({row.method}, {row.sequence})"
         report(f"  {row.column:<30} differs by {row.difference:.1e} at most, limit {row.limit:g}  {mark}")

@@ -55,7 +55,8 @@ def versions_table(manifest: Mapping[str, Any], name: str = "") -> str:
         "started": manifest.get("started"),
         "finished": manifest.get("finished"),
         "seconds": manifest.get("seconds"),
-        "code SHA-256": _short(manifest.get("code")),
+        "code": manifest.get("code"),
+        "measurement version": manifest.get("measurement_version"),
         **manifest.get("versions", {}),
     }
     rows = pd.DataFrame(
