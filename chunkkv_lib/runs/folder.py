@@ -136,7 +136,7 @@ def load_run(name: str | Path) -> Run:
     """
     folder = find_run(name)
     if folder is None:
-        raise InputError(f"no run {name}. Measure one: python -m chunkkv_lib measure --profile quick --run {name}")
+        raise InputError(f"no run at {name}. Measure one: python -m chunkkv_lib measure --profile quick --run {name}")
     manifest = read_manifest(folder)
     frames = {table: read_table(folder, table) for table in ("sequences", *TABLES)}
     missing = [table for table, frame in frames.items() if frame is None]
