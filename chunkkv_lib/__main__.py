@@ -154,7 +154,7 @@ def students(output: Annotated[str, Option(help="folder of the copies")] = "stud
 @app.command()
 def tidy(notebooks: Annotated[list[str] | None, Argument(help="notebooks (default: all chapters)")] = None) -> None:
     """Remove what an execution left in notebooks and make their cells' ids stable, before a commit."""
-    from .book.notebooks import tidy_files
+    from .book.chapters import tidy_files
 
     tidy_files(notebooks or ())
 

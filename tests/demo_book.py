@@ -12,7 +12,7 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from chunkkv_lib.book import build_book
-from chunkkv_lib.book.notebooks import tidy
+from chunkkv_lib.book.chapters import tidy
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,7 +53,7 @@ FIRST_PARAMETERS = """\
 run = "quick"  # name of the run folder that the chapter reads
 budget = 0.1  # part of the cache that stays (float) or tokens that stay (int)
 category = "Summarization"  # row of Paper Table 11
-repeats: int | None = None  # how often = how many times; None: once
+repeats = None  # type: int|None  how often; None: once
 """
 
 OPENING = """\
@@ -79,6 +79,12 @@ L = 1 - \\frac{\\sum_{t \\in \\kept} \\abs{x_t}}{\\sum_t \\abs{x_t}}
 $$ (eq-demo)
 
 See {eq}`eq-demo` and {numref}`fig-demo-line`.
+"""
+
+CHECK = """\
+from chunkkv_lib.book import check_parameters
+
+check_parameters(globals())
 """
 
 MANIFEST = """\
@@ -170,11 +176,12 @@ def first_chapter() -> nbformat.NotebookNode:
         cells=[
             new_markdown_cell(OPENING),
             code(FIRST_PARAMETERS, "parameters"),
+            code(CHECK, "remove-cell"),
             new_markdown_cell(PAPER_BOX),
             code(MANIFEST, "hide-input"),
             code(FIGURE, **FIGURE_CELL),
             code(TABLE, "hide-input", **TABLE_CELL),
-            new_markdown_cell(READING, metadata={"tags": ["slide-text"]}),
+            new_markdown_cell(READING),
             new_markdown_cell(EXERCISE),
         ]
     )
@@ -183,10 +190,9 @@ def first_chapter() -> nbformat.NotebookNode:
 def second_chapter() -> nbformat.NotebookNode:
     return new_notebook(
         cells=[
-            new_markdown_cell(
-                "# The second chapter\n\nBack to {numref}`fig-demo-line` and {numref}`ex-demo`."
-            ),
+            new_markdown_cell("# The second chapter\n\nBack to {numref}`fig-demo-line` and {numref}`ex-demo`."),
             code(SECOND_PARAMETERS, "parameters"),
+            code(CHECK, "remove-cell"),
             code(SECOND_CODE),
         ]
     )
@@ -216,7 +222,7 @@ def built_demo() -> Path:
     folder = tempfile.mkdtemp(prefix="demo-book-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     root = write_demo_book(Path(folder) / "book")
-    build_book("quick", {"budget": "0.2"}, root=root, prepare=measured_elsewhere, report=silent)
+    build_book("quick", ["budget=0.2"], root=root, prepare=measured_elsewhere, report=silent)
     return root
 
 

@@ -12,7 +12,7 @@ import torch
 from chunkkv_lib.bench.gpu import achieved, bench_gpu, causal_product, random_model
 from chunkkv_lib.bench.gpu_report import GpuReport, gpu_pieces_table, gpu_steps_table, load_gpu_report
 from chunkkv_lib.book import provenance
-from chunkkv_lib.book.notebooks import read_notebook
+from chunkkv_lib.book.chapters import read_notebook
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.report import tables
 

@@ -14,14 +14,13 @@ import pytest
 from demo_book import write_demo_book
 
 from chunkkv_lib.book import build_book
-from chunkkv_lib.book.chapters import read_chapters
-from chunkkv_lib.book.checks import Page
-from chunkkv_lib.book.notebooks import read_notebook
+from chunkkv_lib.book.chapters import read_chapters, read_notebook
+from chunkkv_lib.book.checks import addresses
 
 ROOT = Path(__file__).resolve().parents[1]
 BINDER = ROOT / ".binder"
 #: Parts of the library that no chapter reaches: building the book, GPU kernels, a cluster, the peer's own environment.
-ELSEWHERE = ("book/", "attention/triton_", "compressors/triton_", "runs/ray_engine.py", "bench/kvpress_cases.py")
+ELSEWHERE = ("book/", "attention_triton", "attention/triton_", "compressors/triton_", "runs/ray_", "bench/kvpress")
 
 
 def names(path: Path) -> set[str]:
@@ -80,7 +79,7 @@ def test_the_step_after_the_packages_is_a_script_that_can_run():
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> Path:
-    """The demo book as it is built where it is published on GitHub: sources, and the site below `_runs`."""
+    """The demo book as it is built where it is published on GitHub: sources, and the site below `_build`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GITHUB_REPOSITORY", "owner/name")
         root = write_demo_book(tmp_path_factory.mktemp("published") / "book")
@@ -90,7 +89,7 @@ def published(tmp_path_factory) -> Path:
 
 def test_the_buttons_of_a_chapter_open_its_own_notebook(published):
     for name in ("01_first", "02_second"):
-        links = Page(published / "_build" / "html" / "chapters" / f"{name}.html").links
+        links = [link for link, _ in addresses(published / "_build" / "html" / "chapters" / f"{name}.html")]
         (binder,) = (urlsplit(link) for link in links if "mybinder.org" in link)
         assert binder.path == "/v2/gh/owner/name/main"
         (place,) = parse_qs(binder.query)["urlpath"]

@@ -9,7 +9,7 @@ import pytest
 from common import refused
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from chunkkv_lib.book.notebooks import read_notebook
+from chunkkv_lib.book.chapters import read_notebook
 from chunkkv_lib.book.students import ANSWER, student_copies, without_solutions
 
 ROOT = Path(__file__).resolve().parents[1]

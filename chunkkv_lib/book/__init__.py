@@ -1,32 +1,42 @@
 """The book: notebook chapters in, a static site out.
 
-    make_book("quick", ["budget=0.2"])         # measure the live run, then build_book
-    build_book("quick", {"budget": "0.2"})     # check, execute, stamp, build, check, exchange -> _build/html
+    make_book("quick", ["budget=0.2"])         # measure the live run, execute the chapters, build the site
     check_site("_build/html")                  # -> list of problems of a finished site
-    read_chapters(project_root())              # -> every page of _toc.yml, with the notebooks' parameters
-    parameter_table(chapters)                  # -> the same as a MyST table
-    provenance(run, numbers=frame)             # in a chapter: last line of a cell that makes a figure or table
+    parameter_table()                          # -> a MyST table of the parameters of all chapters
 
-The steps are modules of their own, in this order: `chapters` and `parameters` (what there is, what was asked),
-`execution` (papermill), `stamping` (an executed notebook becomes a page), `site` (Jupyter Book), `checks`.
-`site_extension` is loaded by Sphinx; `python -m chunkkv_lib tidy` cleans notebooks before a commit.
+and what a chapter itself calls:
 
-Provenance: the object that `provenance()` returns is an output of MIME type `provenance_output.MIME`. Stamping
-moves it below the cell as a `provenance` block with links to `runs/<name>.json` and `numbers/<figure>.csv`,
-which become files of the site.
+    check_parameters(globals())                # in its first cell: refuses what papermill passed by mistake
+    provenance(run, numbers=frame)             # last line of a cell that makes a figure or table
 
-Importing this package is cheap: chapters import it, and only building the book needs papermill and Sphinx.
+Importing this package is cheap: only building the book needs papermill and Sphinx.
 """
 
 from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .build import build_book, make_book
+    from .chapters import read_chapters
+    from .checks import check_site
+    from .inside import check_parameters, project_root, provenance
+    from .parameters import parameter_table
 
 _HOME = {
-    "BookError": "failure", "build_book": "build", "check_site": "checks", "make_book": "command",
-    "notebook_parameters": "chapters", "parameter_table": "overview", "parameters_of": "parameters",
-    "project_root": "paths", "provenance": "provenance_output", "read_chapters": "chapters",
+    "build_book": "build", "make_book": "build", "read_chapters": "chapters", "check_site": "checks",
+    "check_parameters": "inside", "project_root": "inside", "provenance": "inside", "parameter_table": "parameters",
 }  # fmt: skip
 
-__all__ = sorted(_HOME)
+__all__ = [
+    "build_book",
+    "check_parameters",
+    "check_site",
+    "make_book",
+    "parameter_table",
+    "project_root",
+    "provenance",
+    "read_chapters",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -1,72 +1,306 @@
-"""`build_book`: the whole way from notebooks to the site."""
+"""The whole way from notebooks to the site: the live run, papermill, Jupyter Book with warnings as errors."""
 
 from __future__ import annotations
 
+import json
+import logging
+import os
 import re
-from collections.abc import Callable, Mapping
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 
-from chunkkv_lib.book.chapters import read_chapters
+import yaml
+from filelock import FileLock, Timeout
+
+from chunkkv_lib.book.chapters import TOC, Chapter, read_chapters
 from chunkkv_lib.book.checks import check_site
-from chunkkv_lib.book.execution import Report, execute_chapters, timed_step
-from chunkkv_lib.book.failure import BookError
-from chunkkv_lib.book.parameters import Parameter, check_parameters
-from chunkkv_lib.book.paths import project_root
-from chunkkv_lib.book.site import build_html, check_output, exchange, fresh_sources
-from chunkkv_lib.book.stamping import stamp_chapters
-from chunkkv_lib.book.times import record_times
+from chunkkv_lib.book.inside import project_root
+from chunkkv_lib.book.pages import stamp_chapters
+from chunkkv_lib.book.parameters import parse_assignments
+from chunkkv_lib.book.versions import TIMES, record_times
 from chunkkv_lib.errors import InputError
 
-Prepare = Callable[[dict[str, object]], dict[str, object]]
+CONFIG = "_config.yml"
+LIVE = ("budget", "model")  # of the parameters that chapters have, the ones that make another live run
+JUPYTER_BOOK = "from jupyter_book.cli.main import main; main(prog_name='jupyter-book')"
+#: Variables that would let the user's set-up of Python, Jupyter or Matplotlib change a chapter.
+FOREIGN = ("PYTHON", "IPYTHON", "JUPYTER", "JPY_", "MPLBACKEND", "MATPLOTLIBRC")
+REDIRECT = """\
+<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>{title}</title><meta http-equiv="refresh" content="0; url={page}"></head>
+<body><p><a href="{page}">{title}</a></p></body>
+</html>
+"""
+Report = Callable[..., None]  # called like `print`
+
+
+def make_book(
+    profile: str = "quick",
+    assignments: Iterable[str] = (),
+    output: str | Path | None = None,
+    record_times: bool = False,
+) -> Path:
+    """Measure the profile's live run if it is not there yet, execute every chapter and build the site.
+
+    profile       name of a file in data/profiles
+    assignments   "name=value" texts, parameters of the chapters
+    output        where the site goes; None: _build/html
+    record_times  write the chapters' execution times to data/build_times.json, for the next build's page of versions
+    """
+    from chunkkv_lib.runs import live_run, load_profile
+
+    load_profile(profile)
+
+    def prepare(values: dict[str, object]) -> dict[str, object]:
+        chosen = str(values.get("profile", profile))
+        live_run(chosen, **{name: values[name] for name in LIVE if name in values})
+        return {"profile": chosen}
+
+    return build_book(profile, assignments, output, prepare=prepare, times=record_times)
 
 
 def build_book(
     profile: str = "quick",
-    parameters: Mapping[str, str] | None = None,
+    assignments: Iterable[str] = (),
     output: str | Path | None = None,
     *,
-    prepare: Prepare | None = None,
-    prepare_takes: Mapping[str, Parameter] | None = None,
-    times: str | Path | None = None,
+    prepare: Callable[[dict[str, object]], dict[str, object]] = lambda values: {},
+    times: bool = False,
     root: str | Path | None = None,
     report: Report = print,
 ) -> Path:
     """Execute every chapter and build the site; the folder of its pages.
 
-    profile        names the working folder `_runs/<profile>`; the chapters' `run` unless a later source says so.
-    parameters     `name -> text` as given on a command line; checked before anything runs.
-    output         where the site goes, by default `_build/html`; replaced only by a complete new site.
-    prepare        called with the checked values before the first chapter (here a live run is measured); what it
-                   returns is passed to the chapters as well, and wins.
-    prepare_takes  parameters that `prepare` knows though no chapter has them (`parameters_of` a dataclass).
-    times          a file for the seconds that every chapter took, written when the site is complete; None: none.
-    report         called like `print` with the progress.
-    raises         InputError for a wrong parameter; BookError for a failed chapter, a warning, a faulty site.
+    profile      names the working folder `_build/sources/<profile>`.
+    assignments  "name=value" texts as given on a command line; checked before anything runs.
+    output       where the site goes, by default `_build/html`; replaced only by a complete new site.
+    prepare      called with the checked values before the first chapter (here a live run is measured); what it
+                 returns is passed to the chapters as well, and wins.
+    times        whether the seconds that every chapter took are written to `versions.TIMES` at the end.
+    report       called like `print` with the progress.
+    raises       InputError for a wrong parameter, a failed chapter, a warning, a faulty site, a second build meanwhile.
     """
     root = Path(root).resolve() if root else project_root()
     output = Path(output).resolve() if output else root / "_build" / "html"
-    folder = root / "_runs" / _folder_name(profile)
+    if not re.fullmatch(r"\w[\w.-]*", profile):
+        raise InputError(f"the profile {profile!r} must be a name of letters, digits, '.', '_' and '-'.")
+    folder = root / "_build" / "sources" / profile
     chapters = read_chapters(root)
-    owners = {chapter.name: chapter.parameters for chapter in chapters}
-    values = check_parameters(parameters or {}, {**owners, "prepare": prepare_takes or {}})
+    values = parse_assignments(assignments, chapters)
     check_output(output)
-
-    values = {"run": profile, **values, **(prepare(values) if prepare else {})}
-    fresh_sources(root, chapters, folder)
-    seconds = execute_chapters(chapters, values, root, folder, report)
-    stamp_chapters(chapters, values, folder)
-    with timed_step("Building the pages", report):
-        html = build_html(folder)
-    if problems := check_site(html):
-        raise BookError("the site has problems:\n" + "\n".join(problems))
-    exchange(html, output)
-    if times is not None:
-        record_times(seconds, times)
+    with only_build(root), clean_environment(folder):
+        values |= prepare(values)
+        fresh_sources(root, chapters, folder)
+        seconds = execute_chapters(chapters, values, root, folder, report)
+        stamp_chapters(chapters, values, folder)
+        with timed_step("Building the pages", report):
+            html = build_html(folder)
+        if problems := check_site(html):
+            raise InputError("the site has problems:\n" + "\n".join(problems))
+        exchange(html, output)
+    if times:
+        record_times(seconds, root / TIMES)
     report(f"The book is at {output / 'index.html'}", flush=True)
     return output
 
 
-def _folder_name(profile: str) -> str:
-    if not re.fullmatch(r"\w[\w.-]*", profile):
-        raise InputError(f"the profile {profile!r} must be a name of letters, digits, '.', '_' and '-'.")
-    return profile
+@contextmanager
+def only_build(root: Path) -> Iterator[None]:
+    """A second build of one checkout would empty the folder that the first one works in: it is refused."""
+    (root / "_build").mkdir(exist_ok=True)
+    lock = FileLock(root / "_build" / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"another build of the book at {root} is at work; wait until it has ended.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def clean_environment(folder: Path) -> Iterator[None]:
+    """The environment variables under which kernels start: the same for every user, found by every kernel."""
+    before = dict(os.environ)
+    private = folder.with_name(f".{folder.name}.jupyter")  # instead of the user's start-up files, kernels and styles
+    kernel = private / "kernels" / "python3" / "kernel.json"
+    kernel.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel.write_text(json.dumps({"argv": command, "display_name": "Python 3", "language": "python"}), encoding="utf-8")
+    (private / "matplotlibrc").write_text("", encoding="utf-8")
+    library = str(Path(__file__).resolve().parents[2])
+    for name in before:
+        if name.startswith(FOREIGN):
+            del os.environ[name]
+    os.environ |= {
+        "PYTHONPATH": os.pathsep.join([library, *filter(None, [before.get("PYTHONPATH")])]),
+        "PYTHONHASHSEED": "0",
+        "IPYTHONDIR": str(private / "ipython"),
+        "JUPYTER_PATH": str(private),
+        "MATPLOTLIBRC": str(private / "matplotlibrc"),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # MPLBACKEND=agg would hide every figure
+        "NO_COLOR": "1",
+    }
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def execute_chapters(
+    chapters: list[Chapter], values: Mapping[str, object], root: Path, folder: Path, report: Report = print
+) -> dict[str, float]:
+    """Execute every notebook of `chapters` into `folder`, in order, and stop at the first that fails.
+
+    values   parameter name -> value; each chapter gets those it has.
+    root     the kernels' working folder, so that chapters find `data/`.
+    return   chapter's name -> seconds that it took, the start of its kernel included.
+    """
+    seconds: dict[str, float] = {}
+    notebooks = [chapter for chapter in chapters if chapter.is_notebook]
+    for number, chapter in enumerate(notebooks, start=1):
+        own = {name: value for name, value in values.items() if name in chapter.parameters}
+        started = time.monotonic()
+        with timed_step(f"[{number}/{len(notebooks)}] {chapter.name}", report):
+            execute(chapter, own, root, folder / f"{chapter.name}.ipynb")
+        seconds[chapter.name] = time.monotonic() - started
+    return seconds
+
+
+@contextmanager
+def timed_step(label: str, report: Report) -> Iterator[None]:
+    """Report a step of the build when it begins, and on the same line its seconds when it ends."""
+    report(label, end=" ... ", flush=True)
+    started = time.monotonic()
+    try:
+        yield
+    except BaseException:
+        report("stopped", flush=True)
+        raise
+    report(f"{time.monotonic() - started:.1f} s", flush=True)
+
+
+def execute(chapter: Chapter, values: Mapping[str, object], root: Path, target: Path) -> None:
+    """Execute one chapter into the file `target`; InputError where a cell fails or the kernel dies."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    # papermill would take braces in a path for place-holders
+    source, literal_target = (str(path).replace("{", "{{").replace("}", "}}") for path in (chapter.path, target))
+    try:
+        papermill.execute_notebook(
+            source, literal_target, dict(values), cwd=str(root), progress_bar=False, start_timeout=120,
+            extra_arguments=["--log-level=40"],  # without the kernel's notes on encryption
+        )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        what = f"{error.ename}: {error.evalue.strip()}".splitlines()[0].rstrip(": ")
+        code = next((line for line in error.source.splitlines() if line.strip()), "")
+        cell = error.cell_index + 1 - bool(values)  # counted as in the chapter, without papermill's own cell
+        raise InputError(
+            f"{chapter.name}: cell {cell} ({code!r}) failed with {what} -- executed so far: {target}"
+        ) from None
+    except DeadKernelError:
+        raise InputError(
+            f"{chapter.name}: the kernel died, perhaps for want of memory. Executed so far: {target}"
+        ) from None
+
+
+def fresh_sources(root: Path, chapters: list[Chapter], folder: Path) -> None:
+    """Copy the book's sources from `root` into `folder`, emptied first: nothing of an older build survives."""
+    shutil.rmtree(folder, ignore_errors=True)
+    unwanted = shutil.ignore_patterns(".*", "__pycache__", "_build")
+    shutil.copytree(root / "chapters", folder / "chapters", ignore=unwanted)
+    for path in [*(chapter.path for chapter in chapters), root / TOC]:
+        target = folder / path.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    config = with_buttons(yaml.safe_load((root / CONFIG).read_text(encoding="utf-8")), repository_address(root))
+    (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def repository_address(root: Path) -> str | None:
+    """`https://github.com/owner/name` of the repository at `root`, or None where it is not published on GitHub.
+
+    From GitHub's own variable in its workflows, else from the remote `origin`; any password in that is left out.
+    """
+    if name := os.environ.get("GITHUB_REPOSITORY"):
+        return f"https://github.com/{name}"
+    command = ["git", "-C", str(root), "config", "--get", "remote.origin.url"]
+    try:
+        origin = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r"github\.com[:/]([\w.-]+)/([\w.-]+?)(\.git)?/?$", origin)
+    return f"https://github.com/{found[1]}/{found[2]}" if found else None
+
+
+def with_buttons(config: dict, address: str | None) -> dict:
+    """The book's configuration with repository, Binder and Colab buttons for `address`; unchanged without one."""
+    if address is None:
+        return config
+    added = {
+        "repository": {"url": address},
+        "launch_buttons": {"binderhub_url": "https://mybinder.org", "colab_url": "https://colab.research.google.com",
+                           "notebook_interface": "jupyterlab"},
+        "html": {"use_repository_button": True, "use_issues_button": True, "use_edit_page_button": True},
+    }  # fmt: skip
+    return config | {part: config.get(part, {}) | own for part, own in added.items()}
+
+
+def build_html(folder: Path) -> Path:
+    """Run Jupyter Book on `folder`; the folder of the pages. InputError with every warning, if there is one."""
+    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(folder), "-W", "-n", "--keep-going", "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    log = folder / "jupyter-book.log"
+    log.write_text(done.stdout + done.stderr, encoding="utf-8")
+    if done.returncode:
+        raise InputError(f"Jupyter Book failed (log: {log}):\n{warnings_of(done.stdout + done.stderr, folder)}")
+    html = folder / "_build" / "html"
+    first = yaml.safe_load((folder / TOC).read_text(encoding="utf-8"))["root"]
+    if first != "index":  # Jupyter Book's own redirect has no language, title or link
+        title = escape(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")).get("title", ""))
+        (html / "index.html").write_text(REDIRECT.format(title=title, page=f"{first}.html"), encoding="utf-8")
+    return html
+
+
+def warnings_of(log: str, folder: Path) -> str:
+    """The lines of a log that name a problem, without colours and with short paths; its end where none does."""
+    lines = re.sub(r"\x1b\[[\d;]*m", "", log).replace(f"{folder}{os.sep}", "").splitlines()
+    problems = [line for line in lines if re.search(r"\b(WARNING|ERROR|CRITICAL|SEVERE)\b|Error: ", line)]
+    # MyST-NB's line 30004 of a notebook is line 4 of its third cell
+    cell = re.compile(r"\.ipynb:(\d+)(\d{4})(?=:)")
+    named = [cell.sub(lambda m: f".ipynb, cell {m[1]}, line {int(m[2])}", line) for line in problems or lines[-15:]]
+    return "\n".join(dict.fromkeys(named))
+
+
+def check_output(output: Path) -> None:
+    """Refuse a folder for the site that holds anything but an older site."""
+    if output.exists() and not output.is_dir():
+        raise InputError(f"the output {output} is a file: choose a folder.")
+    if output.is_dir() and any(output.iterdir()) and not (output / "searchindex.js").is_file():
+        raise InputError(f"the output folder {output} holds something other than a site: choose another or empty it.")
+
+
+def exchange(new: Path, output: Path) -> None:
+    """Put the site `new` in the place of the site at `output`; a reader finds one or the other whole."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    arriving, leaving = (output.with_name(f".{output.name}.{word}") for word in ("arriving", "leaving"))
+    if leaving.exists() and not output.exists():
+        leaving.rename(output)  # an exchange was cut off between its two steps
+    for old in (arriving, leaving):
+        shutil.rmtree(old, ignore_errors=True)
+    shutil.copytree(new, arriving)  # may be on another disk, so that only the renaming below is instantaneous
+    if output.exists():
+        output.rename(leaving)
+    arriving.rename(output)
+    shutil.rmtree(leaving, ignore_errors=True)

@@ -1,19 +1,25 @@
-"""The chapters of the book, in reading order. `_toc.yml` is the only list of them."""
+"""The chapters' files: read in the order of `_toc.yml`, the only list of them, and kept clean in the repository."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import nbformat
 import yaml
+from nbformat import NotebookNode
 
-from chunkkv_lib.book.notebooks import read_notebook, tags
+from chunkkv_lib.book.inside import project_root
 from chunkkv_lib.book.parameters import Parameter, read_parameters
-from chunkkv_lib.book.paths import TOC
 from chunkkv_lib.errors import InputError
 
+TOC = "_toc.yml"
 SUFFIXES = (".ipynb", ".md")  # the order in which the site's builder looks for a page
+MARKED_BY_PAPERMILL = {"injected-parameters", "papermill-error-cell-tag"}
+PASSING_METADATA = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled", "editable")
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
 @dataclass(frozen=True)
@@ -29,71 +35,103 @@ class Chapter:
         return self.path.suffix == ".ipynb"
 
 
-def read_chapters(root: Path) -> list[Chapter]:
-    """Every page named in the table of contents of the book at `root`, in reading order.
+def read_chapters(root: Path | None = None) -> list[Chapter]:
+    """Every page named in the table of contents of the book at `root` (by default this checkout), in reading order.
 
-    Raises InputError for a table of contents that cannot be read, a page without a file, a broken notebook, and a
-    parameter that two chapters declare with different types.
+    Raises InputError for a table of contents that cannot be read, a page without a file, and a broken notebook.
     """
-    chapters = [_chapter(root, name) for name in _page_names(_read_toc(root / TOC))]
-    _check_same_types(chapters)
+    root = root or project_root()
+    try:
+        toc = yaml.safe_load((root / TOC).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read the table of contents {root / TOC}: {str(error).splitlines()[0]}") from None
+    if not isinstance(toc, dict) or "root" not in toc:
+        raise InputError(f"{root / TOC} is no table of contents of a Jupyter Book: `format`, `root` and `parts`.")
+    chapters = []
+    for name in page_names(toc):
+        name = name.removesuffix(".ipynb").removesuffix(".md")
+        path = next((path for suffix in SUFFIXES if (path := root / f"{name}{suffix}").is_file()), None)
+        if path is None:
+            raise InputError(f"{TOC} names the page {name!r}, but neither {name}.ipynb nor .md exists in {root}.")
+        chapters.append(Chapter(name, path, notebook_parameters(path) if path.suffix == ".ipynb" else {}))
     return chapters
 
 
-def _read_toc(path: Path) -> dict:
-    try:
-        toc = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read the table of contents {path}: {str(error).splitlines()[0]}") from None
-    if not isinstance(toc, dict) or "root" not in toc:
-        raise InputError(
-            f"{path}: expected a Jupyter Book table of contents with `format`, `root` and `parts`."
-        )
-    return toc
-
-
-def _page_names(node: object) -> Iterator[str]:
+def page_names(node: object) -> Iterator[str]:
     if isinstance(node, list):
         for item in node:
-            yield from _page_names(item)
+            yield from page_names(item)
     elif isinstance(node, dict):
         yield from (str(node[key]) for key in ("root", "file") if key in node)
         for key in ("parts", "chapters", "sections"):
-            yield from _page_names(node.get(key))
-
-
-def _chapter(root: Path, name: str) -> Chapter:
-    name = str(Path(name).with_suffix("")) if name.endswith(SUFFIXES) else name
-    for suffix in SUFFIXES:
-        path = root / f"{name}{suffix}"
-        if path.is_file():
-            return Chapter(name, path, notebook_parameters(path) if suffix == ".ipynb" else {})
-    raise InputError(
-        f"{TOC} names the page {name!r}, but neither {name}.ipynb nor {name}.md exists in {root}."
-    )
+            yield from page_names(node.get(key))
 
 
 def notebook_parameters(path: Path) -> dict[str, Parameter]:
-    """The parameters of the notebook at `path`; none if no cell is tagged `parameters`."""
+    """The parameters of the notebook at `path`; none if no cell is tagged `parameters`. Papermill fills the first."""
     cells = [cell for cell in read_notebook(path).cells if "parameters" in tags(cell)]
-    if len(cells) > 1:
-        raise InputError(
-            f"{path.name}: {len(cells)} cells are tagged `parameters`; papermill fills only the first."
-        )
     return read_parameters(cells[0].source, path.name) if cells else {}
 
 
-def _kinds(parameter: Parameter) -> set[str]:
-    """The types that decide how a value is read: None aside, and a float takes whole numbers anyway."""
-    kinds = set(parameter.types) - {"None"}
-    return kinds - {"int"} if "float" in kinds else kinds
+def read_notebook(path: str | Path) -> NotebookNode:
+    """The notebook at `path` in format 4; InputError naming the file if it is none."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such notebook.") from None
+    except Exception as error:  # nbformat raises a dozen kinds for a broken file
+        raise InputError(f"{path} is not a readable notebook: {str(error).splitlines()[0]}") from error
 
 
-def _check_same_types(chapters: list[Chapter]) -> None:
-    first: dict[str, tuple[Chapter, Parameter]] = {}
-    for chapter in chapters:
-        for name, parameter in chapter.parameters.items():
-            other, known = first.setdefault(name, (chapter, parameter))
-            if _kinds(known) != _kinds(parameter):
-                raise InputError(f"parameter {name} is {known.expected} in {other.name} "
-                                 f"but {parameter.expected} in {chapter.name}: one name, one type.")  # fmt: skip
+def tags(cell: NotebookNode) -> set[str]:
+    return set(cell.metadata.get("tags", []))
+
+
+def set_stable_ids(notebook: NotebookNode, name: str) -> None:
+    """Give every cell an id made from the chapter's name and the cell's own source.
+
+    An edit changes one id and an insertion adds one: reviews stay short, and two executions give the same file.
+    """
+    seen: dict[str, int] = {}
+    for cell in notebook.cells:
+        base = hashlib.sha1(f"{name}\n{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
+        seen[base] = seen.get(base, 0) + 1
+        cell["id"] = base if seen[base] == 1 else f"{base}-{seen[base]}"
+
+
+def strip_timing(notebook: NotebookNode) -> None:
+    """Remove what differs from one execution to the next though the results are the same.
+
+    Among it is all that went to stderr: progress bars with their times, and warnings with this machine's paths. No page
+    shows it, but the executed notebooks are published too.
+    """
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        for key in PASSING_METADATA:
+            cell.metadata.pop(key, None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+
+
+def tidy(notebook: NotebookNode, name: str) -> NotebookNode:
+    """The notebook as it is committed: no outputs, no counts, stable ids, the plain Python 3 kernel."""
+    notebook.cells = [cell for cell in notebook.cells if not tags(cell) & MARKED_BY_PAPERMILL]
+    for cell in notebook.cells:
+        cell.source = "\n".join(line.rstrip() for line in cell.source.strip("\n").split("\n"))
+        cell.pop("attachments", None)
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    strip_timing(notebook)
+    notebook.metadata = NotebookNode(kernelspec=KERNEL, language_info={"name": "python"})
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    set_stable_ids(notebook, name)
+    return notebook
+
+
+def tidy_files(paths: Iterable[str | Path] = ()) -> None:
+    """Tidy notebooks in place, by default all of `chapters/`, and print which of them that changed."""
+    for path in [Path(path) for path in paths] or sorted((project_root() / "chapters").glob("*.ipynb")):
+        notebook = tidy(read_notebook(path), path.stem)
+        before = path.read_bytes()
+        nbformat.write(notebook, str(path))
+        print(f"{path}: {'clean' if path.read_bytes() == before else 'tidied'}")

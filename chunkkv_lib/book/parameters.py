@@ -1,24 +1,25 @@
-"""A chapter's parameters: read from its `parameters` cell, and checked before anything runs.
+"""A chapter's parameters: what papermill reads in its `parameters` cell, and checked before anything runs.
 
-The cell holds one assignment of a literal per line, with a trailing comment that explains it:
-
-    budget = 0.1               # part of the cache that stays (float), or tokens that stay (int)
-    seed: int | None = None    # an annotation where the default does not show every type
+budget = 0.1  # part of the cache that stays (float), or tokens that stay (int)
+seed = None  # type: int|None  of the draw; the types stand there where the default does not show them all
 """
 
 from __future__ import annotations
 
 import ast
-import io
 import math
-import tokenize
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 import yaml
 
 from chunkkv_lib.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from .chapters import Chapter
 
 TYPES = {"bool", "int", "float", "str", "list", "dict", "None"}
 
@@ -39,127 +40,111 @@ class Parameter:
     def parse(self, text: str) -> object:
         """The value that `-p name=text` means; InputError where it has none of the parameter's types.
 
-        The text is a YAML scalar or list; a parameter that takes a string takes it as it stands.
+        The text is a YAML scalar or list, or a number that YAML does not know (1e-3); a parameter that takes a string
+        takes it as it stands.
         """
-        for value in _readings(text):
+        readings: list[object] = []
+        with suppress(yaml.YAMLError):
+            readings.append(yaml.safe_load(text))
+        with suppress(ValueError):
+            readings.append(float(text))
+        for value in (*readings, text):
             if self.takes(value):
                 return value
-        raise InputError(
-            f"parameter {self.name}={text!r} must be {self.expected}, for example {self._example()}."
-        )
+        raise self.error(text)
 
     def takes(self, value: object) -> bool:
-        kind = _type_name(value)
         if isinstance(value, float) and not math.isfinite(value):
             return False
+        kind = type_name(value)
         return kind in self.types or (kind == "int" and "float" in self.types)
 
-    def _example(self) -> str:
-        shown = (
-            {None: "null", True: "true", False: "false"}.get(self.default, self.default)
-            if _hashable(self)
-            else ""
+    def error(self, value: object) -> InputError:
+        example = {None: "null", True: "true", False: "false"}.get(str(self.default), self.default)
+        return InputError(
+            f"parameter {self.name}={value!r} must be {self.expected}, for example {self.name}={example}."
         )
-        return f"-p {self.name}={shown}"
 
 
-def _hashable(parameter: Parameter) -> bool:
-    return not isinstance(parameter.default, list | dict)
-
-
-def _type_name(value: object) -> str:
+def type_name(value: object) -> str:
     return "None" if value is None else type(value).__name__
 
 
-def _readings(text: str) -> list[object]:
-    """What `text` can mean, best first: YAML, a number YAML does not know (1e-3), the text itself."""
-    readings: list[object] = []
-    with suppress(yaml.YAMLError):
-        readings.append(yaml.safe_load(text))
-    with suppress(ValueError):
-        readings.append(float(text))
-    return [*readings, text]
+def read_parameters(source: str, where: str) -> dict[str, Parameter]:
+    """The parameters assigned in a cell's `source`, by name in order; `where` names the chapter in errors."""
+    from nbformat.v4 import new_code_cell
+    from papermill.translators import PythonTranslator
 
-
-def parameter(name: str, default: object, help: str = "") -> Parameter:
-    """A parameter whose type is its default's."""
-    return Parameter(name, default, (_type_name(default),), help)
-
-
-def parameters_of(record: type) -> dict[str, Parameter]:
-    """The fields of a dataclass as parameters; a tuple of strings is given as a list, or as its only string."""
     found = {}
-    for one in fields(record):
-        kinds = str(one.type).replace("tuple[str, ...]", "list | str").split(" | ")
-        found[one.name] = Parameter(one.name, one.default, tuple(kinds), one.metadata.get("help", ""))
+    for name, kind, text, help in PythonTranslator.inspect(new_code_cell(source)):
+        try:
+            default = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            raise InputError(f"{where}: the default of parameter {name} must be a literal, not {text!r}.") from None
+        types = tuple(kind.split("|")) if kind != "None" else (type_name(default),)
+        if not set(types) <= TYPES:
+            raise InputError(
+                f"{where}: the type {kind!r} of parameter {name} is not made of {', '.join(sorted(TYPES))}."
+            )
+        found[name] = Parameter(name, default, types, help)
     return found
 
 
-def read_parameters(source: str, where: str) -> dict[str, Parameter]:
-    """The parameters assigned in a cell's `source`, in order; `where` names the chapter in errors."""
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError as error:
-        raise InputError(
-            f"{where}: the parameters cell is not Python: {error.msg} (line {error.lineno})."
-        ) from None
-    comments = _comments(source)
-    read = [_read_assignment(s, comments.get(s.end_lineno or 0, ""), where) for s in statements]
-    return {p.name: p for p in read}
+def check_values(values: Mapping[str, object], parameters: Mapping[str, Parameter]) -> None:
+    """InputError for a name that is no parameter, a value of another type, or a name that is not among the known."""
+    from chunkkv_lib.runs.parameters import SOURCES, profiles
+    from chunkkv_lib.sequences import CATEGORIES
+
+    choices = {"category": CATEGORIES, "profile": profiles(), "source": SOURCES}
+    for name, value in values.items():
+        if name not in parameters:
+            raise unknown("parameter", name, sorted(parameters))
+        if not parameters[name].takes(value):
+            raise parameters[name].error(value)
+        if value is not None and name in choices and value not in choices[name]:
+            raise unknown(name, value, choices[name])
 
 
-def _read_assignment(statement: ast.stmt, comment: str, where: str) -> Parameter:
-    match statement:
-        case ast.Assign(targets=[ast.Name(id=name)], value=value):
-            annotation = None
-        case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value, annotation=annotation):
-            pass
-        case _:
-            raise InputError(f"{where}: the parameters cell may hold only `name = literal  # meaning` lines, "
-                             f"but line {statement.lineno} is {ast.unparse(statement)!r}.")  # fmt: skip
-    try:
-        default = ast.literal_eval(value)
-    except ValueError:
-        message = f"{where}: the default of parameter {name} must be a literal, not {ast.unparse(value)!r}."
-        raise InputError(message) from None
-    if annotation is None:
-        return parameter(name, default, comment)
-    return Parameter(name, default, _annotated_types(annotation, name, where), comment)
-
-
-def _annotated_types(annotation: ast.expr, name: str, where: str) -> tuple[str, ...]:
-    match annotation:
-        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            return _annotated_types(left, name, where) + _annotated_types(right, name, where)
-        case ast.Subscript(value=ast.Name(id=kind)) | ast.Name(id=kind) if kind in TYPES:
-            return (kind,)
-        case ast.Constant(value=None):
-            return ("None",)
-    raise InputError(
-        f"{where}: the annotation of parameter {name} must be made of {', '.join(sorted(TYPES))} and `|`."
-    )
-
-
-def _comments(source: str) -> dict[int, str]:
-    """Line number -> the comment that ends the line."""
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {t.start[0]: t.string.lstrip("# ").strip() for t in tokens if t.type == tokenize.COMMENT}
-
-
-def check_parameters(
-    given: Mapping[str, str], owners: Mapping[str, Mapping[str, Parameter]]
-) -> dict[str, object]:
-    """The values of `given` (`name -> text`), each checked against every owner that has a parameter of that name.
-
-    owners   chapter (or whatever else takes parameters) -> its parameters by name.
-    raises   InputError: a name that no owner has, or a value that one of them cannot take.
-    """
-    known = sorted({name for parameters in owners.values() for name in parameters})
+def parse_assignments(assignments: Iterable[str], chapters: Iterable[Chapter]) -> dict[str, object]:
+    """The values of texts "name=value", each checked for every chapter that has a parameter of that name."""
+    known: dict[str, list[Parameter]] = {}
+    for chapter in chapters:
+        for name, parameter in chapter.parameters.items():
+            known.setdefault(name, []).append(parameter)
     values = {}
-    for name, text in given.items():
-        takers = [parameters[name] for parameters in owners.values() if name in parameters]
-        if not takers:
-            raise unknown("parameter", name, known)
-        readings = [taker.parse(text) for taker in takers]
-        values[name] = readings[0]
+    for assignment in assignments:
+        name, equals, text = (part.strip() for part in assignment.partition("="))
+        if not equals or not name:
+            raise InputError(f"-p {assignment!r} has no value; write -p name=value, such as -p budget=0.2.")
+        for parameter in known.get(name, []):
+            values.setdefault(name, parameter.parse(text))
+            check_values({name: values[name]}, {name: parameter})
+        if name not in known:
+            raise unknown("parameter", name, sorted(known))
     return values
+
+
+def parameter_table(chapters: Iterable[Chapter] | None = None) -> str:
+    """A MyST table with a row for each parameter of the book: default, types, meaning, chapters that have it."""
+    from .chapters import read_chapters
+
+    homes: dict[str, list[Chapter]] = {}
+    for chapter in read_chapters() if chapters is None else chapters:
+        for name in chapter.parameters:
+            homes.setdefault(name, []).append(chapter)
+    rows = ["| parameter | default | type | meaning | chapters |", "|:---|:---|:---|:---|:---|"]
+    for name, owners in homes.items():
+        links = []
+        for chapter in owners:
+            file = PurePosixPath(chapter.name).name  # "05_compression", shown as "05"
+            links.append(
+                f"[{file.split('_')[0] if file[:1].isdigit() else file}](/{chapter.name}{chapter.path.suffix})"
+            )
+        one = owners[0].parameters[name]
+        rows.append(f"| `{name}` | `{one.default!r}` | {one.expected} | {bar_safe(one.help)} | {', '.join(links)} |")
+    return "\n".join(rows)
+
+
+def bar_safe(text: str) -> str:
+    """`text` for a cell of a Markdown table, where a bar would start a new column."""
+    return text.replace("|", "\\|")

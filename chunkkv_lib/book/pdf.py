@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -9,14 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chunkkv_lib.book.chapters import read_chapters
-from chunkkv_lib.book.failure import BookError
-from chunkkv_lib.book.paths import project_root
+from chunkkv_lib.book.inside import project_root
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.files import replace_atomically
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--headless=new", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--no-pdf-header-footer", "--virtual-time-budget=20000",
 )  # fmt: skip
 
@@ -30,8 +30,10 @@ def make_pdf(
     """Print the pages of a finished site into one PDF; the file written.
 
     site    by default _build/html; output: by default _build/book.pdf
-    raises  InputError: no site there, no Chromium on this machine; BookError: a page that cannot be printed.
+    raises  InputError: no site there, no Chromium on this machine; a page that cannot be printed.
     """
+    from pypdf import PdfWriter
+
     root = Path(root).resolve() if root else project_root()
     site = Path(site).resolve() if site else root / "_build" / "html"
     output = Path(output).resolve() if output else root / "_build" / "book.pdf"
@@ -43,35 +45,31 @@ def make_pdf(
         raise InputError("no Chromium on this machine, which prints the pages; on Debian: apt install chromium.")
     with tempfile.TemporaryDirectory(prefix="book-pdf-") as folder:
         printed = [_print(browser, page, Path(folder)) for page in pages]
-        with replace_atomically(output) as temporary:
-            count = _merge(pages, printed, temporary)
+        with PdfWriter() as writer, replace_atomically(output) as temporary:
+            for page, file in zip(pages, printed, strict=True):
+                title = page.read_text(encoding="utf-8").partition("<title>")[2].partition("</title>")[0]
+                title = " ".join(title.partition(" &#8212;")[0].partition(" — ")[0].split())  # without the book's
+                writer.append(file, outline_item=title or page.stem, import_outline=False)
+            writer.write(temporary)
+            count = len(writer.pages)
     report(f"{output}: {count} pages")
     return output
 
 
 def _print(browser: str, page: Path, folder: Path) -> Path:
     target = folder / f"{page.stem}.pdf"
-    command = [browser, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--print-to-pdf={target}", page.as_uri()]
+    # Chromium refuses to run its sandbox as root, which a container often is
+    sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    command = [
+        browser,
+        *FLAGS,
+        *sandbox,
+        f"--user-data-dir={folder / 'profile'}",
+        f"--print-to-pdf={target}",
+        page.as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     if not target.is_file() or target.stat().st_size == 0:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise BookError(f"Chromium could not print {page.name}: {reason}")
+        raise InputError(f"Chromium could not print {page.name}: {reason}")
     return target
-
-
-def _merge(pages: list[Path], printed: list[Path], target: Path) -> int:
-    """Join the files, with a bookmark at the first page of each; the number of pages."""
-    from pypdf import PdfWriter
-
-    with PdfWriter() as writer:
-        for page, file in zip(pages, printed, strict=True):
-            writer.append(file, outline_item=_title(page), import_outline=False)
-        writer.write(target)
-        return len(writer.pages)
-
-
-def _title(page: Path) -> str:
-    """The page's own heading, from its <title>."""
-    text = page.read_text(encoding="utf-8")
-    title = text.partition("<title>")[2].partition("</title>")[0]
-    return " ".join(title.partition(" &#8212;")[0].partition(" — ")[0].split()) or page.stem

@@ -15,7 +15,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ExtensionError
 
-from chunkkv_lib.book.paths import EXTRA
+from chunkkv_lib.book.pages import EXTRA
 
 ASSETS = Path(__file__).parent / "assets"
 VIEWS = ("survival", "sliders")  # elements of this class are made to work by the asset of the same name

@@ -15,9 +15,8 @@ import nbformat
 from nbformat.notebooknode import NotebookNode
 from nbformat.v4 import new_code_cell
 
-from chunkkv_lib.book.chapters import read_chapters
-from chunkkv_lib.book.notebooks import read_notebook, set_stable_ids, tidy
-from chunkkv_lib.book.paths import project_root
+from chunkkv_lib.book.chapters import read_chapters, read_notebook, set_stable_ids, tidy
+from chunkkv_lib.book.inside import project_root
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.files import write_text
 
