@@ -3,9 +3,12 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3 pytho
 	$(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $(p))))
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Whatever else the user's pip is told, it installs into $(VENV), and versions are pinned without hashes.
+PIP := env -u PIP_TARGET -u PIP_PREFIX -u PIP_ROOT PIP_USER=0 PIP_REQUIRE_HASHES=0 PIP_NO_DEPS=0 \
+	$(RUN) -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book reproduce pdf slides students test test-ray axe links measure verify-runs bench lint tidy clean
+.PHONY: help setup book reproduce pdf students test test-ray axe links measure verify-runs bench size lint tidy clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -15,8 +18,8 @@ setup: $(VENV)/complete  ## create .venv and install the pinned packages
 $(VENV)/complete: requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found; install one, or run make PYTHON=/path/to/python" >&2; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(RUN) -m pip install --disable-pip-version-check --quiet -r requirements.txt
-	$(RUN) -m pip install --disable-pip-version-check --quiet --no-deps -e .
+	$(PIP) install -r requirements.txt
+	$(PIP) install --no-deps -e .
 	@touch $@
 
 book: setup  ## measure live on the embedded model, execute the chapters, build the site in _build/html
@@ -33,23 +36,20 @@ pdf: book  ## the whole book as one PDF, _build/book.pdf (needs Chromium)
 test: setup  ## run all tests
 	$(RUN) -m pytest
 
-slides: book  ## slides from the chapters, one file each, in _build/slides
-	$(RUN) -m chunkkv_lib slides
-
 students: setup  ## the chapters without their solutions, in students/
 	$(RUN) -m chunkkv_lib students
 
 test-ray: setup  ## install Ray and run the tests that need it, on a local cluster of several processes
-	$(RUN) -m pip install --disable-pip-version-check --quiet -r requirements-ray.txt
+	$(PIP) install -r requirements-ray.txt
 	$(RUN) -m pytest tests/test_cluster.py
 
 axe: setup  ## fetch axe-core, with which the tests look for barriers in the site's pages (needs Chromium)
 	$(RUN) tests/axe.py
 
-links: setup  ## ask whether the built site's external links still lead somewhere (needs a network)
-	$(RUN) -m chunkkv_lib links
+links: book  ## ask whether the book's external links still lead somewhere (needs a network)
+	$(VENV)/bin/jupyter-book build _build/sources/quick --builder linkcheck -q
 
-measure: setup  ## measure the quick profile into data/runs/quick
+measure: setup  ## measure the quick profile into runs/quick
 	$(RUN) -m chunkkv_lib measure --profile quick
 
 verify-runs: setup  ## measure a few sequences of each published run again and compare
@@ -58,11 +58,14 @@ verify-runs: setup  ## measure a few sequences of each published run again and c
 bench: setup  ## time and memory against a plain prefill; prints a table, writes data/bench/latest.json
 	$(RUN) -m chunkkv_lib bench
 
+size: setup  ## lines, entries and one-use functions of the library, against their limits
+	$(RUN) tests/size.py
+
 lint: setup  ## check the style of the code
 	$(RUN) -m ruff check .
 
 tidy: setup  ## remove outputs from the notebooks and make their cell ids stable
 	$(RUN) -m chunkkv_lib tidy
 
-clean:  ## remove what was built here; downloads and converted models stay in the user's cache
+clean:  ## remove what was built here; a reader's runs, downloads and converted models stay
 	rm -rf _build _runs
