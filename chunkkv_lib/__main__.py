@@ -164,35 +164,19 @@ def bench(
     lengths: Annotated[list[int], Option(help="tokens of a prompt, as often as needed; one that fills the "
                                          "model's positions is cut so that its answer fits"
                                          )] = (1024, 2048, 4096, 8192),
-    repeats: Annotated[int, Option(help="timed runs of each, the median counts")] = 5,
+    rounds: Annotated[int, Option(help="timed runs of every step, in turns; the median counts")] = 5,
     model: Annotated[str, Option(help="as for measure")] = "smollm2-135m",
-    dtype: Annotated[str, Option(help="float32, bfloat16 or float16")] = "float32",
+    dtype: Annotated[str | None, Option(help="float32, bfloat16 or float16 (default: float32 on a CPU, bfloat16 on "
+                                        "a GPU)", show_default=False)] = None,
     device: Annotated[str, Option(help="cpu or cuda")] = "cpu",
     peers: Annotated[bool, Option("--peers", help="also measure kvpress, in an environment of its own that is "
                                   "installed once, about 1.5 GB")] = False,
-    peer_repeats: Annotated[int | None, Option(help="timed runs of the peer (default: as --repeats)")] = None,
     output: Annotated[str, Option(help="JSON")] = "data/bench/latest.json",
 ) -> None:  # fmt: skip
     """Compare time and memory of the analysis of one sequence with a plain prefill of the same tokens."""
     from .bench import bench as run_bench
 
-    run_bench(tuple(lengths), repeats=repeats, model=model, dtype=dtype, device=device, output=output, peers=peers,
-              peer_repeats=peer_repeats)  # fmt: skip
-
-
-@app.command()
-def bench_gpu(
-    tokens: Annotated[list[int], Option(help="of a prompt, as often as needed")] = (
-        7950, 32768),
-    repeats: Annotated[int, Option(help="timed runs of each, the median counts")] = 5,
-    device: Annotated[str, Option(help="cuda, cuda:1; cpu only tries the code")] = "cuda",
-    shape: Annotated[str, Option(help="of the model: llama-3-8b or tiny")] = "llama-3-8b",
-    output: Annotated[str, Option(help="JSON")] = "data/bench/gpu.json",
-) -> None:  # fmt: skip
-    """The same on a GPU, with a random model of Llama-3-8B's shape, and the analysis part by part."""
-    from .bench.gpu import bench_gpu as run_bench
-
-    run_bench(tuple(tokens), repeats, device, shape, output)
+    run_bench(tuple(lengths), rounds, model, dtype, device, peers, output)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The benchmark: how processes are measured, what is made of the numbers, and how it is drawn. No model is timed."""
+"""The benchmark: how processes are measured, what is made of the numbers, and how it is drawn."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from common import refused
+from tiny import tiny_model
 
-from chunkkv_lib.bench import driver, load_report, peers, report, worker
-from chunkkv_lib.bench.cost_tables import costs_table, limits_table
+from chunkkv_lib import bench
+from chunkkv_lib.attention import attention_rows
+from chunkkv_lib.report import costs
+from chunkkv_lib.report.costs import cost_growth, cost_ratios, load_report, share_by_length, step_look
 from chunkkv_lib.report.figures import svg
-from chunkkv_lib.report.figures.costs import cost_growth, cost_ratios, share_by_length, step_look
 from chunkkv_lib.report.guide import (
     ARCHITECTURES,
     Architecture,
@@ -29,124 +33,208 @@ from chunkkv_lib.report.guide import (
 SMOL = ARCHITECTURES["smollm2-135m"]
 TOKENS = {1024: 1024, 4096: 4096, 8192: 8160}
 LIBRARIES = {"chunkkv_lib": ("prefill", "all methods", "SnapKV + ChunkKV"), "kvpress": ("prefill", "ObservedAttention")}
+PIECES = {"the layer's own attention": [0.002, 0.001, 0.003], "column sums, log-sum-exp at hand": [0.004, 0.004, 0.9]}
 
 
-def rows(lengths=TOKENS, libraries=tuple(LIBRARIES)) -> list[dict]:
-    """Rows as the driver makes them: the prefill takes n^1.5 seconds, every further step twice the one before."""
-    found = []
-    for length, tokens in lengths.items():
-        for library in libraries:
-            steps = LIBRARIES[library]
-            cost = {step: (tokens / 1000) ** 1.5 * 2**i for i, step in enumerate(steps)}
-            timed = {
-                "seconds": {step: [seconds, 1.1 * seconds, 5 * seconds] for step, seconds in cost.items()},
-                "kept_tokens": dict.fromkeys(steps, tokens / 10),
-            }
-            peaks = {step: 1000 * tokens * (i + 1) for i, step in enumerate(steps)}
-            found += [report.measured_row(length, tokens, library, step, timed, peaks) for step in steps]
-    return found
-
-
-def complete(found: list[dict]) -> dict:
-    written = {
-        "model": "smollm2-135m", "dtype": "float32", "device": "cpu", "repeats": 3, "load_before": 0.0, "failures": [],
-        "versions": {"torch": "2"}, "machine": {"cores": 2, "threads": 2, "instructions": "AVX2"}, "rows": found,
+def record(lengths=TOKENS, libraries=tuple(LIBRARIES), paper: bool = True) -> dict:
+    """A record as the driver writes it: the prefill takes n^1.5 seconds, every further step twice the one before."""
+    models = [("smollm2-135m", lengths, libraries)] + [("one layer", {7950: 7950}, ["chunkkv_lib"])] * paper
+    rows = []
+    for model, tokens, names in models:
+        for length, n in tokens.items():
+            for library in names:
+                for i, step in enumerate(LIBRARIES[library]):
+                    seconds = (n / 1000) ** 1.5 * 2**i
+                    rows.append({
+                        "model": model, "length": length, "library": library, "tokens": n, "step": step,
+                        "seconds": [seconds, 1.1 * seconds, 5 * seconds], "kept_tokens": n / 10,
+                        "peak_bytes": [1000 * n * (i + 1), 1020 * n * (i + 1)],
+                    })  # fmt: skip
+    return {
+        "model": "smollm2-135m", "dtype": "float32", "device": "cpu", "rounds": 3, "load_before": 0.0, "failures": [],
+        "versions": {"torch": "2"}, "machine": {"cores": 2, "threads": 2, "instructions": "AVX2"}, "rows": rows,
+        "finished": "2026-01-02T03:04:05+00:00", "shapes": {"smollm2-135m": SMOL.__dict__},
+        "pieces": {"model": "smollm2-135m", "tokens": 2048, "rounds": 3, "seconds": PIECES},
     }  # fmt: skip
-    driver._complete(written, SMOL, TOKENS)
-    return written
+
+
+def read(folder: Path, found: dict) -> costs.Report:
+    path = folder / "cpu.json"
+    path.write_text(json.dumps(found))
+    return load_report(path)
 
 
 @pytest.fixture
-def written(tmp_path):
-    path = tmp_path / "cpu.json"
-    path.write_text(json.dumps(complete(rows())))
-    return path
+def report(tmp_path) -> costs.Report:
+    return read(tmp_path, record())
+
+
+# --- a whole benchmark --------------------------------------------------------------------------------------------
+
+
+def test_a_tiny_model_and_a_tiny_paper(tmp_path, capsys, monkeypatch):
+    """Real processes, all steps; nothing but the sizes differs from `make bench`."""
+    tiny = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+    monkeypatch.setattr(bench, "LLAMA_3_8B", bench.LLAMA_3_8B | tiny)
+    monkeypatch.setattr(bench, "PAPER_TOKENS", 150)
+    monkeypatch.setattr(bench, "MEMORY_REPEATS", 0)  # a process for each step and repeat, with nothing to measure
+    model, output = str(tiny_model(tmp_path / "model")), tmp_path / "x" / "latest.json"
+    written = bench.bench((128,), rounds=2, model=model, output=output)
+    assert json.loads(output.read_text()) == written and not written["failures"]
+    steps = {(row["model"], row["tokens"], row["step"]) for row in written["rows"]}
+    assert steps == {(model, 128, step) for step in LIBRARIES["chunkkv_lib"]} | {
+        ("one layer of Llama-3-8B", 150, "prefill"), ("one layer of Llama-3-8B", 150, "all methods"),
+    }  # fmt: skip
+    assert all(len(row["seconds"]) == 2 and min(row["seconds"]) > 0 for row in written["rows"])
+    kept = {row["step"]: row["kept_tokens"] for row in written["rows"] if row["tokens"] == 128}
+    assert kept == {"prefill": 128, "all methods": 13, "SnapKV + ChunkKV": 13}
+    printed = capsys.readouterr().out
+    assert "one layer of Llama-3-8B" in printed and "not measured" in printed and str(output) in printed
+    found = load_report(output)
+    assert len(found.pieces) == 5 and found.pieces["ratio"][0] == 1
+
+
+def test_a_step_that_fails_is_recorded_and_nothing_measured_is_an_error(tmp_path, monkeypatch):
+    def fail(python: str, job: dict) -> dict:
+        if job["library"] == "pieces":
+            return {"seconds": PIECES}
+        raise ChildProcessError("out of memory (exit status 1)")
+
+    monkeypatch.setattr(bench, "run_worker", fail)
+    model, output = str(tiny_model(tmp_path / "model")), tmp_path / "latest.json"
+    with refused("nothing could be measured", "out of memory"):
+        bench.bench((128,), model=model, output=output)
+    assert [one["length"] for one in json.loads(output.read_text())["failures"]] == [128, bench.PAPER_TOKENS]
 
 
 # --- inside a measuring process -----------------------------------------------------------------------------------
 
 
-def test_steps_are_timed_in_turns_after_one_untimed_round():
+def test_steps_are_timed_in_turns():
     calls = []
     steps = {name: lambda prompt, name=name: calls.append((name, prompt)) or 7.0 for name in "ab"}
-    found = worker.in_turns(steps, [1, 2], repeats=3)
-    assert calls == [("a", [1, 2]), ("b", [1, 2])] * 4
+    found = bench.in_rounds(steps, [1, 2], rounds=3)
+    assert calls == [("a", [1, 2]), ("b", [1, 2])] * 3
     assert {name: len(seconds) for name, seconds in found["seconds"].items()} == {"a": 3, "b": 3}
     assert found["kept_tokens"] == {"a": 7.0, "b": 7.0}
 
 
-def test_seconds_are_seconds():
-    found = worker.in_turns({"sleep": lambda prompt: time.sleep(0.02) or 0}, [], repeats=2)
-    assert all(0.02 <= seconds < 2 for seconds in found["seconds"]["sleep"])
+def test_seconds_are_seconds_of_one_call():
+    found = bench.in_rounds({"sleep": lambda prompt: time.sleep(0.01) or 0}, [], rounds=2, calls=3)
+    assert all(0.01 <= seconds < 1 for seconds in found["seconds"]["sleep"])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
 def test_peak_memory_counts_what_is_freed_again_and_not_what_was_there():
     code = (
-        "from chunkkv_lib.bench.worker import peak_memory\nimport numpy as np\nhere = np.ones(30_000_000)\n"
-        "np.ones(60_000_000)\n"
-        "def step(prompt):\n    if prompt:\n        np.ones(10_000_000)\n    return 0\n"
-        "print(peak_memory(step, [1], []))"
+        "from chunkkv_lib.bench import peak_memory\nimport torch\nhere = torch.ones(60_000_000)\n"
+        "torch.ones(120_000_000)\n"
+        "def step(prompt):\n    for _ in range(3):\n        torch.ones(20_000_000)\n    return 0\n"
+        "print(peak_memory(step, [1]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 75e6 < int(done.stdout) < 120e6  # 80 MB, not the 240 MB that are there, nor an earlier peak
+    assert 75e6 < int(done.stdout) < 100e6  # 80 MB, not the 240 MB that are there, nor an earlier peak, nor a sum
 
 
-WORKER = """
-from chunkkv_lib.bench.worker import serve
-def steps(job):
-    print("a library that talks")
-    if job["prompt"] == [0]:
-        raise ValueError("no such thing")
-    return {"prefill": lambda prompt: len(prompt)}
-serve(steps)
-"""
+def test_a_worker_that_fails_names_its_last_line_whatever_libraries_print():
+    job = {"folder": "", "library": "pieces", "prompt": [0] * 40, "rounds": 1, "device": "cpu", "dtype": "float32"}
+    job |= {"step": None, "query_heads": 4, "kv_heads": 2, "head_dim": 8}
+    assert len(bench.run_worker(sys.executable, job)["seconds"]) == 5
+    peak = bench.run_worker(sys.executable, job | {"step": "column sums of the full matrix", "prompt": [0] * 2000})
+    assert peak["bytes"] is None or 64e6 < peak["bytes"] < 300e6  # one matrix has 64 MB
+    with pytest.raises(ChildProcessError, match=r"KeyError: 'other' \(exit status 1\)"):
+        bench.run_worker(sys.executable, job | {"library": "other"})
 
 
-def test_a_worker_answers_in_json_whatever_libraries_print_and_errors_name_their_last_line(tmp_path):
-    job = {"folder": "", "prompt": [1, 2, 3], "repeats": 1, "device": "cpu", "step": None}
-    command = [sys.executable, "-c", WORKER]
-    found = driver.run_worker(command, job)
-    assert found["kept_tokens"] == {"prefill": 3} and len(found["seconds"]["prefill"]) == 1
-    with pytest.raises(driver.WorkerError, match=r"ValueError: no such thing \(exit status 1\)"):
-        driver.run_worker(command, job | {"prompt": [0]})
+def test_every_piece_computes_what_its_name_says():
+    layer = [torch.randn(heads, 50, 8, generator=torch.Generator().manual_seed(heads)) for heads in (4, 2, 2)]
+    own, rows, *sums = (run() for run in bench.layer_pieces(*layer).values())
+    full = attention_rows(layer[0], layer[1], torch.arange(50))
+    torch.testing.assert_close(own, full @ layer[2].repeat_interleave(2, dim=0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rows, full[:, -8:])
+    assert len(sums) == 3
+    for one in sums:
+        torch.testing.assert_close(one, full.sum(1), rtol=1e-4, atol=1e-5)
+
+
+# --- options ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("length", "tokens"), [(1024, 1024), (8160, 8160), (8161, 8160), (8192, 8160)])
+def test_prompt_and_answer_fit_the_positions(length, tokens):
+    assert bench.prompt_tokens(length, 8192) == tokens
+
+
+@pytest.mark.parametrize("length", [0, 127, 8193])
+def test_a_length_that_cannot_be_measured_is_refused(length):
+    with refused(f"{length} tokens", "128 to 8192", "--lengths"):
+        bench.prompt_tokens(length, 8192)
+
+
+def test_nothing_is_measured_with_bad_options(tmp_path):
+    model, output = str(tiny_model(tmp_path / "model")), tmp_path / "x.json"
+    for part, options in {"float32": {"dtype": "float31"}, "rounds=0": {"rounds": 0}, "cpu": {"device": "x"}}.items():
+        with refused(part):
+            bench.bench((128,), model=model, output=output, **options)
+    assert not output.exists()
+
+
+def test_the_peers_environment_is_made_once_and_errors_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHUNKKV_CACHE", str(tmp_path))
+    made = []
+    monkeypatch.setattr(
+        bench.venv, "create", lambda folder, **options: made.append(folder) or folder.mkdir(parents=True)
+    )
+    with refused("could not be installed", "--peers"):  # there is no Python in the folder
+        bench.peer_python()
+    (made[0] / "complete").touch()
+    assert bench.peer_python() == made[0] / "bin" / "python" and len(made) == 1
+
+    def pip(*command, **options):
+        raise subprocess.CalledProcessError(1, "pip", stderr="WARNING: x\nERROR: No matching distribution\n\nnote\n")
+
+    (made[0] / "complete").unlink()
+    made[0].rmdir()
+    monkeypatch.setattr(bench.subprocess, "run", pip)
+    with refused("ERROR: No matching distribution. Connect"):
+        bench.peer_python()
 
 
 # --- what is made of the numbers ----------------------------------------------------------------------------------
 
 
-def test_a_row_compares_medians_within_its_own_process():
-    timed = {"seconds": {"prefill": [1.0, 2.0, 4.0], "x": [3.0, 2.0, 8.0]}, "kept_tokens": {"prefill": 9, "x": 1}}
-    row = report.measured_row(8192, 8160, "kvpress", "x", timed, {"prefill": 100, "x": 150})
-    assert (row["seconds"], row["time_ratio"], row["time_ratio_low"], row["time_ratio_high"]) == (3.0, 1.5, 1.0, 3.0)
-    assert row["memory_ratio"] == 1.5 and row["kept_tokens"] == 1 and row["tokens"] == 8160
-    assert report.measured_row(8192, 8160, "kvpress", "x", timed, {})["memory_ratio"] is None
+def test_rows_compare_round_by_round_with_the_prefill_of_the_same_process(tmp_path):
+    found = record({8192: 8160})
+    plain, step = (row for row in found["rows"] if row["library"] == "kvpress")
+    plain |= {"seconds": [1.0, 2.0, 4.0], "peak_bytes": [100, 110]}
+    step |= {"seconds": [3.0, 2.0, 8.0], "peak_bytes": [150, 165]}
+    row = read(tmp_path, found).rows.set_index(["library", "step"]).loc[("kvpress", "ObservedAttention")]
+    assert (row["seconds"], row["time_ratio"], row["time_ratio_low"], row["time_ratio_high"]) == (3.0, 2.0, 1.0, 3.0)
+    assert row["memory_ratio"] == 1.5 and row["peak_spread"] == 1.1 and row["tokens"] == 8160
+    step["peak_bytes"] = []
+    assert np.isnan(read(tmp_path, found).rows["memory_ratio"].iloc[-1])
 
 
 def test_exponents():
     n = [100, 200, 800]
-    assert report.exponent(n, [x**1.7 for x in n]) == pytest.approx(1.7)
-    assert report.exponent(n, [5 * x for x in n]) == pytest.approx(1)
-    assert report.exponent(n, [None, 3.0, 12.0]) == pytest.approx(1)
-    assert np.isnan(report.exponent([100, 100], [1.0, 2.0]))
+    assert costs.exponent(n, [x**1.7 for x in n]) == pytest.approx(1.7)
+    assert costs.exponent(n, [5 * x for x in n]) == pytest.approx(1)
+    assert costs.exponent(n, [float("nan"), 3.0, 12.0]) == pytest.approx(1)
+    assert np.isnan(costs.exponent([100, 100], [1.0, 2.0]))
 
 
-def test_growth_is_taken_per_library_and_step():
-    found = {(one["library"], one["step"]): one for one in report.growth(rows())}
-    assert len(found) == 5
-    assert all(one["time_exponent"] == pytest.approx(1.5) for one in found.values())
-    assert all(one["memory_exponent"] == pytest.approx(1) for one in found.values())
-    assert report.growth(rows({1024: 1024}))[0]["time_exponent"] is None
+def test_growth_is_taken_per_library_and_step(report, tmp_path):
+    assert len(report.growth) == 5
+    assert report.growth["time_exponent"].to_numpy() == pytest.approx(1.5)
+    assert report.growth["memory_exponent"].to_numpy() == pytest.approx(1)
+    assert read(tmp_path, record({1024: 1024})).growth["time_exponent"].isna().all()
 
 
-def test_the_arithmetic_is_the_guides_and_stays_below_one_and_a_half():
-    found = report.arithmetic(SMOL, TOKENS)
-    assert [one["tokens"] for one in found] == [1024, 4096, 8160]
-    for one in found:
-        n = one["tokens"]
-        assert one["time_ratio"] == analysis_flops(SMOL, n) / prefill_flops(SMOL, n)
-        assert one["time_ratio"] == pytest.approx(1 + 0.5 * n / (n + even_length(SMOL)))
-    assert found[1]["exponentials"] == 4096**2 / 2 * 9 * 30
+def test_the_arithmetic_is_the_guides_and_stays_below_one_and_a_half(report):
+    assert report.limit["tokens"].tolist() == [1024, 4096, 8160]
+    for n, ratio in zip(report.limit["tokens"], report.limit["time_ratio"]):
+        assert ratio == analysis_flops(SMOL, n) / prefill_flops(SMOL, n)
+        assert ratio == pytest.approx(1 + 0.5 * n / (n + even_length(SMOL)))
     assert 1.49 < analysis_flops(SMOL, 10**7) / prefill_flops(SMOL, 10**7) < 1.5
 
 
@@ -160,71 +248,35 @@ def test_parts_add_up_and_only_the_column_sums_gain_weight():
 
 
 def test_an_architecture_is_read_from_a_configuration():
-    from transformers import LlamaConfig
-
-    config = LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-        num_key_value_heads=3, tie_word_embeddings=True,
-    )  # fmt: skip
-    assert Architecture.of(config) == SMOL
+    fields = {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+              "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}  # fmt: skip
+    assert Architecture.of(bench.llama_config(fields)) == SMOL
+    assert Architecture.of(bench.llama_config(bench.LLAMA_3_8B)) == ARCHITECTURES["Meta-Llama-3-8B-Instruct"]
 
 
-@pytest.mark.parametrize(
-    ("value", "verdict"), [(None, "not measured"), (1.45, "met"), (1.46, "goal missed"), (2.01, "broken")]
-)
-def test_verdicts(value, verdict):
-    assert report.verdict(value, report.Limit("time", "time_ratio", 4096, 1.45, 2.0)) == verdict
+def test_limits_are_checked_on_our_analysis_at_their_own_length(report, tmp_path):
+    assert report.checks["value"].tolist() == pytest.approx([2.0, 4.0, 2.0, 1.02, 1])
+    assert report.checks["verdict"].tolist() == ["missed"] * 3 + ["met"] * 2
+    short = read(tmp_path, record({1024: 1024}))
+    assert set(short.checks["verdict"]) == {"not measured"}
 
 
-def test_a_goal_without_a_hard_limit_is_never_broken():
-    assert report.verdict(9.0, report.Limit("time", "time_ratio", 8192, 1.70)) == "goal missed"
+def test_a_report_is_read_back(report):
+    assert len(report.rows) == 15 and len(report.paper) == 3 and report.paper["tokens"].unique() == [7950]
+    assert report.pieces["milliseconds"].tolist() == pytest.approx([2, 4])
+    assert report.pieces["ratio"].tolist() == pytest.approx([1, 2])
+    assert report.manifest["name"] == "bench-cpu" and "rows" not in report.manifest and not report.busy
+    assert "smollm2-135m, float32 on cpu" in report.line and report.line.endswith("2026-01-02")
 
 
-def test_limits_are_checked_on_our_analysis_at_their_own_length():
-    found = rows()
-    checks = report.check(found, report.growth(found))
-    assert [one["value"] for one in checks] == [2.0, 2.0, 4.0, 2.0, 2.0, pytest.approx(1)]
-    missed, broken = "goal missed", "broken"
-    assert [one["verdict"] for one in checks] == [missed, missed, missed, broken, broken, "met"]
-    short = rows({1024: 1024})
-    assert {one["verdict"] for one in report.check(short, report.growth(short))} == {"not measured"}
-
-
-@pytest.mark.parametrize(("length", "tokens"), [(1024, 1024), (8160, 8160), (8161, 8160), (8192, 8160)])
-def test_prompt_and_answer_fit_the_positions(length, tokens):
-    assert driver.prompt_tokens(length, 8192) == tokens
-
-
-@pytest.mark.parametrize("length", [0, 127, 8193])
-def test_a_length_that_cannot_be_measured_is_refused(length):
-    with refused(f"{length} tokens", "128 to 8192", "--lengths"):
-        driver.prompt_tokens(length, 8192)
-
-
-def test_nothing_is_measured_with_bad_options(tmp_path):
-    output = tmp_path / "x.json"
-    wrong = {"float32": {"dtype": "float31"}, "repeats=0": {"repeats": 0}, "peer_repeats=0": {"peer_repeats": 0}}
-    for part, options in (wrong | {"cpu": {"device": "x"}}).items():
-        with refused(part):
-            driver.bench(lengths=(256,), output=output, **options)
-    assert not output.exists()
-
-
-# --- the file -----------------------------------------------------------------------------------------------------
-
-
-def test_a_report_is_read_back(written):
-    found = load_report(written)
-    assert found.has_peer and len(found.rows) == 15 and len(found.limit) == 3 and len(found.checks) == 6
-    needed = "length tokens library step seconds time_ratio peak_bytes memory_ratio kept_tokens"
-    assert set(needed.split()) <= set(found.rows)
-    assert found.manifest["name"] == "bench-cpu" and "rows" not in found.manifest
-    assert found.checks["verdict"].tolist() == ["goal missed"] * 3 + ["broken"] * 2 + ["met"]
-    assert "smollm2-135m, float32 on cpu" in found.line and found.facts["finished"][:10] in found.line
+def test_a_machine_with_other_work_is_called_busy(tmp_path, capsys):
+    found = read(tmp_path, record() | {"load_before": 1.1})
+    costs.print_report(found)
+    assert found.busy and "busy (load 1.1)" in capsys.readouterr().out
 
 
 def test_the_committed_report_can_be_read():
-    assert len(load_report(driver.Path(__file__).parents[1] / "data" / "bench" / "cpu.json").rows)
+    assert len(load_report(Path(__file__).parents[1] / "data" / "bench" / "cpu.json").rows)
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}"])
@@ -236,85 +288,33 @@ def test_another_file_is_refused(text, tmp_path):
         load_report(path)
 
 
-def test_the_summary_names_growth_arithmetic_and_verdicts():
-    text = "\n".join(driver.summary(complete(rows())))
-    assert "growth of kvpress, ObservedAttention: time ~ tokens^1.50, memory ~ tokens^1.00" in text
-    assert "at 4096 tokens: 2.00, goal 1.45, hard limit 2.00: goal missed" in text and "8160 tokens" in text
-    assert "busy" not in text and "busy" in "\n".join(driver.summary(complete(rows()) | {"load_before": 3.0}))
-
-
-def test_every_row_can_be_printed():
-    assert all(len(driver.printed(row)) > 60 for row in rows())
-    assert " - " in driver.printed(rows()[0] | {"memory_ratio": None})
-
-
-# --- the peer's environment ---------------------------------------------------------------------------------------
-
-
-def test_the_peers_environment_is_made_once_and_errors_are_one_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("CHUNKKV_CACHE", str(tmp_path))
-    pins = tmp_path / "pins.txt"
-    pins.write_text("no-such-package==1\n")
-    made = []
-
-    def create(folder, **options):
-        made.append(folder)
-        folder.mkdir(parents=True)
-
-    monkeypatch.setattr(peers.venv, "create", create)
-    with refused("could not be installed", "--peers"):  # there is no Python in the folder
-        peers.peer_python(pins)
-    (made[0] / "complete").touch()
-    assert peers.peer_python(pins) == peers.peer_python(pins) == made[0] / "bin" / "python" and len(made) == 1
-    pins.write_text("another==1\n")
-    with refused("could not be installed"):
-        made[0].rmdir() if not any(made[0].iterdir()) else None
-        peers.peer_python(pins)
-    assert made[1] != made[0]
-
-
-def test_pips_own_words_are_passed_on():
-    said = "WARNING: x\nERROR: No matching distribution found\n\nnote\n"
-    error = subprocess.CalledProcessError(1, "pip", stderr=said)
-    assert "ERROR: No matching distribution found. Connect" in str(peers._not_installed(error))
-
-
-def test_the_pins_name_exact_versions():
-    assert driver.peer_versions(False) == {}
-    assert driver.peer_versions(True)["kvpress"] == "0.5.5"
-    lines = [line for line in peers.REQUIREMENTS.read_text().splitlines() if not line.startswith("#")]
-    assert all(line.count("==") == 1 and "+" not in line for line in lines)
-
-
 # --- pictures and tables ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("libraries", [("chunkkv_lib",), ("chunkkv_lib", "kvpress")])
 @pytest.mark.parametrize("lengths", [{1024: 1024}, TOKENS])
-def test_figures_draw_what_was_measured(libraries, lengths):
-    found, limit = pd.DataFrame(rows(lengths, libraries)), pd.DataFrame(report.arithmetic(SMOL, lengths))
-    for figure in (cost_ratios(found, limit, {"time_ratio": 1.7}), cost_growth(found, limit)):
+def test_figures_draw_what_was_measured(libraries, lengths, tmp_path):
+    found = read(tmp_path, record(lengths, libraries))
+    for figure in (cost_ratios(found.rows, found.limit, {"time_ratio": 1.7}), cost_growth(found.rows, found.limit)):
         assert b"<svg" in svg(figure)
         drawn = {line.get_label(): line for line in figure.axes[0].lines}
         assert "all methods" in drawn and "arithmetic" in drawn
         assert ("kvpress ObservedAttention" in drawn) == ("kvpress" in libraries)
-    seconds = found[(found["library"] == "chunkkv_lib") & (found["step"] == "all methods")]["seconds"]
-    assert drawn["all methods"].get_ydata() == pytest.approx(seconds)  # of the last figure
+    ours = (found.rows["library"] == "chunkkv_lib") & (found.rows["step"] == "all methods")
+    assert drawn["all methods"].get_ydata() == pytest.approx(found.rows[ours]["seconds"])  # of the last figure
 
 
-def test_the_growth_figure_puts_the_arithmetic_on_the_prefill():
-    found, limit = pd.DataFrame(rows()), pd.DataFrame(report.arithmetic(SMOL, TOKENS))
-    lines = {line.get_label(): line.get_ydata() for line in cost_growth(found, limit).axes[0].lines}
+def test_the_growth_figure_puts_the_arithmetic_on_the_prefill(report):
+    lines = {line.get_label(): line.get_ydata() for line in cost_growth(report.rows, report.limit).axes[0].lines}
     assert "kvpress prefill" not in lines
-    assert lines["arithmetic"] == pytest.approx(lines["prefill"] * limit["time_ratio"].to_numpy())
+    assert lines["arithmetic"] == pytest.approx(lines["prefill"] * report.limit["time_ratio"].to_numpy())
 
 
-def test_figures_without_numbers_are_refused():
-    found, limit = pd.DataFrame(rows()), pd.DataFrame(report.arithmetic(SMOL, TOKENS))
+def test_figures_without_numbers_are_refused(report):
     with refused("plain prefill"):
-        cost_ratios(found[found["step"] == "prefill"], limit)
+        cost_ratios(report.rows[report.rows["step"] == "prefill"], report.limit)
     with refused("at least one length"):
-        cost_growth(found[:0], limit)
+        cost_growth(report.rows[:0], report.limit)
 
 
 def test_peers_are_dashed_in_the_colour_of_their_method():
@@ -327,12 +327,16 @@ def test_shares_are_drawn_in_per_cent():
     assert figure.axes[0].lines[0].get_ydata() == pytest.approx([10, 20, 30])
 
 
-def test_tables(written):
-    found = load_report(written)
-    text = costs_table(found.rows, found.growth, 8192, "tab-x")
+def test_tables(report, tmp_path):
+    text = costs.costs_table(report, 8192, "tab-x")
     assert "8,160 prompt tokens" in text and "kvpress ObservedAttention" in text and "| 2.00 (2.00 to 2.00) |" in text
     assert text.count("| 1.50 |") == 5
     with refused("length=2048", "1024, 4096, 8192"):
-        costs_table(found.rows, found.growth, 2048)
-    limits = limits_table(found.checks, "tab-y")
-    assert limits.count("goal missed") == 3 and "all lengths" in limits and "| – |" in limits
+        costs.costs_table(report, 2048)
+    limits = costs.limits_table(read(tmp_path, record({4096: 4096})), "tab-y")
+    assert limits.count("missed") == 3 and "all lengths" in limits and "| – | not measured |" in limits
+    assert "one layer, random weights, 7,950 tokens, float32" in costs.paper_table(report)
+    assert "| Column sums, log-sum-exp at hand | 4.0 | 2.00 |" in costs.pieces_table(report)
+    with refused("paper's setting"):
+        costs.paper_table(read(tmp_path, record(paper=False)))
+    assert isinstance(report.rows, pd.DataFrame)

@@ -19,8 +19,8 @@ from chunkkv_lib.book.checks import addresses
 
 ROOT = Path(__file__).resolve().parents[1]
 BINDER = ROOT / ".binder"
-#: Parts of the library that no chapter reaches: building the book, GPU kernels, a cluster, the peer's own environment.
-ELSEWHERE = ("book/", "attention_triton", "attention/triton_", "compressors/triton_", "runs/ray_", "bench/kvpress")
+#: Parts of the library that no chapter reaches: building the book, GPU kernels, a cluster, the benchmark.
+ELSEWHERE = ("book/", "attention_triton", "attention/triton_", "compressors/triton_", "runs/ray_", "bench.py")
 
 
 def names(path: Path) -> set[str]:

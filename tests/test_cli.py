@@ -11,7 +11,7 @@ import pytest
 from chunkkv_lib.__main__ import main
 from chunkkv_lib.runs import Parameters
 
-COMMANDS = ("measure", "verify", "book", "pdf", "students", "tidy", "bench", "bench-gpu")
+COMMANDS = ("measure", "verify", "book", "pdf", "students", "tidy", "bench")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -39,10 +39,6 @@ def test_help_names_every_option_with_its_default(command, capsys):
         (["measure", "--device", "cuda:9"], "not present"),
         (["measure", "--profile", "needles", "--data-path", "data.zip"], "no meaning for source 'needles'"),
         (["verify", "no-such-run"], "no run at"),
-        (["bench-gpu", "--device", "cpu"], "needs a CUDA GPU"),
-        (["bench-gpu", "--device", "cuda:9", "--shape", "tiny"], "not present"),
-        (["bench-gpu", "--device", "cpu", "--shape", "tinny"], "Did you mean 'tiny'"),
-        (["bench-gpu", "--device", "cpu", "--shape", "tiny", "--tokens", "50"], "at least 128 tokens"),
         (["book", "--profile", "nope"], "unknown profile"),
         (["book", "-p", "budgte=0.1"], "Did you mean 'budget'"),
         (["book", "-p", "budget"], "budget"),
