@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import pytest
 from test_runs import command, setting, tables  # noqa: F401
@@ -16,7 +15,7 @@ from test_runs import tiny as short
 
 from chunkkv_lib.__main__ import main
 from chunkkv_lib.errors import IncompleteRun, InputError
-from chunkkv_lib.runs import driver, load_run, measure
+from chunkkv_lib.runs import load_run, measure
 from chunkkv_lib.runs import ray_engine as cluster
 from chunkkv_lib.runs.folder import Recorder, locked
 
@@ -68,29 +67,23 @@ def on_ray(setting, nodes, tmp_path):  # noqa: F811
     return run
 
 
-def dies_on(victim: str, marker: str | None = None) -> type:
-    """A worker whose process is killed when it measures this sequence; once, if there is a marker file to leave."""
+def worker(deadly: str = "", broken: str = "", marker: str = "", seconds: float = 0) -> type:
+    """A worker that is killed by one sequence (once, if there is a marker file to leave) and fails at another ("all":
+    at any), or takes longer."""
 
     class Mortal(cluster.Worker):  # a class of its own in every call: Ray then sends it to the workers by value
         def analyse(self, sequence):
-            if sequence.id == victim and not (marker and os.path.exists(marker)):
+            name = sequence.id if sequence else ""
+            if name and name == deadly and not (marker and os.path.exists(marker)):
                 if marker:
                     open(marker, "w").close()
                 os.kill(os.getpid(), signal.SIGKILL)
+            if name and self.me and broken in (name, "all"):
+                self.model = None
+            time.sleep(seconds)
             return super().analyse(sequence)
 
     return Mortal
-
-
-def slow() -> type:
-    """A worker that takes two seconds longer, so that the death of its node finds it at work."""
-
-    class Slow(cluster.Worker):
-        def analyse(self, sequence):
-            time.sleep(2)
-            return super().analyse(sequence)
-
-    return Slow
 
 
 @needs_ray
@@ -111,10 +104,9 @@ def test_the_records_are_those_of_the_local_engine(on_ray, finished, monkeypatch
 @needs_ray
 def test_a_killed_worker_loses_nothing(on_ray, finished, tmp_path, monkeypatch):
     victim = load_run(finished).sequences["sequence"][3]
-    monkeypatch.setattr(cluster, "Worker", dies_on(victim, str(tmp_path / "killed")))
+    monkeypatch.setattr(cluster, "Worker", worker(deadly=victim, marker=str(tmp_path / "killed")))
     assert tables(on_ray()) == tables(finished)
-    assert [line for line in on_ray.lines if victim in line and "try 1 of 3: the worker died" in line]
-    assert not [line for line in on_ray.lines if "try 2" in line]
+    assert (tmp_path / "killed").exists() and not [line for line in on_ray.lines if "try" in line]
 
 
 @needs_ray
@@ -128,9 +120,10 @@ def test_a_killed_node_loses_nothing(on_ray, finished, nodes, monkeypatch):
             nodes.remove_node(node, allow_graceful=False)
 
     monkeypatch.setattr(Recorder, "add", add_and_kill)
-    monkeypatch.setattr(cluster, "Worker", slow())
+    monkeypatch.setattr(cluster, "Worker", worker(seconds=2))
+    monkeypatch.setattr(cluster, "PATIENCE", 5)
     assert tables(on_ray()) == tables(finished)
-    assert [line for line in on_ray.lines if "its node did" in line or "could not start" in line]
+    assert node not in nodes.worker_nodes
 
 
 @needs_ray
@@ -138,34 +131,32 @@ def test_poisoned_sequences_are_named_and_the_rest_is_measured(
     on_ray, setting, finished, tmp_path, monkeypatch  # noqa: F811
 ):  # fmt: skip
     deadly, broken = load_run(finished).sequences["sequence"][[1, 6]]
-    load = driver.load_sequences
-
-    def with_a_broken_one(*arguments):
-        return [replace(one, prompt_ids=(10**6, *one.prompt_ids[1:])) if one.id == broken else one
-                for one in load(*arguments)]  # fmt: skip
-
-    monkeypatch.setattr(driver, "load_sequences", with_a_broken_one)
-    monkeypatch.setattr(cluster, "Worker", dies_on(deadly))
+    monkeypatch.setattr(cluster, "Worker", worker(deadly, broken))
     with pytest.raises(IncompleteRun, match="2 of 8") as caught:
         on_ray()
     message = str(caught.value)
-    assert f"{deadly} (the worker died" in message and f"{broken} (IndexError" in message and "\n" not in message
-    assert sum("failed, try" in line for line in on_ray.lines) == 6
+    assert f"{deadly} (its worker died, 3 times" in message and f"{broken} (AttributeError" in message
+    assert "\n" not in message and sum("failed, try" in line for line in on_ray.lines) == 3
     folder = tmp_path / "run"
     assert load_run(folder).manifest["status"] == "incomplete" and len(load_run(folder).sequences) == 6
     monkeypatch.undo()
     measure_locally(setting, folder)  # either engine goes on
-    assert tables(folder) == tables(finished) and load_run(folder).manifest["status"] == "complete"
+    assert tables(folder) == tables(finished) and load_run(folder).complete
 
 
 @needs_ray
 def test_when_nothing_can_be_measured_the_run_stops(on_ray, monkeypatch):
-    load = driver.load_sequences
     monkeypatch.setattr(cluster, "HOPELESS", 3)
-    monkeypatch.setattr(driver, "load_sequences", lambda *arguments: [
-        replace(one, prompt_ids=(10**6, *one.prompt_ids[1:])) for one in load(*arguments)
-    ])  # fmt: skip
-    with pytest.raises(RuntimeError, match=r"no sequence can be measured(.|\n)*IndexError"):
+    monkeypatch.setattr(cluster, "Worker", worker(broken="all"))
+    with pytest.raises(RuntimeError, match=r"no sequence can be measured(.|\n)*AttributeError"):
+        on_ray()
+
+
+@needs_ray
+def test_a_worker_that_would_measure_something_else_is_refused(on_ray, monkeypatch):
+    """As on a node with other packages or weights: here the driver's own say so."""
+    monkeypatch.setattr(cluster, "versions", lambda: {"torch": "0.1"})
+    with pytest.raises(InputError, match=r"would measure something else: versions\."):
         on_ray()
 
 

@@ -167,6 +167,7 @@ def sequence_table(sequences: list[Sequence]) -> pd.DataFrame:
             "sequence": [s.id for s in sequences],
             "category": [s.category for s in sequences],
             "dataset": [s.dataset for s in sequences],
+            "document": [s.document for s in sequences],
             "text_hash": [s.text_hash for s in sequences],
             "prompt_tokens": [len(s.prompt_ids) for s in sequences],
             "answer_tokens": [len(s.answer_ids) for s in sequences],

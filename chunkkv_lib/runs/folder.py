@@ -263,7 +263,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK, timeout=0)
+    lock = FileLock(folder / LOCK, timeout=0, fallback_to_soft=False)
     try:
         try:
             lock.acquire()
@@ -275,8 +275,8 @@ def locked(folder: Path) -> Iterator[None]:
             lock.acquire()
     except Timeout:
         raise InputError(
-            f"{folder} is being measured by another process; wait for it, or choose another --run. (If there is none "
-            f"on any machine, delete {lock.lock_file}.)"
+            f"{folder} is being measured by another process; wait for it, or choose another --run. If there is none on "
+            f"any machine, delete {lock.lock_file} and try again."
         ) from None
     try:
         yield

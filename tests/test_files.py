@@ -1,0 +1,86 @@
+"""Files and locks on every system: umask, mounts that refuse fsync or locks, no fcntl."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+from common import refused
+
+from chunkkv_lib.files import replace_atomically, sha256, write_text
+from chunkkv_lib.runs.folder import locked
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_the_umask_is_respected(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "file", "text")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path):
+    write_text(tmp_path / "file", "old")
+    with pytest.raises(RuntimeError), replace_atomically(tmp_path / "file") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
+
+
+@pytest.mark.parametrize("reason", [errno.EPERM, errno.EINVAL, errno.ENOSPC])
+def test_a_mount_without_fsync_is_written_and_a_full_one_is_told(tmp_path, monkeypatch, reason):
+    def fsync(file):
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if reason == errno.ENOSPC:
+        with pytest.raises(OSError, match="No space"):
+            write_text(tmp_path / "file", "text")
+        assert not list(tmp_path.iterdir())
+    else:
+        write_text(tmp_path / "file", "text")
+        assert (tmp_path / "file").read_text() == "text"
+
+
+def test_a_hash_follows_the_file(tmp_path):
+    write_text(tmp_path / "file", "one")
+    one = sha256(tmp_path / "file")
+    write_text(tmp_path / "file", "two")
+    assert sha256(tmp_path / "file") != one
+
+
+@pytest.mark.parametrize("reason", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_locks_still_keeps_a_second_process_out(tmp_path, monkeypatch, reason):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(file, operation):
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    for _ in range(2):  # it is free again afterwards
+        with locked(tmp_path / "run"):
+            (tmp_path / "run" / "manifest.json").touch()
+            with refused("another process", "--run"), locked(tmp_path / "run"):
+                pass
+
+
+def test_everything_is_there_without_fcntl(tmp_path):
+    """As on Windows; there filelock has a lock of its own."""
+    code = (
+        "import sys; sys.modules['fcntl'] = None\n"
+        "from chunkkv_lib import InputError, analyse, live_run, load_run\n"
+        "from chunkkv_lib.runs.folder import locked\n"
+        "with locked(__import__('pathlib').Path('run')):\n"
+        "    try: locked(__import__('pathlib').Path('run')).__enter__()\n"
+        "    except InputError as error: print(error)\n"
+    )
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    environment = os.environ | {"PYTHONPATH": root, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "another process" in done.stdout, done.stderr
+    assert not (tmp_path / "run").exists(), "an empty folder is not left behind"
