@@ -80,7 +80,7 @@ def bench(
     from .files import write_text
     from .report.costs import load_report, print_report
     from .report.guide import Architecture
-    from .runs.driver import machine, versions
+    from .runs.identity import machine, versions
 
     if rounds < 1:
         raise InputError(f"rounds={rounds} measures nothing; give at least 1.")

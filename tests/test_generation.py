@@ -26,7 +26,7 @@ from chunkkv_lib.measure.generation import (
     prefix_agreement,
     token_f1,
 )
-from chunkkv_lib.runs import Parameters, driver, load_run, measure, verify
+from chunkkv_lib.runs import Parameters, load_run, local_engine, measure, verify
 from chunkkv_lib.sequences import score
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -227,12 +227,12 @@ def test_an_interrupted_run_ends_with_the_same_bytes(places, finished, tmp_path,
         calls.append(1)
         return write(*arguments)
 
-    write = driver.write_answers
-    monkeypatch.setattr(driver, "write_answers", write_then_stop)
+    write = local_engine.write_answers
+    monkeypatch.setattr(local_engine, "write_answers", write_then_stop)
     with pytest.raises(KeyboardInterrupt):
         measure(tiny(places), tmp_path / "run", progress=False)
     assert load_run(tmp_path / "run").manifest["status"] == "interrupted"
-    monkeypatch.setattr(driver, "write_answers", write)
+    monkeypatch.setattr(local_engine, "write_answers", write)
     measure(tiny(places), tmp_path / "run", progress=False)
     assert tables(tmp_path / "run") == tables(finished)
 

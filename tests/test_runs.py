@@ -27,10 +27,12 @@ from chunkkv_lib.runs import (
     driver,
     find_run,
     folder,
+    identity,
     live,
     live_run,
     load_profile,
     load_run,
+    local_engine,
     measure,
     profiles,
     run_names,
@@ -98,7 +100,7 @@ def test_the_manifest_says_what_was_measured_and_hides_the_machine(finished, set
     assert set(manifest["model"]["sha256"]) == {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
-    assert manifest["measurement_version"] == driver.MEASUREMENT_VERSION and manifest["versions"]["torch"]
+    assert manifest["measurement_version"] == identity.MEASUREMENT_VERSION and manifest["versions"]["torch"]
     assert str(Path(setting["model"]).parent) not in (finished / "manifest.json").read_text()
 
 
@@ -115,15 +117,15 @@ def test_an_interrupted_run_keeps_what_is_finished_and_continues(setting, finish
         if len(calls) == stop_after:
             raise KeyboardInterrupt
         calls.append(1)
-        return driver_analyse(*arguments)
+        return engine_analyse(*arguments)
 
-    driver_analyse = driver.analyse
-    monkeypatch.setattr(driver, "analyse", analyse_then_stop)
+    engine_analyse = local_engine.analyse
+    monkeypatch.setattr(local_engine, "analyse", analyse_then_stop)
     with pytest.raises(KeyboardInterrupt):
         measure(tiny(setting), tmp_path / "run", progress=False)
     partial = load_run(tmp_path / "run")
     assert partial.manifest["status"] == "interrupted" and len(partial.sequences) == stop_after
-    monkeypatch.setattr(driver, "analyse", driver_analyse)
+    monkeypatch.setattr(local_engine, "analyse", engine_analyse)
     measure(tiny(setting), tmp_path / "run", progress=False)
     assert tables(tmp_path / "run") == tables(finished)
 
@@ -148,12 +150,12 @@ def test_a_run_that_fails_at_once_leaves_its_place_free(setting, tmp_path, monke
     def fails(*arguments):
         raise InputError("a budget of 3 tokens does not fit")
 
-    analyse = driver.analyse
-    monkeypatch.setattr(driver, "analyse", fails)
+    analyse = local_engine.analyse
+    monkeypatch.setattr(local_engine, "analyse", fails)
     with pytest.raises(InputError, match="does not fit"):
         measure(tiny(setting), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(driver, "analyse", analyse)
+    monkeypatch.setattr(local_engine, "analyse", analyse)
     measure(tiny(setting, budget=0.3), tmp_path / "run", progress=False)
     assert load_run(tmp_path / "run").manifest["status"] == "complete"
 
@@ -195,7 +197,7 @@ def test_other_parameters_never_mix(setting, finished):
 
 
 def test_another_version_of_the_measurement_never_mixes(setting, finished, monkeypatch):
-    monkeypatch.setattr(driver, "MEASUREMENT_VERSION", 77)
+    monkeypatch.setattr(identity, "MEASUREMENT_VERSION", 77)
     with pytest.raises(InputError, match=r"measurement_version=\d+, not 77"):
         measure(tiny(setting), finished, progress=False)
 

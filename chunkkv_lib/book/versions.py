@@ -93,7 +93,7 @@ def measuring_table(manifests: Iterable[Mapping], caption: str, name: str = "") 
 
 def record_times(seconds: Mapping[str, float], path: str | Path) -> None:
     """Write the seconds of every chapter, by name, with the machine and the versions they were taken with."""
-    from chunkkv_lib.runs.driver import machine, versions
+    from chunkkv_lib.runs.identity import machine, versions
 
     record = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,45 +1,35 @@
-"""A whole run: load the model and the sequences, measure what is missing, keep the manifest true."""
+"""A whole run: find its place, load the model and the sequences, measure what is missing, keep the manifest true."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pandas as pd
-import torch
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import IncompleteRun, InputError, unknown
-from ..measure.analysis import analyse
-from ..measure.generation import chance_scores, write_answers
-from ..models import describe, fingerprint, load_model
-from ..sequences import Sequence, load_sequences, source_identity
-from ..sequences.needles import SOURCE as NEEDLES
-from ..sequences.needles import VERSION, needle_sequences
+from ..measure.generation import chance_scores
+from ..sequences import Sequence
 from .folder import (
-    ROOT,
     Recorder,
     folder_to_measure,
     holds_all,
     locked,
     read_manifest,
     remove_ours,
+    sequence_table,
     write_manifest,
     write_parquet,
 )
+from .identity import described_code, identity_of, refuse_another_run, versions
+from .local_engine import LocalEngine, sequences_of
 from .parameters import Parameters
 
-MEASUREMENT_VERSION = 1  # raised when numbers change
-PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "datasets", "lm-eval", "gguf")
 MERGE_EVERY = 10  # sequences: a run in progress can be read or committed, and it costs nothing
 
 
@@ -93,135 +83,11 @@ def measure(
     return folder
 
 
-# --- identity -----------------------------------------------------------------------------------------------------
-
-
-def identity_of(settings: Parameters) -> dict[str, object]:
-    """What two runs must have in common to be the same: parameters, model, data and the version of the measurement.
-
-    Files are hashed, the model is not loaded. raises InputError: a model or data that are not there.
-    """
-    return {
-        "parameters": settings.as_dict(),
-        "model": fingerprint(settings.model),
-        "data": data_identity(settings),
-        "measurement_version": MEASUREMENT_VERSION,
-    }
-
-
-def data_identity(settings: Parameters) -> dict[str, object]:
-    """What a manifest says about the data of a run."""
-    if settings.source != NEEDLES:
-        return source_identity(settings.source, settings.data_path)
-    if settings.data_path is not None:
-        raise InputError(
-            f"data_path={settings.data_path!r} has no meaning for source {NEEDLES!r}, which hides its needles in "
-            "the open texts; leave it out, or choose source 'longbench'."
-        )
-    return source_identity("open") | {"source": NEEDLES, "needles_version": VERSION}
-
-
-def refuse_another_run(folder: Path, manifest: dict, identity: dict) -> None:
-    """raises InputError: the folder's run has another identity; the message names the first part that differs."""
-    old = {key: manifest[key] for key in identity}
-    old["parameters"] = Parameters().as_dict() | old["parameters"]  # recorded before there was such a parameter
-    old["model"] = {key: old["model"].get(key) for key in identity["model"]}
-    if changed := differences(old, identity):
-        more = " and other differences" if changed[1:] else ""
-        raise InputError(
-            f"{folder} holds a run with {changed[0].removeprefix('parameters.')}{more}. Records of different runs "
-            "never mix: choose another --run, or replace the old one with --restart."
-        )
-
-
-def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """What differs between two nested records, in words: "model.dtype=float32, not bfloat16"."""
-    found = []
-    for key in sorted({*old, *new}):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            a, b = (text if len(text) <= 60 else f"{text[:57]}..." for text in (str(a), str(b)))
-            found.append(f"{prefix}{key}={a}, not {b}")
-    return found
-
-
-# --- what is measured, and by whom --------------------------------------------------------------------------------
-
-
-def sequences_of(settings: Parameters, tokenizer: PreTrainedTokenizerBase) -> list[Sequence]:
-    """The sequences that a run of these parameters measures, in order."""
-    if settings.source == NEEDLES:
-        return needle_sequences(tokenizer, settings.per_category, settings.max_tokens, settings.seed)
-    return load_sequences(
-        tokenizer, settings.source, settings.data_path, settings.categories, settings.per_category,
-        settings.max_tokens, settings.max_answer_tokens, settings.seed,
-    )  # fmt: skip
-
-
-def sequence_table(sequences: list[Sequence]) -> pd.DataFrame:
-    """The sequences of a run without their text: what `sequences.parquet` holds."""
-    return pd.DataFrame(
-        {
-            "sequence": [s.id for s in sequences],
-            "category": [s.category for s in sequences],
-            "dataset": [s.dataset for s in sequences],
-            "document": [s.document for s in sequences],
-            "text_hash": [s.text_hash for s in sequences],
-            "prompt_tokens": [len(s.prompt_ids) for s in sequences],
-            "answer_tokens": [len(s.answer_ids) for s in sequences],
-            "evidence_passages": [len(s.evidence_spans) for s in sequences],
-            "evidence_tokens": [sum(stop - first for first, stop in s.evidence_spans) for s in sequences],
-        }
-    )
-
-
-def measure_one(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sequence: Sequence, settings: Parameters
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What a run records of one sequence: `analyse`, and with `max_new_tokens` the written answers too."""
-    if settings.max_new_tokens:
-        options = settings.reuse, settings.all_queries, settings.max_new_tokens
-        return write_answers(model, tokenizer, sequence, settings.compressors, *options)
-    return analyse(model, sequence, settings.compressors, settings.reuse, settings.all_queries)
-
-
-class LocalEngine:
-    """Measures in this process, one sequence after the other; an exception ends the run. A context manager.
-
-    Once entered, an engine has the attributes that the driver reads; only the driver writes records.
-
-    tokenizer  of the model
-    model      what a manifest says about the model
-    machine    what a manifest says about where it runs
-    failed     sequence -> why it was given up
-    """
-
-    def __init__(self, settings: Parameters, report: Callable[[str], None]) -> None:
-        self.settings, self.report, self.failed = settings, report, {}
-
-    def __enter__(self) -> LocalEngine:
-        settings = self.settings
-        self.report(f"Loading {settings.model} ...")
-        self.network, self.tokenizer = load_model(settings.model, settings.device, settings.dtype, settings.device_map)
-        self.model, self.machine = describe(self.network, settings.model), machine()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        del self.network
-
-    def measured(self, sequences: list[Sequence]) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
-        """Yield (sequence id, layers, answers), in any order."""
-        for sequence in sequences:
-            yield sequence.id, *measure_one(self.network, self.tokenizer, sequence, self.settings)
-
-
 def _engine(
     settings: Parameters, name: str, address: str | None, workers: int | None, report: Callable[[str], None]
 ) -> LocalEngine:
     if name == "ray":
-        from .ray_engine import RayEngine  # here, because it builds on this module
+        from .ray_engine import RayEngine
 
         return RayEngine(settings, address, workers, report)
     if name != "local":
@@ -230,9 +96,6 @@ def _engine(
         if value is not None:
             raise InputError(f"{option}={value} needs a Ray cluster: add --engine ray, or leave out --{option}.")
     return LocalEngine(settings, report)
-
-
-# --- records and manifest -----------------------------------------------------------------------------------------
 
 
 def begin(folder: Path, identity: dict, machine: dict, restart: bool) -> None:
@@ -273,12 +136,11 @@ def measure_missing(folder: Path, engine: LocalEngine, sequences: list[Sequence]
     )  # fmt: skip
 
     def stamp(status: str) -> None:
-        per_category: dict[str, int] = {}
-        for one in sequences:
-            per_category[one.category] = per_category.get(one.category, 0) + (one.id in recorder.done)
+        done = Counter({one.category: 0 for one in sequences})
+        done.update(one.category for one in sequences if one.id in recorder.done)
         manifest["machine"] |= {name: engine.machine[name] for name in ("gpus", "workers") if name in engine.machine}
         counts = {"wanted": len(sequences), "measured": len(recorder.done)}
-        manifest.update(status=status, finished=_now(), sequences=counts, sequences_per_category=per_category)
+        manifest.update(status=status, finished=_now(), sequences=counts, sequences_per_category=dict(done))
         write_manifest(folder, manifest | {"seconds": round(manifest["seconds"], 1)})
 
     try:
@@ -303,30 +165,6 @@ def measure_missing(folder: Path, engine: LocalEngine, sequences: list[Sequence]
         named = ", ".join(f"{name} ({why})" for name, why in engine.failed.items())
         raise IncompleteRun(f"{folder} lacks {len(engine.failed)} of {len(sequences)} sequences, given up: {named}. "
                             "The same command tries them again; --engine local shows an error in full.")  # fmt: skip
-
-
-def described_code() -> str | None:
-    """The commit of this library as git describes it, for information; None outside a clone or without git."""
-    if not (ROOT / ".git").exists():
-        return None
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    with suppress(OSError, subprocess.CalledProcessError):
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    return None
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a measurement runs through."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
-
-
-def machine() -> dict[str, object]:
-    """What the measurement ran on, without any name that would identify its owner."""
-    info = {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
-    info |= {"threads": torch.get_num_threads(), "instructions": torch.backends.cpu.get_cpu_capability()}
-    if torch.cuda.is_available():
-        info["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return info
 
 
 def _now() -> str:

@@ -27,6 +27,7 @@ from filelock import FileLock, SoftFileLock, Timeout
 
 from ..errors import InputError
 from ..files import NOT_OFFERED, replace_atomically, write_text
+from ..sequence import Sequence
 from .parameters import Parameters
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -206,6 +207,23 @@ def write_parquet(path: Path, frame: pd.DataFrame) -> None:
         pq.write_table(
             table, temporary, compression="zstd", use_dictionary=texts, use_byte_stream_split=floats, version="2.6"
         )
+
+
+def sequence_table(sequences: list[Sequence]) -> pd.DataFrame:
+    """The sequences of a run without their text: what `sequences.parquet` holds."""
+    return pd.DataFrame(
+        {
+            "sequence": [s.id for s in sequences],
+            "category": [s.category for s in sequences],
+            "dataset": [s.dataset for s in sequences],
+            "document": [s.document for s in sequences],
+            "text_hash": [s.text_hash for s in sequences],
+            "prompt_tokens": [len(s.prompt_ids) for s in sequences],
+            "answer_tokens": [len(s.answer_ids) for s in sequences],
+            "evidence_passages": [len(s.evidence_spans) for s in sequences],
+            "evidence_tokens": [sum(stop - first for first, stop in s.evidence_spans) for s in sequences],
+        }
+    )
 
 
 class Recorder:

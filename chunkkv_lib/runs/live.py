@@ -14,8 +14,10 @@ from ..errors import InputError
 from ..measure.analysis import analyse
 from ..models import describe, load_model
 from ..sequences import CATEGORIES
-from .driver import identity_of, measure, sequence_table, sequences_of, versions
-from .folder import HOME, Run, load_run
+from .driver import measure
+from .folder import HOME, Run, load_run, sequence_table
+from .identity import identity_of, versions
+from .local_engine import sequences_of
 from .parameters import Parameters, load_profile
 
 LIVE = HOME / "_runs" / "live"

@@ -19,7 +19,8 @@ import pandas as pd
 from ..errors import InputError
 from ..models import EMBEDDED, describe, load_model, load_tokenizer
 from ..sequences import Sequence
-from .driver import MEASUREMENT_VERSION, differences, machine, measure_one, versions
+from .identity import MEASUREMENT_VERSION, differences, machine, versions
+from .local_engine import measure_one
 from .parameters import Parameters
 
 TRIES = 3  # of a sequence before it is given up

@@ -14,8 +14,9 @@ from ..errors import InputError
 from ..measure.analysis import analyse
 from ..models import describe, load_model
 from ..sequences import Sequence
-from .driver import MEASUREMENT_VERSION, data_identity, differences, sequences_of
 from .folder import Run, load_run, run_names
+from .identity import MEASUREMENT_VERSION, data_identity, differences
+from .local_engine import sequences_of
 from .parameters import Parameters
 
 #: Largest difference between two measurements of a sequence, as a mean over its layers: column -> limit. Other machines

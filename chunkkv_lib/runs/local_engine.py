@@ -1,0 +1,67 @@
+"""From parameters to sequences and their tables, in this process: what the Ray engine does on many machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..measure.analysis import analyse
+from ..measure.generation import write_answers
+from ..models import describe, load_model
+from ..sequences import Sequence, load_sequences
+from ..sequences.needles import SOURCE as NEEDLES
+from ..sequences.needles import needle_sequences
+from .identity import machine
+from .parameters import Parameters
+
+
+def sequences_of(settings: Parameters, tokenizer: PreTrainedTokenizerBase) -> list[Sequence]:
+    """The sequences that a run of these parameters measures, in order."""
+    if settings.source == NEEDLES:
+        return needle_sequences(tokenizer, settings.per_category, settings.max_tokens, settings.seed)
+    return load_sequences(
+        tokenizer, settings.source, settings.data_path, settings.categories, settings.per_category,
+        settings.max_tokens, settings.max_answer_tokens, settings.seed,
+    )  # fmt: skip
+
+
+def measure_one(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sequence: Sequence, settings: Parameters
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What a run records of one sequence: `analyse`, and with `max_new_tokens` the written answers too."""
+    if settings.max_new_tokens:
+        options = settings.reuse, settings.all_queries, settings.max_new_tokens
+        return write_answers(model, tokenizer, sequence, settings.compressors, *options)
+    return analyse(model, sequence, settings.compressors, settings.reuse, settings.all_queries)
+
+
+class LocalEngine:
+    """Measures in this process, one sequence after the other; an exception ends the run. A context manager.
+
+    Once entered, an engine has the attributes that the driver reads; only the driver writes records.
+
+    tokenizer  of the model
+    model      what a manifest says about the model
+    machine    what a manifest says about where it runs
+    failed     sequence -> why it was given up
+    """
+
+    def __init__(self, settings: Parameters, report: Callable[[str], None]) -> None:
+        self.settings, self.report, self.failed = settings, report, {}
+
+    def __enter__(self) -> LocalEngine:
+        settings = self.settings
+        self.report(f"Loading {settings.model} ...")
+        self.network, self.tokenizer = load_model(settings.model, settings.device, settings.dtype, settings.device_map)
+        self.model, self.machine = describe(self.network, settings.model), machine()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        del self.network
+
+    def measured(self, sequences: list[Sequence]) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+        """Yield (sequence id, layers, answers), in any order."""
+        for sequence in sequences:
+            yield sequence.id, *measure_one(self.network, self.tokenizer, sequence, self.settings)
