@@ -1,0 +1,132 @@
+"""One prompt run through a model: all that the lab's page shows of it, ready for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Many
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..attention import PromptAttention
+from ..capture import Layer, capture
+from ..decoding import CompressedCache, generate
+from ..errors import InputError
+from ..sequence import Sequence
+from .codes import WINDOWS, LayerCodes, layer_codes, packed
+from .rules import METHODS, Setting, kept_tokens
+
+PROBES = 2  # tokens of the answer whose attention is shown
+BUDGETS = (5.0, 10.0, 20.0, 40.0)
+#: Settings for which the page tells what the model wrote; all other settings are only looked at.
+RECORDED = tuple(
+    [Setting(method, budget) for budget in BUDGETS for method in METHODS]
+    + [Setting("ChunkKV", budget, chunk_size=size) for budget in BUDGETS for size in (5, 20)]
+    + [Setting("SnapKV", budget, kernel=1) for budget in BUDGETS]
+)
+
+
+def prompt_data(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    sequence: Sequence,
+    credit: str = "",
+    recorded: Iterable[Setting] = RECORDED,
+    max_new_tokens: int = 12,
+) -> tuple[dict, list[LayerCodes]]:
+    """Everything about one prompt, and every layer's codes.
+
+    sequence        its evidence is outlined in the page
+    credit          one line of HTML: whose text it is
+    recorded        settings whose caches the model writes an answer from
+    max_new_tokens  of such an answer
+    raises InputError: a prompt too short for a window, or what `capture` refuses.
+    """
+    n, answer, recorded = len(sequence.prompt_ids), list(sequence.answer_ids), list(recorded)
+    windows = [window for window in WINDOWS if window < n]
+    if not windows or not answer:
+        raise InputError(f"the prompt has {n} tokens and the answer {len(answer)}; give more than 4, and at least 1.")
+    shown = probe_tokens(tokenizer, answer)
+    rows = torch.tensor([n - 1 + i for i in shown])  # the queries that predict these tokens
+    layers: list[LayerCodes] = []
+    caches = {setting.tokens(n): CompressedCache(n) for setting in (*recorded, Setting(budget=100.0))}
+
+    def visit(layer: Layer) -> None:
+        keys, values, at = layer.keys[:, :n], layer.values[:, :n], len(layers)
+        attention = PromptAttention(layer.queries[:, :n], keys, probe_queries=layer.queries[:, rows])
+        layers.append(layer_codes(attention, values, windows))
+        for tokens, cache in caches.items():
+            settings = [one for one in recorded if one.tokens(n) == tokens]
+            kept = [kept_tokens(layers[-1], one, at) for one in settings]
+            cache.add(keys, values, kept + ([torch.arange(n)[None]] if tokens == n else []))
+
+    logits = capture(model, torch.tensor([*sequence.prompt_ids, *answer]), visit, logits_to_keep=len(answer) + 1)
+    stops = _line_ends(tokenizer)
+    opening = logits[0].clone()
+    opening[stops] = -torch.inf  # an answer is not empty
+    written = {}
+    for tokens, cache in caches.items():
+        settings = [one for one in recorded if one.tokens(n) == tokens] + ["full"] * (tokens == n)
+        ids = generate(model, cache, int(opening.argmax()), max_new_tokens, stops)
+        written |= dict(zip(settings, (tokenizer.decode(row).strip() for row in ids), strict=True))
+    texts, probes = token_texts(tokenizer, sequence.prompt_ids), [tokenizer.decode([answer[i]]) for i in shown]
+    right = sequence.answers[0] if sequence.answers else tokenizer.decode(answer).strip()
+    marked = [i for first, stop in sequence.evidence_spans for i in range(first, stop)]
+    full = written.pop("full")
+    return page_data(sequence.id, credit, texts, right, probes, marked, windows, layers, written, full), layers
+
+
+def page_data(
+    name: str,
+    credit: str,
+    texts: Many[str],
+    answer: str,
+    probes: Many[str],
+    marked: Iterable[int],
+    windows: Many[int],
+    layers: Many[LayerCodes],
+    written: Mapping[Setting, str],
+    full: str,
+) -> dict:
+    """What the page's scripts read of a prompt (assets/codes.js); names as in `prompt_data` and `LayerCodes`."""
+    heads = len(layers[0].columns)
+    return {
+        "name": name,
+        "credit": credit,
+        "n": len(texts),
+        "layers": len(layers),
+        "heads": heads,
+        "group": len(layers[0].probes) // heads,
+        "windows": list(windows),
+        "texts": list(texts),
+        "answer": answer,
+        "probes": list(probes),
+        "marked": list(marked),
+        "full": full,
+        "written": [[*vars(setting).values(), text] for setting, text in written.items()],
+        "weights": [int(x) for layer in layers for x in layer.weights.ravel()],
+        "codes": packed(layers),
+    }
+
+
+def probe_tokens(tokenizer: Any, answer: list[int]) -> list[int]:
+    """Which tokens of the answer are looked at: the first that are not blank, at most PROBES."""
+    words = [i for i, token in enumerate(answer) if tokenizer.decode([token]).strip()]
+    return (words or [0])[:PROBES]
+
+
+def token_texts(tokenizer: Any, ids: Iterable[int]) -> list[str]:
+    """What each token adds to the text, as if the tokens were decoded one after the other."""
+    ids, texts = list(ids), []
+    for i, token in enumerate(ids):
+        lead = tokenizer.decode(ids[i - 1 : i])
+        both = tokenizer.decode(ids[max(i - 1, 0) : i + 1])
+        texts.append(both[len(lead) :] if both.startswith(lead) else tokenizer.decode([token]))
+    return texts
+
+
+def _line_ends(tokenizer: Any) -> list[int]:
+    """Tokens at which an answer ends: the end of a text, and a line break."""
+    breaks = [ids[0] for text in ("\n", "\n\n") if len(ids := tokenizer.encode(text, add_special_tokens=False)) == 1]
+    return breaks + [token for token in (tokenizer.eos_token_id,) if token is not None]

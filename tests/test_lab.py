@@ -1,0 +1,470 @@
+"""The lab: codes of a prompt, the rules and metrics on them, in Python and in the page's own scripts."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import axe
+import numpy as np
+import pytest
+import torch
+from browser import browser, find_browser
+from common import refused
+from tiny import WORDS, tiny_model
+
+from chunkkv_lib import (
+    H2O,
+    ChunkKV,
+    Oracle,
+    PromptAttention,
+    SnapKV,
+    attention_cosine_similarity,
+    kv_l1_loss,
+    load_model,
+)
+from chunkkv_lib.capture import capture
+from chunkkv_lib.lab.codes import SCORES, WINDOWS, LayerCodes, layer_codes
+from chunkkv_lib.lab.data import page_data, probe_tokens, prompt_data
+from chunkkv_lib.lab.page import ASSETS, lab_page
+from chunkkv_lib.lab.prompts import open_prompts, question_about, sentence_with
+from chunkkv_lib.lab.rules import METHODS, Setting, keep, kept_tokens, measured, random_numbers, token_scores
+
+
+def text(words: int, seed: int = 0) -> str:
+    draw = random.Random(seed)
+    sentences = [" ".join(draw.choice(WORDS) for _ in range(9)) for _ in range(words // 9)]
+    sentences.insert(len(sentences) // 3, "the secret of the mat is 4071")
+    return ". ".join(sentences) + "."
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return load_model(str(tiny_model(tmp_path_factory.mktemp("tiny"))), "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def prompt(tiny):
+    """A page's data and codes of a random model's prompt."""
+    model, tokenizer = tiny
+    sequence = question_about(tokenizer, text(240), "What is the secret of the mat?", "4071")
+    return prompt_data(model, tokenizer, sequence)
+
+
+@pytest.fixture(scope="module")
+def tab(prompt, tmp_path_factory):
+    """A browser that has opened the lab's page from a file."""
+    if find_browser() is None:
+        pytest.skip("no Chromium here (Debian: apt install chromium)")
+    page = tmp_path_factory.mktemp("lab") / "lab.html"
+    page.write_text(lab_page([prompt], "A test"), encoding="utf-8")
+    with browser() as tab:
+        tab.screen(1300)
+        tab.open(page.as_uri())
+        tab.page = page
+        ready(tab)
+        yield tab
+
+
+def ready(tab) -> dict:
+    """Wait until the page has drawn everything; its state."""
+    for _ in range(100):
+        tab.listen(0.05)
+        if state := tab.evaluate("document.querySelector('.lab').dataset.ready"):
+            return json.loads(state)
+    raise TimeoutError("the lab did not get ready")
+
+
+# --- codes and rules in Python ------------------------------------------------------------------------------------
+
+
+def layer_tensors(heads=2, group=2, n=90, probes=2, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    queries = torch.randn(heads * group, n, 8, generator=g) * 2
+    keys, values = torch.randn(heads, n, 8, generator=g), torch.randn(heads, n, 8, generator=g)
+    return PromptAttention(queries, keys, probe_queries=torch.randn(heads * group, probes, 8, generator=g)), values
+
+
+def test_codes_stand_for_the_attention_they_were_made_of():
+    attention, values = layer_tensors()
+    codes = layer_codes(attention, values)
+    for at, window in enumerate(WINDOWS):
+        votes = attention.window_rows(window).sum(1).unflatten(0, (2, 2)).mean(1).double().numpy()
+        meant = SCORES[codes.votes[at]] / SCORES[255] * votes.max()
+        assert (codes.votes[at][votes == 0] == 0).all()
+        assert np.abs(meant / votes - 1)[votes > votes.max() / 2**20].max() < 0.033, "half a step is 3.2 %"
+    sums = attention.column_sums().unflatten(0, (2, 2)).mean(1).double().numpy()
+    assert np.abs(SCORES[codes.columns] / SCORES[255] * sums.max() / sums - 1).max() < 0.033
+    mass = values.abs().sum(-1).numpy()
+    assert np.abs(codes.values / 255 * mass.max() - mass).max() <= mass.max() / 509
+    rows = attention.probe_rows().double().numpy()
+    length = np.sqrt((rows**2).sum(-1))
+    assert np.abs((codes.probes / 255) ** 2 - rows / length[..., None]).max() < 0.004
+    assert np.abs(codes.weights / 4095 * length.max() - length).max() < length.max() / 8000
+
+
+def test_scores_add_up_without_rounding():
+    """Only then do the page and the library choose the same tokens, ties included."""
+    assert (np.round(SCORES) == SCORES).all() and SCORES[255] * 4000 * 64 < 2**53
+    assert (np.diff(SCORES) > 0).all()
+
+
+def test_a_random_draw_is_its_own_for_every_seed_layer_and_head():
+    drawn = [random_numbers(seed, layer, 3, 400) for seed in (0, 1) for layer in (0, 7)]
+    rows = np.concatenate(drawn)
+    assert len(np.unique(rows)) > 0.999 * rows.size
+    assert np.abs(np.corrcoef(rows) - np.eye(len(rows))).max() < 0.2
+    assert abs(rows.mean() / 2**32 - 0.5) < 0.02
+
+
+def test_a_budget_too_small_for_the_window_takes_the_largest_window_that_fits(prompt):
+    data, layers = prompt
+    setting = Setting("ChunkKV", 2.5, window=32)
+    assert setting.tokens(data["n"]) < 32
+    kept = kept_tokens(layers[0], setting, 0)
+    window = setting.fitting_window(data["n"])
+    assert window in WINDOWS and window < 32 and kept.shape[1] == setting.tokens(data["n"])
+    assert kept[0, -window:].tolist() == list(range(data["n"] - window, data["n"]))
+
+
+def test_measured_on_codes_is_close_to_the_metrics_on_tensors():
+    """Of the same kept sets; what rounding does to the choice is another test's."""
+    attention, values = layer_tensors(n=300)
+    codes = layer_codes(attention, values)
+    positions = torch.full((2,), 299)
+    for method, share in (("Random", "kv_head"), ("SnapKV", "kv_head"), ("H2O", "layer"), ("Oracle", "layer")):
+        kept = kept_tokens(codes, Setting(method, 20.0, share), 0)
+        found = measured(codes, kept.numpy(), [3, 4])
+        exact = (kv_l1_loss(attention.keys, kept).mean() + kv_l1_loss(values, kept).mean()) / 2
+        cosine = attention_cosine_similarity(attention.probe_queries, attention.keys, kept, positions).mean()
+        assert found["l1"] == pytest.approx(float(exact), abs=1e-3)
+        assert found["cosine"] == pytest.approx(float(cosine), abs=3e-3)
+        assert found["evidence"] == pytest.approx(((kept == 3) | (kept == 4)).sum().item() / 2 / len(kept))
+
+
+def test_both_metrics_agree_with_the_library_on_the_real_prompts(embedded):
+    """The page's numbers from codes against the library on unrounded tensors, choices included: 0.003."""
+    model, tokenizer = embedded
+    for sequence in open_prompts(tokenizer):
+        n, answer = len(sequence.prompt_ids), list(sequence.answer_ids)
+        rows = torch.tensor([n - 1 + i for i in probe_tokens(tokenizer, answer)])
+        apart: dict[str, list] = {}
+
+        def visit(layer, n=n, rows=rows, apart=apart):
+            queries, keys, values = layer.queries[:, :n], layer.keys[:, :n], layer.values[:, :n]
+            attention = PromptAttention(queries, keys, probe_queries=layer.queries[:, rows])
+            codes = layer_codes(attention, values)
+            for rule in (ChunkKV, SnapKV, H2O, Oracle):
+                setting = Setting(rule.__name__, 10.0)
+                exact = rule(setting.tokens(n)).select(queries, keys, attention)
+                l1 = (kv_l1_loss(keys, exact).mean() + kv_l1_loss(values, exact).mean()) / 2
+                cosine = attention_cosine_similarity(layer.queries[:, rows], keys, exact, rows).mean()
+                ours = measured(codes, kept_tokens(codes, setting, layer.index).numpy(), [])
+                difference = [ours["l1"] - float(l1), ours["cosine"] - float(cosine)]
+                apart.setdefault(setting.method, []).append(difference)
+
+        capture(model, torch.tensor([*sequence.prompt_ids, *answer]), visit)
+        means = {name: np.abs(np.mean(values, 0)).max() for name, values in apart.items()}
+        assert max(means.values()) < 0.003, means
+        assert np.median([np.abs(one).max(1) for one in apart.values()]) < 0.001
+
+
+# --- the page against the library ---------------------------------------------------------------------------------
+
+FORMULAS = {
+    "votes + 2 * columns": lambda v: v["votes"] + 2 * v["columns"],
+    "-position * values": lambda v: -v["position"] * v["values"],
+    "max(votes, columns) / (1 + keys)": lambda v: np.maximum(v["votes"], v["columns"]) / (1 + v["keys"]),
+    "abs(position - 0.5) - votes * 3": lambda v: np.abs(v["position"] - 0.5) - v["votes"] * 3,
+}
+
+
+def settings(count: int) -> list[dict]:
+    draw = random.Random(7)
+    chosen = []
+    for i in range(count):
+        method = (*METHODS, "Own rule")[i % (len(METHODS) + 1)]
+        chosen.append({
+            "method": method, "budget": draw.randrange(2, 201) / 2, "share": draw.choice(["kv_head", "layer"]),
+            "chunk": draw.randint(1, 50), "window": draw.choice(WINDOWS), "kernel": draw.randrange(1, 32, 2),
+            "seed": draw.randrange(50), "formula": draw.choice(list(FORMULAS)),
+            "unit": draw.choice(["tokens", "pooled"]),
+        })  # fmt: skip
+    return chosen
+
+
+def library_choice(codes, s: dict, layer: int, n: int) -> torch.Tensor:
+    setting = Setting(s["method"], s["budget"], s["share"], s["chunk"], s["window"], s["kernel"], s["seed"])
+    if s["method"] != "Own rule":
+        return kept_tokens(codes, setting, layer)
+    tokens, window = setting.tokens(n), setting.fitting_window(n)
+    parts = {
+        "votes": SCORES[codes.votes[WINDOWS.index(window)]], "columns": SCORES[codes.columns],
+        "keys": codes.keys.astype(float), "values": codes.values.astype(float),
+    }  # fmt: skip
+    scaled = {name: x * n / x.sum(1, keepdims=True) for name, x in parts.items()}
+    scores = FORMULAS[s["formula"]](scaled | {"position": np.arange(n) / (n - 1)}) + np.zeros((len(codes.keys), n))
+    scores = torch.from_numpy(scores.sum(0, keepdims=True) if s["share"] == "layer" else scores)
+    kernel = s["kernel"] if s["unit"] == "pooled" else 1
+    return keep(SnapKV(tokens, window=window, kernel=kernel), scores, n)
+
+
+def test_the_page_keeps_what_the_library_keeps(tab, prompt):
+    """500 random settings over all methods, each in one layer; then every number of the page on the same sets."""
+    data, layers = prompt
+    chosen = settings(500)
+    found = tab.evaluate(
+        f"""{json.dumps(chosen)}.map((s, i) => {{
+          const p = Lab.page.prompts[0], layer = i % p.layers;
+          if (s.method === "Own rule") s.rule = Lab.ownRule(s.formula);
+          const sets = Lab.keep(p, layer, s);
+          return [sets.map(mask => Array.from(mask.keys()).filter(i => mask[i])), Lab.measure(p, layer, sets)];
+        }})""",
+        seconds=120,
+    )
+    wrong = []
+    for i, (s, (kept, numbers)) in enumerate(zip(chosen, found, strict=True)):
+        ours = library_choice(layers[i % len(layers)], s, i % len(layers), data["n"])
+        if kept != ours.tolist():
+            wrong.append(s)
+        else:
+            assert numbers == pytest.approx(measured(layers[i % len(layers)], ours.numpy(), data["marked"]), abs=1e-9)
+    assert wrong == []
+
+
+def test_the_page_asks_for_nothing_and_reports_no_error(tab):
+    tab.open(tab.page.as_uri())
+    ready(tab)
+    assert tab.requests() == [tab.page.as_uri()]
+    assert tab.errors() == []
+
+
+def shown(tab, side: str) -> list[int]:
+    """Positions that the page marks as kept."""
+    return tab.evaluate(f"Lab.page.panels.find(p => p.side === '{side}').tokens"
+                        ".flatMap((t, i) => t.className ? [i] : [])")  # fmt: skip
+
+
+def number(tab, metric: str, column: int, every: str = "") -> float:
+    row = f'.lab-numbers [data-metric="{metric}"][data-all="{every}"]'
+    return float(tab.evaluate(f"document.querySelectorAll('{row} td')[{column}].firstChild.textContent"))
+
+
+def press(tab, key: str, times: int = 1) -> None:
+    for _ in range(times):
+        for kind in ("keyDown", "keyUp"):
+            code = {"ArrowRight": 39, "ArrowLeft": 37, "End": 35, "Enter": 13}[key]
+            tab.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
+
+def test_the_budget_moves_by_keyboard_and_text_and_numbers_follow(tab, prompt):
+    data, layers = prompt
+    tab.open(tab.page.as_uri())
+    layer = ready(tab)["layer"]
+    before = shown(tab, "left"), number(tab, "l1", 0), number(tab, "cosine", 0)
+    tab.evaluate("document.getElementById('lab-budget').focus()")
+    press(tab, "ArrowRight", 20)
+    tab.listen(0.5)
+    state = json.loads(tab.evaluate("document.querySelector('.lab').dataset.ready"))
+    assert state["budget"] == 20
+    kept = kept_tokens(layers[layer], Setting("ChunkKV", 20.0), layer)
+    expected = measured(layers[layer], kept.numpy(), data["marked"])
+    assert shown(tab, "left") == sorted(set(kept.ravel().tolist())) != before[0]
+    assert number(tab, "l1", 0) == pytest.approx(expected["l1"], abs=6e-4) != before[1]
+    assert number(tab, "cosine", 0) == pytest.approx(expected["cosine"], abs=6e-4) != before[2]
+
+
+def test_two_methods_differ_where_the_library_says_so(tab, prompt):
+    _, layers = prompt
+    for left, right in pairwise(["H2O", "Recent", "Random", "SnapKV", "Oracle", "StreamingLLM", "ChunkKV"]):
+        tab.evaluate(f"Lab.page.set({{left: '{left}', right: '{right}', budget: 15, layer: 1}})")
+        for side, method in (("left", left), ("right", right)):
+            kept = kept_tokens(layers[1], Setting(method, 15.0), 1)
+            assert shown(tab, side) == sorted(set(kept.ravel().tolist())), method
+
+
+def test_the_address_holds_the_setting_and_brings_it_back(tab):
+    tab.evaluate("Lab.page.set({left: 'H2O', right: 'Oracle', budget: 33.5, layer: 2, window: 16})")
+    tab.listen(0.5)
+    address = tab.evaluate("location.href")
+    assert "left=H2O" in address and "budget=33.5" in address
+    tab.open("about:blank")
+    tab.open(address)
+    state = ready(tab)
+    assert (state["left"], state["right"], state["budget"], state["layer"], state["window"]) == (
+        "H2O", "Oracle", 33.5, 2, 16,
+    )  # fmt: skip
+
+
+def test_an_address_cannot_bring_in_what_the_controls_do_not_offer(tab):
+    tab.open("about:blank")
+    tab.open(f"{tab.page.as_uri()}#lab&left=<b>x</b>&budget=9999&layer=-4&window=7&formula=alert(1)&left2=x")
+    state = ready(tab)
+    assert (state["left"], state["budget"], state["layer"], state["window"]) == ("ChunkKV", 100, 0, 8)
+    assert tab.errors() == []
+
+
+@pytest.mark.parametrize(
+    ("formula", "told"),
+    [
+        ("votes +", "ends too early"), ("", "is empty"), ("votes votes", "not expected"), ("(votes", "is missing"),
+        ("alert(1)", "not known"), ("constructor", "not known"), ("votes; 1", "not expected"), ("log(1, 2)", "takes 1"),
+        ("__proto__", "not known"), ("max(1)", "takes 2"), ("1 ? 2 : 3", "not expected"), ("votes[0]", "not expected"),
+    ],
+)  # fmt: skip
+def test_a_formula_is_read_by_its_grammar_alone(tab, formula, told):
+    tab.evaluate(f"Lab.page.set({{left: 'Own rule', formula: {json.dumps(formula)}}})")
+    assert told in tab.evaluate("document.querySelector('.lab-problem').textContent")
+
+
+@pytest.mark.parametrize(
+    ("formula", "value"),
+    [
+        ("2 + 3 * 4", 14), ("(2 + 3) * 4", 20), ("-2 ^ 2", -4), ("2 ^ 3 ^ 2", 512), ("7 - 2 - 1", 4), ("8 / 4 / 2", 1),
+        ("2 ^ -1", 0.5), ("1e2 + .5", 100.5), ("min(3, max(1, 2))", 2), ("sqrt(abs(-9))", 3), ("2 * votes - -1", 7),
+    ],
+)  # fmt: skip
+def test_a_formula_means_what_it_says(tab, formula, value):
+    assert tab.evaluate(f"Lab.compile({json.dumps(formula)}, ['votes'])({{votes: 3}})") == pytest.approx(value)
+
+
+def test_the_tour_and_the_search_set_the_controls(tab):
+    tab.evaluate("Lab.page.set({left: 'ChunkKV', right: 'SnapKV', budget: 10})")
+    stops = tab.evaluate("document.querySelectorAll('.lab-tour [data-text]').length")
+    assert stops == 6
+    states = []
+    for i in range(stops):
+        tab.evaluate(f"document.querySelectorAll('.lab-tour [data-text]')[{i}].click()")
+        tab.listen(0.3)
+        states.append(tab.evaluate("location.hash"))
+        assert tab.evaluate("document.querySelector('.lab-stop').textContent")
+    assert len(set(states)) == 6
+    tab.evaluate("Lab.page.set({left: 'Oracle', right: 'Recent', budget: 10, layer: 0})")
+    tab.evaluate("document.querySelector('.lab-find-left').click()")
+    assert "Oracle keeps" in tab.evaluate("document.querySelector('.lab-stop').textContent")
+    assert tab.errors() == []
+
+
+def test_without_scripts_text_and_table_are_there(prompt):
+    """One setting as marked text, and all rules in a table."""
+    data, layers = prompt
+    page = re.sub(r"<script.*?</script>", "", lab_page([prompt], "A test"), flags=re.DOTALL)
+    assert page.count('class="k') > 50 and all(f'<th scope="row">{method}</th>' in page for method in METHODS)
+    found = [measured(c, kept_tokens(c, Setting("H2O"), i).numpy(), data["marked"]) for i, c in enumerate(layers)]
+    row = page.split('<th scope="row">H2O</th>')[1].split("</tr>")[0]
+    assert f"<td>{np.mean([one['l1'] for one in found]):.3f}</td>" in row
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_fits_a_phone(tab, dark):
+    tab.screen(390, dark=dark)
+    tab.open(tab.page.as_uri())
+    ready(tab)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    tab.screen(1300)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A page of random codes of the shape of the embedded model: 1,000 tokens, 30 layers."""
+    draw = np.random.default_rng(0)
+    layers = [
+        LayerCodes(
+            *(draw.normal(120, 30, size).clip(0, 255).astype(np.uint8)
+              for size in ((4, 3, 1000), (3, 1000), (3, 1000), (3, 1000))),
+            (draw.gamma(1, 12, (9, 2, 1000))).clip(0, 255).astype(np.uint8),
+            draw.integers(1, 4096, (9, 2)),
+        )
+        for _ in range(30)
+    ]  # fmt: skip
+    texts = [f" w{i}" for i in range(1000)]
+    data = page_data("large", "", texts, "42", [" 4", "2"], range(500, 520), WINDOWS, layers, {}, "42")
+    page = tmp_path_factory.mktemp("large") / "lab.html"
+    page.write_text(lab_page([(data, layers)], "A test"), encoding="utf-8")
+    return page
+
+
+def test_a_page_of_a_thousand_tokens_stays_light(large):
+    assert large.stat().st_size < 2_000_000
+
+
+def test_a_step_of_a_control_is_quick(tab, large):
+    """From the changed control to the changed text and numbers of all 30 layers: the best of several steps."""
+    tab.open(large.as_uri())
+    ready(tab)
+    steps = tab.evaluate("""[...Array(8).keys()].map(i => {
+      const begun = performance.now();
+      Lab.page.set({ budget: 20 + i, chunk: 9 + i });
+      document.body.offsetHeight;
+      return performance.now() - begun;
+    })""")
+    assert min(steps) < 100, steps
+
+
+@pytest.mark.parametrize("width", [1300, 390])
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_has_no_barriers_that_axe_knows(tab, width, dark):
+    if (script := axe.find()) is None:
+        pytest.skip(f"axe-core {axe.VERSION} is not here: make axe")
+    tab.screen(width, dark=dark)
+    tab.open(tab.page.as_uri())
+    ready(tab)
+    tab.evaluate("Lab.page.set({left: 'Own rule'}); document.querySelectorAll('details').forEach(d => d.open = true)")
+    tab.evaluate(script + "; 0")
+    found = tab.evaluate("axe.run().then(r => r.violations.flatMap(v => v.nodes.map(n => `${v.id} ${n.html}`)))", 120)
+    assert found == []
+    tab.screen(1300)
+
+
+# --- texts --------------------------------------------------------------------------------------------------------
+
+
+def test_the_sentence_that_holds_the_answer_is_found():
+    prose = "Dr. Who came. The code is 12! Nothing else.\nEnd"
+    assert sentence_with(prose, "12") == "The code is 12!"
+    assert sentence_with(prose, "end") == "End"
+    assert sentence_with(prose, "13") == ""
+
+
+def test_texts_that_do_not_fit_are_refused(tiny):
+    tokenizer = tiny[1]
+    with refused("answer", "empty"):
+        question_about(tokenizer, "a text", "why?", " ")
+    with refused("4,000"):
+        question_about(tokenizer, text(9000), "why?", "mat")
+
+
+def test_what_the_model_writes_from_a_whole_cache_is_what_it_writes(tiny, prompt):
+    """Recorded answers come from the caches that the page shows: all tokens kept means the full cache's answer."""
+    model, tokenizer = tiny
+    sequence = question_about(tokenizer, text(240), "What is the secret of the mat?", "4071")
+    data, _ = prompt_data(model, tokenizer, sequence, recorded=[Setting("H2O", 100.0), Setting("Recent", 3.0)])
+    by_method = {one[0]: one[-1] for one in data["written"]}
+    assert by_method["H2O"] == data["full"] != by_method["Recent"]
+
+
+def test_the_probes_are_the_first_words_of_the_answer(prompt):
+    data, _ = prompt
+    assert "".join(data["probes"]).strip() == "4071"[: len("".join(data["probes"]).strip())]
+    outlined = "".join(data["texts"][i] for i in data["marked"])
+    assert "4071" in outlined and len(data["marked"]) < 40
+
+
+def test_the_scripts_stay_small():
+    lines = [line for path in ASSETS.glob("*.js") for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(lines) <= 700
+    assert max(map(len, lines)) <= 110
+
+
+def test_token_scores_of_a_layer_are_sums_over_its_heads(prompt):
+    _, layers = prompt
+    for method in ("ChunkKV", "H2O", "Oracle"):
+        each, shared = (token_scores(layers[0], method, share, 8, 0) for share in ("kv_head", "layer"))
+        assert torch.equal(each.sum(0, keepdim=True), shared)
+
+
+def test_assets_are_plain_files():
+    assert {path.suffix for path in Path(ASSETS).iterdir()} == {".js", ".css"}
