@@ -143,11 +143,14 @@ def pdf(
 
 
 @app.command()
-def students(output: Annotated[str, Option(help="folder of the copies")] = "students") -> None:
+def students(
+    output: Annotated[str, Option(help="folder of the copies")] = "students",
+    force: Annotated[bool, Option("--force", help="replace copies even where somebody has worked in them")] = False,
+) -> None:
     """Write a copy of every chapter without its solutions, with empty cells to answer in."""
     from .book.students import student_copies
 
-    for path in student_copies(output):
+    for path in student_copies(output, force):
         print(path)
 
 

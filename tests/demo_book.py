@@ -149,6 +149,25 @@ run = "quick"  # name of the run folder that the chapter reads
 fail = False  # raise an error half-way
 """
 
+GATED = """\
+```{exercise} Compute
+:label: ex-gated
+How much is two times 21?
+```
+
+```{solution-start} ex-gated
+:label: sol-gated
+:class: dropdown
+```
+"""
+
+GATE_END = """\
+```{solution-end}
+```
+
+## After the exercise
+"""
+
 SECOND_CODE = """\
 if fail:
     raise RuntimeError("asked to fail")
@@ -194,6 +213,9 @@ def second_chapter() -> nbformat.NotebookNode:
             code(SECOND_PARAMETERS, "parameters"),
             code(CHECK, "remove-cell"),
             code(SECOND_CODE),
+            new_markdown_cell(GATED),
+            code("print(2 * 21)"),
+            new_markdown_cell(GATE_END),
         ]
     )
 

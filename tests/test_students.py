@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import nbformat
 import pytest
 from common import refused
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from chunkkv_lib.book.chapters import read_notebook
+from chunkkv_lib.book.chapters import read_notebook, tidy
 from chunkkv_lib.book.students import ANSWER, student_copies, without_solutions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,14 +67,14 @@ def test_both_forms_of_a_solution_go_and_the_exercises_stay():
     assert "secret" not in text and "solution" not in text
     assert "What is it?" in text and "And this?" in text and "## Further reading" in text and "ls" in text
     kinds = [cell.source if cell.cell_type == "code" else "text" for cell in copy.cells]
-    assert kinds == ["x = 1", "text", ANSWER.strip(), "text", ANSWER.strip(), "text", "y = 3"]
+    assert kinds == ["x = 1", "text", ANSWER, "text", ANSWER, "text", "y = 3"]
     assert "secret = 2" in given.cells[2].source, "the original is not changed"
 
 
 def test_an_open_solution_is_refused():
-    with refused("chapter", "no solution-end"):
+    with refused("chapter", "a solution-start stands without"):
         without_solutions(notebook(f"m:{INLINE}", "secret = 2"), "chapter")
-    with refused("chapter", "no solution-start"):
+    with refused("chapter", "a solution-end stands without"):
         without_solutions(notebook(f"m:{AFTER}"), "chapter")
 
 
@@ -84,7 +86,7 @@ def test_the_books_own_chapters(tmp_path):
         text = "\n".join(cell.source for cell in copy.cells)
         count = sum(cell.source.count("{exercise}") for cell in original.cells)
         assert "{solution" not in text and text.count("{exercise}") == count
-        assert sum(cell.source == ANSWER.strip() for cell in copy.cells) == count, path.name
+        assert sum(cell.source == ANSWER for cell in copy.cells) == count, path.name
         nbformat.validate(copy)
 
 
@@ -93,8 +95,38 @@ def test_the_chapters_are_not_overwritten():
         student_copies(ROOT / "chapters")
 
 
+def test_a_copy_that_somebody_has_worked_in_is_not_overwritten(tmp_path):
+    first, *others = student_copies(tmp_path)
+    assert student_copies(tmp_path) == [first, *others], "untouched copies are written again"
+    first.write_text(first.read_text().replace(ANSWER, "answer = 42", 1))
+    others[0].unlink()
+    with refused(first.name, "--force", "--output"):
+        student_copies(tmp_path)
+    assert "answer = 42" in first.read_text() and not others[0].exists()
+    assert student_copies(tmp_path, force=True) and "answer = 42" not in first.read_text()
+
+
+def test_on_colab_and_only_there_the_first_cell_installs_the_library(monkeypatch):
+    monkeypatch.delitem(sys.modules, "google.colab", raising=False)
+    copy = without_solutions(notebook("m:# Title", "x = 1"), "chapter", "https://github.com/owner/name")
+    code, asked = copy.cells[1].source, []
+    shell = SimpleNamespace(run_line_magic=lambda *words: asked.append(words))
+    exec(code, {"get_ipython": lambda: shell})
+    assert asked == []
+    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    exec(code, {"get_ipython": lambda: shell})
+    assert asked == [("pip", "install --quiet 'chunkkv-lib[book] @ git+https://github.com/owner/name'")]
+
+
+def test_in_jupyterlab_solutions_are_folded_and_exercises_are_not():
+    cells = tidy(notebook("x = 1", f"m:{INLINE}", "secret = 2", f"m:{AFTER}", "y = 3"), "chapter").cells
+    folded = [cell for cell in cells if cell.metadata.get("jupyter", {}).get("source_hidden")]
+    shown = "\n".join(cell.source for cell in cells if cell not in folded)
+    assert len(folded) == 5 and "secret" not in shown and "And this?" in shown and "y = 3" in shown
+
+
 @pytest.mark.parametrize("fence", ["```", "````", "`````"])
 def test_fences_of_any_length(fence):
     text = f"m:{fence}{{solution}} ex\nsecret\n{fence}\nrest"
     copy = without_solutions(notebook(text), "chapter")
-    assert [cell.source for cell in copy.cells] == [ANSWER.strip(), "rest"]
+    assert [cell.source for cell in copy.cells] == [ANSWER, "rest"]

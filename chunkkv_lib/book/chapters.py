@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ TOC = "_toc.yml"
 SUFFIXES = (".ipynb", ".md")  # the order in which the site's builder looks for a page
 MARKED_BY_PAPERMILL = {"injected-parameters", "papermill-error-cell-tag"}
 PASSING_METADATA = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled", "editable")
+SOLUTION = re.compile(r"(^(`{3,})\{(solution|solution-start|solution-end)\}.*?^\2\s*?$\n?)", flags=re.M | re.S)
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
@@ -113,9 +115,43 @@ def strip_timing(notebook: NotebookNode) -> None:
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
 
 
+def with_hidden_solutions(cells: Iterable[NotebookNode], name: str) -> list[NotebookNode]:
+    """The cells with every solution in cells of its own, which are tagged `solution` and folded in JupyterLab.
+
+    A solution stands either in one Markdown text, as a `{solution}` block, or between `solution-start` and
+    `solution-end` blocks with code cells in between. InputError: a start or an end without the other.
+    """
+    done: list[NotebookNode] = []
+    inside = False
+    for cell in cells:
+        pieces = [("", cell.source)]
+        if cell.cell_type == "markdown":
+            # re.split gives: text, (whole block, its fence, its kind), text, ...
+            parts = SOLUTION.split(cell.source)
+            pieces = [("", parts[0])]
+            for block, _, kind, text in zip(parts[1::4], parts[2::4], parts[3::4], parts[4::4]):
+                pieces += [(kind, block), ("", text)]
+        for kind, text in pieces:
+            if not text.strip():
+                continue
+            if kind in ("solution-start", "solution-end") and inside != (kind == "solution-end"):
+                raise InputError(f"{name}: a {kind} stands without the other. Open and close every solution.")
+            inside = kind == "solution-start" or (inside and kind != "solution-end")
+            piece = NotebookNode({**cell, "source": text.strip("\n"), "metadata": dict(cell.metadata)})
+            marks = sorted(tags(piece) - {"solution"} | ({"solution"} if inside or kind else set()))
+            for key, value in (("tags", marks), ("jupyter", {"source_hidden": True} if "solution" in marks else None)):
+                piece.metadata.pop(key, None)
+                piece.metadata |= {key: value} if value else {}
+            done.append(piece)
+    if inside:
+        raise InputError(f"{name}: a solution-start stands without the other. Open and close every solution.")
+    return done
+
+
 def tidy(notebook: NotebookNode, name: str) -> NotebookNode:
-    """The notebook as it is committed: no outputs, no counts, stable ids, the plain Python 3 kernel."""
+    """The notebook as it is committed: no outputs or counts, folded solutions, stable ids, the plain kernel."""
     notebook.cells = [cell for cell in notebook.cells if not tags(cell) & MARKED_BY_PAPERMILL]
+    notebook.cells = with_hidden_solutions(notebook.cells, name)
     for cell in notebook.cells:
         cell.source = "\n".join(line.rstrip() for line in cell.source.strip("\n").split("\n"))
         cell.pop("attachments", None)
