@@ -13,13 +13,23 @@ from pathlib import Path
 
 import platformdirs
 
+from .errors import InputError
+
 #: What a file system answers that has no such function: some network and container mounts refuse fsync or locks.
 NOT_OFFERED = {errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 def cache_dir() -> Path:
-    """The folder for downloads and converted models: `$CHUNKKV_CACHE`, or the platform's user cache."""
-    return Path(os.environ.get("CHUNKKV_CACHE") or platformdirs.user_cache_dir("chunkkv"))
+    """The folder for downloads and converted models: `$CHUNKKV_CACHE`, or the platform's user cache.
+
+    raises InputError: neither, as for the unknown user of a container.
+    """
+    if chosen := os.environ.get("CHUNKKV_CACHE"):
+        return Path(chosen).expanduser()
+    try:
+        return Path(platformdirs.user_cache_dir("chunkkv"))
+    except (RuntimeError, KeyError) as error:
+        raise InputError(f"no folder for downloads ({error}); set CHUNKKV_CACHE to one.") from None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 from chunkkv_lib import downloads
 from chunkkv_lib.downloads import Wheel
 from chunkkv_lib.errors import InputError
+from chunkkv_lib.files import cache_dir
 
 NAME = "demo-1.0-py3-none-any.whl"
 DATA = b"a text\n" * 1000
@@ -76,14 +77,12 @@ def test_downloaded_once_then_offline(wheel, cache, tmp_path, monkeypatch, capfd
     assert wheel.read("demo/text.txt") == DATA
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("USER", "1"), ("TARGET", "elsewhere"), ("REQUIRE_HASHES", "1"), ("NO_BINARY", ":all:"), ("PREFIX", "elsewhere"),
-     ("CONSTRAINT", "no-such-file"), ("REQUIREMENT", "no-such-file"), ("DEST", "elsewhere"), ("PYTHON", "none")],
-)  # fmt: skip
-def test_settings_of_pip_for_installing_do_not_matter(wheel, cache, tmp_path, monkeypatch, name, value):
+def test_settings_of_pip_for_installing_do_not_matter(wheel, cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(f"PIP_{name}", value)
+    for name in ("USER", "REQUIRE_HASHES", "DRY_RUN"):
+        monkeypatch.setenv(f"PIP_{name}", "1")
+    for name in ("TARGET", "PREFIX", "ROOT", "CONSTRAINT", "REQUIREMENT", "PYTHON", "NO_BINARY", "PLATFORM"):
+        monkeypatch.setenv(f"PIP_{name}", "elsewhere")
     assert wheel.read("demo/text.txt") == DATA
     assert not (tmp_path / "elsewhere").exists() and [p.name for p in cache.iterdir()] == [NAME]
 
@@ -159,6 +158,14 @@ def test_cache_that_cannot_be_written(wheel, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CHUNKKV_CACHE", str(tmp_path / "file" / "cache"))
     assert "CHUNKKV_CACHE" in message(wheel.path)
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
+    """As in containers that run under a number nobody has entered."""
+    for variable in ("HOME", "XDG_CACHE_HOME", "CHUNKKV_CACHE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    assert "set CHUNKKV_CACHE" in message(cache_dir)
 
 
 def test_interrupted_download_leaves_nothing(wheel, cache, monkeypatch):

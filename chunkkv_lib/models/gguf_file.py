@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 from ..downloads import Wheel
 from ..errors import InputError
 from ..files import cache_dir, sha256
-from .guard import check_whole, say
+from .guard import check_whole, guarded, say
 
 CONVERTER = 2  # counts changes of this module that change the copy it writes
 
@@ -37,27 +37,21 @@ def convert(path: Path) -> Path:
     with open(path, "rb") as file:
         if file.read(4) != b"GGUF":
             raise InputError(f"{path} is not a GGUF file (it does not start with 'GGUF'). Download it again.")
-    return _convert(path, digest(path))
+    _announce(path, path.stat().st_size)
+    return _convert(path, sha256(path))
 
 
-def digest(path: Path) -> str:
-    """The file's SHA-256, read once per process and state of the file."""
-    state = path.stat()
-    return _digest(path, state.st_size, state.st_mtime_ns)
-
-
-@functools.cache
-def _digest(path: Path, size: int, modified: int) -> str:
+@functools.cache  # once, however often a run asks for its model
+def _announce(path: Path, size: int) -> None:
     if size > 2e9:
-        say(f"Hashing {path.name}, {size / 1e9:.1f} GB, once, about {size / 4e8:.0f} s ...")
-    return sha256(path)
+        say(f"Hashing {path.name}, {size / 1e9:.1f} GB, about {size / 4e8:.0f} s ...")
 
 
 def _convert(path: Path, expected: str) -> Path:
     folder = _folder(expected)
     if _complete(folder):
         return folder
-    if (found := digest(path)) != expected:
+    if (found := sha256(path)) != expected:
         raise InputError(
             f"{path.name} has SHA-256 {found}, expected {expected}. Delete the download and fetch it again."
         )
@@ -72,31 +66,24 @@ def _convert(path: Path, expected: str) -> Path:
 
 
 def _save_copy(path: Path, target: Path) -> None:
-    try:
+    with guarded(path.name):
         fields, tensors = _read_header(path)
-        size = 4 * sum(count for count, _ in tensors.values())  # dequantised to float32
-        free = shutil.disk_usage(_parent()).free
-        if free < 1.1 * size:
-            raise InputError(
-                f"converting {path.name} needs {size / 1e9:.1f} GB in {_parent()}, where {free / 1e9:.1f} GB are free. "
-                "Make room, or set CHUNKKV_CACHE to another folder."
-            )
-        say(f"Converting {path.name} once to {size / 1e9:.1f} GB of float32, about {10 + size / 4e7:.0f} s ...")
-        scaling = rope_scaling(path.name, fields, tensors)
+    scaling = rope_scaling(path.name, fields, tensors)
+    size = 4 * sum(count for count, _ in tensors.values())  # dequantised to float32
+    free = shutil.disk_usage(_parent()).free
+    if free < 1.1 * size:
+        raise InputError(
+            f"converting {path.name} needs {size / 1e9:.1f} GB in {_parent()}, where {free / 1e9:.1f} GB are free. "
+            "Make room, or set CHUNKKV_CACHE to another folder."
+        )
+    say(f"Converting {path.name} once to {size / 1e9:.1f} GB of float32, about {10 + size / 4e7:.0f} s ...")
+    with guarded(path.name):
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         repair_tokenizer(tokenizer, fields.get("tokenizer.ggml.pre", ""))
         model, found = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True),
             output_loading_info=True,
         )  # fmt: skip
-    except InputError:
-        raise
-    except Exception as error:  # of numpy, gguf, transformers and tokenizers, without a common class
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{path.name} could not be read as GGUF: {reason} The file may be truncated, or its architecture unknown "
-            "to transformers; download it again or pass a folder in safetensors format."
-        ) from error
     check_whole(path.name, found)
     if scaling:
         if "rope_type" not in (model.config.rope_parameters or {}):  # a dict per kind of layer, as in Gemma 3

@@ -18,6 +18,8 @@ _REMEDIES = {
     "no file named model.safetensors": "Weights are read from safetensors only, not from pickles (.bin): load the "
     "model elsewhere once and save it with `save_pretrained`.",
     "safetensor": "The file is damaged or incomplete; download or save it again.",
+    "gguf": "The file may be truncated, or of a kind that transformers cannot read: download it again, or pass a "
+    "folder in safetensors format.",
     "quantiz": "Install the package that its quantization_config asks for, or take the unquantised model.",
     "": "Check the name; for a hub model connect to the network once (gated ones need `hf auth login`) or pass a local "
     "folder or .gguf file.",
@@ -40,11 +42,9 @@ def guarded(name: str) -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     try:
         yield
-    except InputError:
-        raise
     except Exception as error:  # the libraries below have no common class; tokenizers raises plain Exception
         text = " ".join(str(error).split()) or type(error).__name__
-        remedy = next(remedy for word, remedy in _REMEDIES.items() if word in text.lower())
+        remedy = next(remedy for word, remedy in _REMEDIES.items() if word in f"{text} {name}".lower())
         raise InputError(f"model {name!r} could not be loaded: {text[:200].rstrip('.')}. {remedy}") from error
     finally:
         logger.handlers, logger.level = handlers, level

