@@ -36,9 +36,7 @@ class Browser:
     def __init__(self, program: str, profile: str) -> None:
         self.events: list[dict] = []
         self._number, self._buffer = 0, b""
-        self._process, self._out, self._in = _start(
-            [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-        )
+        self._process, self._out, self._in = _start([program, *FLAGS, f"--user-data-dir={profile}", "about:blank"])
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
@@ -108,11 +106,7 @@ class Browser:
 
     def requests(self) -> list[str]:
         """Every address that was asked for since the page was opened."""
-        return [
-            e["params"]["request"]["url"]
-            for e in self.events
-            if e.get("method") == "Network.requestWillBeSent"
-        ]
+        return [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
 
     def errors(self) -> list[str]:
         """Uncaught exceptions and console errors since the page was opened."""

@@ -1,6 +1,6 @@
 """Inputs for the Triton kernels on rows and scores, and their results, written to a file from a process of their own.
 
-    TRITON_INTERPRET=1 python tests/row_kernel_cases.py results.pt     # on the CPU, by Triton's interpreter
+TRITON_INTERPRET=1 python tests/row_kernel_cases.py results.pt     # on the CPU, by Triton's interpreter
 """
 
 from __future__ import annotations
@@ -38,9 +38,11 @@ def inputs(name: str, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor, 
     around = torch.full((n + 3, kv_heads + 1, d + 2), torch.nan, dtype=torch.bfloat16)
     values = around[:n, :kv_heads, :d].transpose(0, 1).copy_(torch.randn(kv_heads, n, d, generator=generator))
     masks = torch.rand(methods, sets, n, generator=generator) < 0.2
-    return rows.to(device), values.to(device) if device == "cpu" else around.to(device)[:n, :kv_heads, :d].transpose(
-        0, 1
-    ), masks.to(device)
+    return (
+        rows.to(device),
+        values.to(device) if device == "cpu" else around.to(device)[:n, :kv_heads, :d].transpose(0, 1),
+        masks.to(device),
+    )
 
 
 def kept_sets(name: str) -> torch.Tensor:

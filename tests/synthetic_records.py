@@ -41,9 +41,7 @@ def tiny_run(per_category=6, layers=4, methods=METHODS, categories=CATEGORIES, s
                     "prompt_tokens": 100 + i,
                 }
             )
-            answers.append(
-                {"sequence": name, "method": "Full", "nll": 2.0 + i, "kl": 0.0, "top1_agreement": 1.0}
-            )
+            answers.append({"sequence": name, "method": "Full", "nll": 2.0 + i, "kl": 0.0, "top1_agreement": 1.0})
             for method in methods:
                 l1, cosine = LEVELS[method]
                 for layer in range(layers):

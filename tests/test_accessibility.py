@@ -115,7 +115,7 @@ def test_every_known_fault_is_still_there(tab):
     tab.screen(1300)
     for page in sorted(site.glob("*.html")):
         tab.open(page.as_uri())
-        found |= set(tab.evaluate('axe.run().then(found => found.violations.map(one => one.id))'))
+        found |= set(tab.evaluate("axe.run().then(found => found.violations.map(one => one.id))"))
     assert {one.rule for one in KNOWN} <= found
 
 

@@ -24,17 +24,13 @@ EVERY = {
     "figure_6": lambda run: figures.figure_6(run.records),
     "figure_6, zoomed": lambda run: figures.figure_6(run.records, zoom=True, controls=(), bands=False),
     "layer_differences": lambda run: figures.layer_differences(run.records),
-    "table_11_figure": lambda run: figures.table_11_figure(
-        paper_table_11(), {"published": run, "this run": run}
-    ),
+    "table_11_figure": lambda run: figures.table_11_figure(paper_table_11(), {"published": run, "this run": run}),
     "gaps_figure": lambda run: figures.gaps_figure(paper_table_11(), {"published": run}),
     "definitions_figure": lambda run: figures.definitions_figure(run.records),
     "damage_scatter": lambda run: figures.damage_scatter(run.records, run.answers),
     "calibration_figure": lambda run: figures.calibration_figure(run.records, run.answers),
     "kept_raster": lambda run: figures.kept_raster(KEPT, WORDS),
-    "token_strip": lambda run: figures.token_strip(
-        WORDS, SCORES, KEPT | {"SnapKV": [0, 4]}, chunk_size=3, window=2
-    ),
+    "token_strip": lambda run: figures.token_strip(WORDS, SCORES, KEPT | {"SnapKV": [0, 4]}, chunk_size=3, window=2),
     "budget_memory": lambda run: figures.budget_memory(ARCHITECTURES),
     "sequence_lengths": lambda run: figures.sequence_lengths(run.sequences),
 }
@@ -58,9 +54,7 @@ def test_every_figure_is_named_small_enough_and_leaves_no_trace(name):
         image = figures.svg(figure)
     assert dict(mpl.rcParams) == before and not plt.get_fignums()
     assert figure.get_size_inches()[0] <= 7 and b"<svg" in image
-    named = [
-        ax for ax in figure.axes if ax.get_xlabel() or any(label.get_text() for label in ax.get_xticklabels())
-    ]
+    named = [ax for ax in figure.axes if ax.get_xlabel() or any(label.get_text() for label in ax.get_xticklabels())]
     assert named, "no axis says what it shows"
     sizes = [found.get_fontsize() for found in figure.findobj(mpl.text.Text) if found.get_text().strip()]
     assert min(sizes) >= 9
@@ -129,9 +123,7 @@ def test_figure_6_draws_the_means_and_the_budget_line():
     assert cosine.get_xlabel().startswith("Layer")
     for ax, metric in ((l1, "kv_l1_loss"), (cosine, "attention_cosine_similarity")):
         for method in ("ChunkKV", "SnapKV", "H2O", "Random"):
-            chosen = RUN.records[
-                (RUN.records["category"] == "Few-shot Learning") & (RUN.records["method"] == method)
-            ]
+            chosen = RUN.records[(RUN.records["category"] == "Few-shot Learning") & (RUN.records["method"] == method)]
             means = [chosen.loc[chosen["layer"] == layer, metric].mean() for layer in range(4)]
             assert line(ax, method).get_ydata() == pytest.approx(means)
         assert len(ax.collections) == 3  # a band for each method, none for the control
@@ -148,9 +140,7 @@ def test_figure_6_band_is_the_bootstrap_interval():
     chosen = RUN.records[RUN.records["category"] == "Single-Document QA"]
     found = mean_interval(layer_values(chosen, "kv_l1_loss", "SnapKV").to_numpy(), method="expanded")
     heights = ax.collections[0].get_paths()[0].vertices[:, 1]
-    assert heights.max() == pytest.approx(found.high.max()) and heights.min() == pytest.approx(
-        found.low.min()
-    )
+    assert heights.max() == pytest.approx(found.high.max()) and heights.min() == pytest.approx(found.low.min())
 
 
 def test_figure_6_draws_what_was_measured_and_refuses_what_was_asked_but_is_absent():
@@ -187,11 +177,7 @@ def test_layer_differences_are_paired_and_filled_where_clear():
     chosen = RUN.records[RUN.records["category"] == "Single-Document QA"]
     wide = chosen.pivot_table(index="layer", columns="method", values="kv_l1_loss")
     assert ax.lines[0].get_ydata() == pytest.approx((wide["ChunkKV"] - wide["SnapKV"]).to_numpy())
-    filled = [
-        drawn
-        for drawn in ax.lines
-        if drawn.get_linestyle() == "None" and drawn.get_markerfacecolor() != "white"
-    ]
+    filled = [drawn for drawn in ax.lines if drawn.get_linestyle() == "None" and drawn.get_markerfacecolor() != "white"]
     assert sum(len(drawn.get_xdata()) for drawn in filled) == 8  # differences of 5 and 15 standard deviations
     assert {entry.get_text() for entry in ax.get_legend().get_texts()} == {
         "ChunkKV − SnapKV",
@@ -205,9 +191,7 @@ def test_table_11_figure_holds_every_value_once_and_names_what_is_missing():
     drawn = [found.get_xdata()[0] for found in figure.axes[0].lines if len(found.get_xdata()) == 1]
     assert len(drawn) == 15 + 2 * 3
     assert sorted(drawn)[:2] == [0.8726, 0.8741]
-    assert any(
-        "Not measured in published: Multi-Document QA" in text.replace("\n", " ") for text in texts(figure)
-    )
+    assert any("Not measured in published: Multi-Document QA" in text.replace("\n", " ") for text in texts(figure))
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()][2] == "Summarization"
 
 
@@ -241,9 +225,7 @@ def test_damage_scatter_draws_each_sequence_and_states_the_rank_correlation():
     cosine = figure.axes[1]
     cloud = cosine.lines[0]
     assert len(cloud.get_xdata()) == 12 and np.isnan(cloud.get_ydata()).sum() == 2
-    assert any(
-        "within a sequence: −1.00" in text for text in texts(figure)
-    )  # damage was made from the cosine
+    assert any("within a sequence: −1.00" in text for text in texts(figure))  # damage was made from the cosine
     mean = line(cosine, "H2O")
     assert mean.get_ydata() == pytest.approx([0.7]) and mean.get_xdata() == pytest.approx([0.93], abs=0.002)
     assert "nats per token" in cosine.get_ylabel()
@@ -267,9 +249,7 @@ def test_long_raster_is_binned_without_losing_mass():
     share[0, 7], share[1, :] = 1, 0.25
     binned = tokens._binned(share)
     assert binned.shape == (2, tokens.COLUMNS) and binned[1] == pytest.approx(0.25)
-    assert binned[0].argmax() == 3 and binned[0].max() == pytest.approx(
-        1 / 3
-    )  # positions 0 1, 2 3 4, 5 6, 7 8 9
+    assert binned[0].argmax() == 3 and binned[0].max() == pytest.approx(1 / 3)  # positions 0 1, 2 3 4, 5 6, 7 8 9
 
 
 def test_token_strip_colours_what_stays_and_prints_every_score():
@@ -278,9 +258,7 @@ def test_token_strip_colours_what_stays_and_prints_every_score():
     cells = [found.get_text() for found in ax.texts]
     assert cells[:2] == ["0.00", "0.09"] and cells[22:24] == ["–", "–"]
     assert [found.get_fontweight() for found in ax.texts[:4]] == ["bold", "bold", "bold", "normal"]
-    assert (
-        sum(not patch.get_fill() for patch in ax.patches) == 4
-    )  # chunks of 3 in the 10 tokens before the window
+    assert sum(not patch.get_fill() for patch in ax.patches) == 4  # chunks of 3 in the 10 tokens before the window
     assert [label.get_text() for label in ax.get_xticklabels()][-1] == "$key⏎"
     with pytest.raises(InputError, match="12 tokens"):
         figures.token_strip(WORDS, {"ChunkKV": [1.0]}, {"ChunkKV": [0]})
@@ -312,9 +290,7 @@ def test_lengths_from_objects_equal_those_from_the_table():
         SimpleNamespace(category=row.category, dataset=row.dataset, prompt_ids=range(row.prompt_tokens))
         for row in RUN.sequences.itertuples()
     ]
-    assert figures.svg(figures.sequence_lengths(objects)) == figures.svg(
-        figures.sequence_lengths(RUN.sequences)
-    )
+    assert figures.svg(figures.sequence_lengths(objects)) == figures.svg(figures.sequence_lengths(RUN.sequences))
     with pytest.raises(InputError, match="no sequences"):
         figures.sequence_lengths([])
 

@@ -110,9 +110,10 @@ def test_the_figure_has_a_line_per_run_and_refuses_too_many():
 def test_what_two_runs_measured_of_the_same_texts_is_compared_by_pairs():
     first, second = tiny_run(), tiny_run(per_category=4)
     shifted = second.records["method"] == "H2O"
-    second.records.loc[shifted, "kv_l1_loss"] = first.records.merge(
-        second.records.loc[shifted, ["sequence", "method", "layer"]]
-    )["kv_l1_loss"].to_numpy() + 0.25
+    second.records.loc[shifted, "kv_l1_loss"] = (
+        first.records.merge(second.records.loc[shifted, ["sequence", "method", "layer"]])["kv_l1_loss"].to_numpy()
+        + 0.25
+    )
     found = measured_twice(first, second, ["ChunkKV", "H2O"]).set_index(["metric", "method"])
     h2o, damage = found.loc[("kv_l1_loss", "H2O")], found.loc[("nll_increase", "ChunkKV")]
     assert h2o["n"] == 8 and damage["n"] == 6  # the first answers have no likelihood

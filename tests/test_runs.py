@@ -93,6 +93,30 @@ def test_a_run_holds_every_sequence_method_and_layer_once(finished):
     assert not (finished / "parts").exists()
 
 
+def test_a_run_of_some_data_sets_leaves_out_what_another_drew(setting, finished, tmp_path):
+    changes = {"datasets": ("qasper",), "per_category": 2, "skip": 1, "methods": ("H2O",)}
+    found = load_run(measure(tiny(setting, **changes), tmp_path / "run", progress=False)).sequences
+    alone = load_run(
+        measure(tiny(setting, **changes | {"skip": 0, "per_category": 3}), tmp_path / "all", progress=False)
+    )
+    assert list(found["dataset"]) == ["qasper"] * 2 and list(found["sequence"]) == list(alone.sequences["sequence"])[1:]
+    for wrong, said in (
+        ({"skip": 9}, "skip=9 leaves no sequence"),
+        ({"datasets": ("lcc",)}, "unknown data set of these"),
+    ):
+        with pytest.raises(InputError, match=said):
+            measure(tiny(setting, **changes | wrong), tmp_path / "none", progress=False)
+
+
+def test_means_over_layers_are_those_of_the_layers(setting, finished, tmp_path):
+    means = load_run(measure(tiny(setting, layer_means=True), tmp_path / "run", progress=False))
+    keys = ["sequence", "method"]
+    whole = load_run(finished).layers.groupby(keys)[["kept_tokens", "kv_l1_loss", "evidence_kept"]].mean()
+    pd.testing.assert_frame_equal(means.layers.set_index(keys)[whole.columns].sort_index(), whole, check_dtype=False)
+    assert (means.layers["layer"] == local_engine.ALL_LAYERS).all() and len(means.layers) == 8 * len(METHODS)
+    assert means.layers.dtypes.equals(load_run(finished).layers.dtypes)
+
+
 def test_the_manifest_says_what_was_measured_and_hides_the_machine(finished, setting):
     manifest = json.loads((finished / "manifest.json").read_text())
     assert manifest["parameters"]["budget"] == 0.2 and manifest["parameters"]["model"] == "model"
@@ -480,6 +504,8 @@ def test_every_profile_loads_and_is_documented():
         ({"budgett": 0.1}, "unknown parameter 'budgett'. Did you mean 'budget'"),
         ({"source": "longbnch"}, "Did you mean 'longbench'"),
         ({"categories": ("Summarisation",)}, "Did you mean 'Summarization'"),
+        ({"datasets": ("qaspr",)}, "unknown data set 'qaspr'. Did you mean 'qasper'"),
+        ({"skip": -1}, "at least 0"),
         ({"methods": ("chunk_kv",)}, "Did you mean 'ChunkKV'"),
         ({"preset": "papers"}, "Did you mean 'paper'"),
         ({"budget": 0.0}, "outside"),

@@ -379,6 +379,13 @@ def test_a_larger_sample_contains_the_smaller(counts, few, more):
     assert small <= {row["_id"] for row in sequences.sample(rows, few + more, 3)}
 
 
+def test_what_one_run_drew_another_can_leave_out():
+    rows = many_rows({"qasper": 9, "narrativeqa": 5, "hotpotqa": 7})
+    draws = sequences.sample(rows, 4, 0), sequences.sample(rows, 4, 0, skip=4), sequences.sample(rows, 8, 0)
+    known, fresh, both = ({row["_id"] for row in draw} for draw in draws)
+    assert not known & fresh and known | fresh == both and len(fresh) == 4 + 3
+
+
 def test_seeds_draw_differently():
     rows = many_rows({"qasper": 50})
     draws = {tuple(row["_id"] for row in sequences.sample(rows, 5, seed)) for seed in range(20)}

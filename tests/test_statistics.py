@@ -138,9 +138,7 @@ def test_paired_difference_uses_the_pairing():
     assert found.estimate == pytest.approx(1, abs=0.1) and found.high - found.low < 0.2 and found.excludes()
 
 
-@pytest.mark.parametrize(
-    "function", [st.paired_difference, st.paired_test, st.cohen_d, st.rank_biserial, st.compare]
-)
+@pytest.mark.parametrize("function", [st.paired_difference, st.paired_test, st.cohen_d, st.rank_biserial, st.compare])
 @pytest.mark.parametrize(
     ("a", "b", "word"),
     [
@@ -172,10 +170,7 @@ def test_wilcoxon_p_by_counting_all_signs():
     difference = np.array([0.3, -0.1, 0.8, 0.4, 0.25, 0.9])  # ranks 3 1 5 4 2 6
     ranks = np.array([3, 1, 5, 4, 2, 6])
     sums = np.array(
-        [
-            sum(r for r, s in zip(ranks, signs, strict=True) if s > 0)
-            for signs in itertools.product([1, -1], repeat=6)
-        ]
+        [sum(r for r, s in zip(ranks, signs, strict=True) if s > 0) for signs in itertools.product([1, -1], repeat=6)]
     )
     expected = min(1, 2 * np.mean(sums >= ranks[difference > 0].sum()))
     assert st.paired_test(difference, np.zeros(6)) == pytest.approx(expected)
@@ -195,9 +190,7 @@ def test_effect_sizes_by_hand():
     )  # differences 1, 2, -1: mean 2/3, deviation sqrt(7/3)
     assert st.cohen_d(a, b) == pytest.approx((2 / 3) / math.sqrt(7 / 3))
     assert st.rank_biserial(a, b) == pytest.approx((1.5 + 3 - 1.5) / 6)
-    assert st.rank_biserial([1.0, 2.0, 0.0], [1.0, 0.0, 1.0]) == pytest.approx(
-        (2 - 1) / 3
-    )  # an equal pair has no rank
+    assert st.rank_biserial([1.0, 2.0, 0.0], [1.0, 0.0, 1.0]) == pytest.approx((2 - 1) / 3)  # an equal pair has no rank
 
 
 def test_holm_by_hand_and_without_counting_nan():
@@ -295,9 +288,7 @@ def test_averages_against_a_loop():
         for line in run.records.itertuples():
             if (line.category, line.method) == (category, method):
                 sums.setdefault(line.sequence, []).append(getattr(line, metric))
-        assert (
-            row["estimate"] == pytest.approx(np.mean([np.mean(v) for v in sums.values()])) and row["n"] == 6
-        )
+        assert row["estimate"] == pytest.approx(np.mean([np.mean(v) for v in sums.values()])) and row["n"] == 6
 
 
 def test_layers_are_in_order_whatever_the_order_of_the_rows():
@@ -316,11 +307,7 @@ def test_comparisons_correct_over_the_whole_table():
     found = rec.comparisons(tiny_run().records)
     assert len(found) == 8 and found["p_holm"].tolist() == pytest.approx(st.holm(found["p"]).tolist())
     row = found[(found["metric"] == "kv_l1_loss") & (found["baseline"] == "SnapKV")].iloc[0]
-    assert (
-        row["difference"] == pytest.approx(-0.01, abs=0.003)
-        and row["high"] < 0
-        and row["rank_biserial"] == -1
-    )
+    assert row["difference"] == pytest.approx(-0.01, abs=0.003) and row["high"] < 0 and row["rank_biserial"] == -1
 
 
 def test_comparison_of_one_sequence_is_empty_but_there():

@@ -87,10 +87,7 @@ def test_table_11_puts_sources_side_by_side_and_never_mixes_them():
         "this run: n",
     ]
     assert len(table) == 5 * 4 and caption.startswith("Paper Table 11.")
-    assert (
-        "Paper: Llama-3-8B-Instruct" in caption
-        and "published: smollm2-135m, data open, budget 10 %" in caption
-    )
+    assert "Paper: Llama-3-8B-Instruct" in caption and "published: smollm2-135m, data open, budget 10 %" in caption
     rows = table.set_index(["Sub-category", "Method"])
     found = averages(RUN.records).set_index(["category", "method", "metric"])
     for (category, method), row in rows.iterrows():
@@ -124,11 +121,7 @@ def test_table_11_bold_is_the_best_of_the_three_methods():
     ):
         block = rows.loc["Few-shot Learning", column]
         assert [method for method, cell in block.items() if cell.startswith("**")] == [best]
-    assert (
-        not rows[rows.index.get_level_values(1) == "Random (control)"]
-        .map(lambda cell: "**" in cell)
-        .any(axis=None)
-    )
+    assert not rows[rows.index.get_level_values(1) == "Random (control)"].map(lambda cell: "**" in cell).any(axis=None)
 
 
 def test_equal_printed_digits_share_the_rank():
@@ -208,12 +201,7 @@ def test_order_text_marks_what_cannot_be_told_apart():
 def test_significance_table_agrees_with_the_comparisons():
     caption, table = read(tables.significance_table(RUN.records, "kv_l1_loss", source="tiny"))
     found = comparisons(RUN.records, ["kv_l1_loss"])
-    assert (
-        "KV-cache L1 loss" in caption
-        and "(tiny)" in caption
-        and "Holm" in caption
-        and "Below zero" in caption
-    )
+    assert "KV-cache L1 loss" in caption and "(tiny)" in caption and "Holm" in caption and "Below zero" in caption
     assert table["Difference"].tolist()[:2] == ["ChunkKV − SnapKV", "ChunkKV − H2O"]
     assert table["p, Holm"].tolist() == [tables.p_text(p) for p in found["p_holm"]]
     assert table["Mean [95 % interval]"][0].startswith(f"−{-found['difference'][0]:.4f} [")
@@ -251,9 +239,7 @@ def test_correlations_table_finds_what_the_damage_was_made_from():
 
 def test_claims_table_holds_verdict_and_number():
     claims = [
-        tables.Claim(
-            "ChunkKV loses | least", "supported", "ChunkKV − SnapKV", Interval(-0.01, -0.02, -0.005, 100)
-        ),
+        tables.Claim("ChunkKV loses | least", "supported", "ChunkKV − SnapKV", Interval(-0.01, -0.02, -0.005, 100)),
         tables.Claim("Middle layers matter most", "cannot be told here"),
     ]
     _, table = read(tables.claims_table(claims))
@@ -297,8 +283,6 @@ def test_versions_table_lists_every_package_and_dashes_for_gaps():
     assert values["code SHA-256"] == "9f8e9f8e9f8e9f8e…"
     assert values["transformers"] == "5.23.0" and values["machine"] == "cores 2" and values["data"] == "open"
     assert (
-        read(tables.versions_table({"versions": {"numpy": np.__version__}}))[1]
-        .set_index("What")
-        .loc["model", "Value"]
+        read(tables.versions_table({"versions": {"numpy": np.__version__}}))[1].set_index("What").loc["model", "Value"]
         == "–"
     )

@@ -16,6 +16,8 @@ from ..sequences.needles import needle_sequences
 from .identity import machine
 from .parameters import Parameters
 
+ALL_LAYERS = -1  # stands in the column `layer` of records that are means over all layers
+
 
 def sequences_of(settings: Parameters, tokenizer: PreTrainedTokenizerBase) -> list[Sequence]:
     """The sequences that a run of these parameters measures, in order."""
@@ -23,7 +25,7 @@ def sequences_of(settings: Parameters, tokenizer: PreTrainedTokenizerBase) -> li
         return needle_sequences(tokenizer, settings.per_category, settings.max_tokens, settings.seed)
     return load_sequences(
         tokenizer, settings.source, settings.data_path, settings.categories, settings.per_category,
-        settings.max_tokens, settings.max_answer_tokens, settings.seed,
+        settings.max_tokens, settings.max_answer_tokens, settings.seed, settings.datasets, settings.skip,
     )  # fmt: skip
 
 
@@ -33,8 +35,13 @@ def measure_one(
     """What a run records of one sequence: `analyse`, and with `max_new_tokens` the written answers too."""
     if settings.max_new_tokens:
         options = settings.reuse, settings.all_queries, settings.max_new_tokens
-        return write_answers(model, tokenizer, sequence, settings.compressors, *options)
-    return analyse(model, sequence, settings.compressors, settings.reuse, settings.all_queries)
+        layers, answers = write_answers(model, tokenizer, sequence, settings.compressors, *options)
+    else:
+        layers, answers = analyse(model, sequence, settings.compressors, settings.reuse, settings.all_queries)
+    if settings.layer_means:
+        means = layers.groupby(["sequence", "method"], sort=False, as_index=False).mean().assign(layer=ALL_LAYERS)
+        layers = means[layers.columns].astype(layers.dtypes)
+    return layers, answers
 
 
 class LocalEngine:

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
 
 from ..errors import InputError, unknown
-from ..sequences.schema import CATEGORIES
+from ..sequences.schema import CATEGORIES, CATEGORY_OF
 
 if TYPE_CHECKING:
     from ..compressors import Compressor
@@ -70,7 +70,9 @@ class Parameters:
                          "needles: a number hidden in open text", SOURCES)  # fmt: skip
     data_path: str | None = _option(None, "local data.zip or folder for source longbench; without it the hub")
     categories: tuple[str, ...] = _option(CATEGORIES, "rows of the table to measure", CATEGORIES)
+    datasets: tuple[str, ...] = _option((), "only these data sets of the rows; none named: all", tuple(CATEGORY_OF))
     per_category: int = _option(100, "sequences for each category, or needles for each depth", least=1)
+    skip: int = _option(0, "sequences of each row to leave out first: those that another run has drawn", least=0)
     max_tokens: int = _option(4096, "tokens of a prompt; longer ones lose their middle", least=1)
     max_answer_tokens: int = _option(32, "tokens of an answer, teacher-forced as probes", least=1)
     budget: float | int = _option(0.1, "part of the prompt that stays: a fraction up to 1.0, or a count of tokens")
@@ -85,10 +87,11 @@ class Parameters:
     reuse: int = _option(1, "layers that share a kept set; 1: none do", least=1)
     variants: str | None = _option(None, "sensitivity: also the methods with one hyper-parameter changed at a time")
     all_queries: bool = _option(False, "also measure the attention of all prompt queries; slower")
+    layer_means: bool = _option(False, "record the mean over layers only: for runs of very many variants")
     max_new_tokens: int = _option(0, "tokens to generate from every cache, at most, and to score; 0: none", least=0)
     seed: int = _option(0, "of the sample of sequences and of the Random control")
 
-    @field_validator("categories", "methods", mode="before")
+    @field_validator("categories", "datasets", "methods", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
         """One name, or a list of them as YAML and JSON have it, as a tuple."""
@@ -100,9 +103,11 @@ class Parameters:
             value, choices, least = getattr(self, one.name), one.metadata["choices"], one.metadata["least"]
             for name in value if isinstance(value, tuple) else (value,):
                 if choices and name not in choices:
-                    kind = {"categories": "category", "methods": "method"}.get(one.name, one.name)
+                    kind = {"categories": "category", "datasets": "data set", "methods": "method"}.get(
+                        one.name, one.name
+                    )
                     raise unknown(kind, name, choices)
-            if value == ():
+            if value == () != one.default:
                 raise InputError(f"{one.name} is empty; name at least one, or leave it out for all.")
             if least is not None and value is not None and value < least:
                 raise InputError(f"{one.name}={value} does not work; it must be at least {least}.")

@@ -30,6 +30,8 @@ def load_sequences(
     max_tokens: int = 4096,
     max_answer_tokens: int = 32,
     seed: int = 0,
+    datasets: Iterable[str] = (),
+    skip: int = 0,
 ) -> list[Sequence]:
     """A balanced, seeded sample of sequences, in the order in which they should be measured.
 
@@ -40,12 +42,21 @@ def load_sequences(
     per_category       how many sequences of each; a category that has fewer gives all of them
     max_tokens         longer prompts lose their middle
     max_answer_tokens  longer answers lose their end
+    datasets           only these of the categories' data sets; none named: all
+    skip               how many of each category to leave out first: another run's, so that no text is drawn twice
     raises InputError: an unknown name, a number out of range, data that is not there or damaged.
     """
     check_max_tokens(max_tokens)
     if not isinstance(max_answer_tokens, int) or max_answer_tokens < 1:
         raise InputError(f"max_answer_tokens={max_answer_tokens!r} does not fit: give a whole number of at least 1.")
-    rows = sample(load_rows(source, path, categories), per_category, seed)
+    names, rows = tuple(datasets), load_rows(source, path, categories)
+    there = list(dict.fromkeys(row["dataset"] for row in rows))
+    for name in names:
+        if name not in there:
+            raise unknown("data set of these categories", name, there)
+    rows = sample([row for row in rows if not names or row["dataset"] in names], per_category, seed, skip)
+    if not rows:
+        raise InputError(f"skip={skip} leaves no sequence to measure; give a smaller number.")
     return [sequence(tokenizer, row, max_tokens, max_answer_tokens) for row in rows]
 
 
@@ -72,12 +83,13 @@ def _source(source: str, path: str | Path | None) -> Any:
     return SOURCES[source]
 
 
-def sample(rows: list[dict], per_category: int, seed: int) -> list[dict]:
+def sample(rows: list[dict], per_category: int, seed: int, skip: int = 0) -> list[dict]:
     """Up to `per_category` rows of each category, drawn at random but reproducibly.
 
     rows          dicts with `_id` and `dataset`
     per_category  a category that has fewer rows gives all of them
     seed          another seed, another draw
+    skip          rows of each category's draw that are left out, from its beginning
 
     Within a category the data sets take turns, so they contribute evenly until one is exhausted; categories take
     turns too, so that every prefix of the result is balanced. The draw depends on ids and seed alone, not on
@@ -98,7 +110,7 @@ def sample(rows: list[dict], per_category: int, seed: int) -> list[dict]:
     categories = []
     for category in CATEGORIES:
         sets = [sorted(members[name], key=ticket) for name in _ORDER if CATEGORY_OF[name] == category]
-        categories.append(list(islice(_take_turns(sets), per_category)))
+        categories.append(list(islice(_take_turns(sets), skip, skip + per_category)))
     return list(_take_turns(categories))
 
 
