@@ -25,14 +25,18 @@ def message(call, *arguments, **named):
     return text
 
 
+SCORABLE = {"trec": {"all_classes": ["text", "a text"]}, "passage_retrieval_en": {"answers": ["Paragraph 7"]}}
+
+
 def a_row(dataset="qasper", number=0, **changes):
     """A small row in LongBench's format."""
     row = {"input": "What is it?", "context": f"It is text {number}.", "answers": ["text", "a text"], "length": 6}
-    return row | {"dataset": dataset, "language": "en", "all_classes": None, "_id": f"id{number}"} | changes
+    row |= {"dataset": dataset, "language": "en", "all_classes": None, "_id": f"id{number}"}
+    return row | SCORABLE.get(dataset, {}) | changes
 
 
-def as_lines(rows):
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+def as_lines(rows, ensure_ascii=False):
+    return "".join(json.dumps(row, ensure_ascii=ensure_ascii) + "\n" for row in rows).encode()
 
 
 def archive(path, names=LONGBENCH_SETS, prefix="data/", **content):

@@ -71,6 +71,15 @@ def test_missing_ids_become_hashes_of_the_prompt(tmp_path):
         (as_lines([a_row("trec")]), "field 'dataset' is 'trec', but the file is qasper's"),
         (as_lines([a_row(), a_row()]), "more than one row with _id 'id0'"),
         (b"\n", "holds no rows"),
+        (b"[" * 100_000, "line 1: not a JSON object (maximum recursion depth"),
+        (
+            as_lines([a_row("qasper", 0), a_row("qasper", 1, context="cut \ud83d off")], ensure_ascii=True),
+            "line 2: field 'context' holds half a surrogate pair",
+        ),
+        (
+            as_lines([a_row("qasper", 0, answers=["cut \ud83d off"])], ensure_ascii=True),
+            "line 1: field 'answers' holds half",
+        ),
     ],
 )
 def test_damaged_rows(tmp_path, content, said):
@@ -88,6 +97,38 @@ def test_damaged_archives(tmp_path):
     flipped[60] ^= 255  # inside the first member's data
     (tmp_path / "flipped.zip").write_bytes(flipped)
     assert "not a whole zip file" in message(read_single, tmp_path / "flipped.zip")
+
+
+def test_archives_that_zipfile_cannot_read(tmp_path):
+    whole = bytearray(archive(tmp_path / "data.zip").read_bytes())
+    directory = whole.index(b"PK\x01\x02")
+    for place, offset, value, said in ((0, 6, 1, "encrypted"), (0, 8, 97, "not supported")):
+        changed = whole[:]
+        changed[place + offset] = changed[directory + offset + 2] = value
+        (tmp_path / "changed.zip").write_bytes(changed)
+        text = message(read_single, tmp_path / "changed.zip")
+        assert said in text and "unpack it and pass the folder" in text
+
+
+def test_files_in_another_folder_are_named(tmp_path):
+    deep = archive(tmp_path / "deep.zip", prefix="LongBench/data/")
+    assert "it has LongBench/data/narrativeqa.jsonl: the files must lie in data/ itself" in message(read_single, deep)
+    with zipfile.ZipFile(deep) as file:
+        file.extractall(tmp_path / "folder")
+    assert "LongBench/data/narrativeqa.jsonl" in message(read_single, tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("trec", {"all_classes": None}, "'all_classes' is empty"),
+        ("passage_retrieval_en", {"answers": ["7"]}, "not like 'Paragraph 7'"),
+    ],
+)
+def test_rows_that_cannot_be_scored(tmp_path, name, changes, said):
+    path = archive(tmp_path / "data.zip", **{name: as_lines([a_row(name, **changes)])})
+    text = message(sequences.load_rows, "longbench", path, CATEGORIES)
+    assert f"data/{name}.jsonl, line 1: " in text and said in text
 
 
 def test_what_is_not_there(tmp_path):

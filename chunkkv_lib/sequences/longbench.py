@@ -103,8 +103,20 @@ def _files(place: Path, names: Iterable[str]) -> dict[str, tuple[str, bytes]]:
     missing = [name for name in names if name not in files]
     if missing:
         wanted = ", ".join(f"data/{name}.jsonl" for name in missing)
-        raise InputError(f"{place} lacks {wanted}; leave out the category, or get the whole data.zip of {REPOSITORY}.")
+        deeper = _elsewhere(place, missing[0])
+        hint = f"it has {deeper}: the files must lie in data/ itself" if deeper else "leave out the category"
+        raise InputError(f"{place} lacks {wanted}; {hint}, or get the whole data.zip of {REPOSITORY}.")
     return files
+
+
+def _elsewhere(place: Path, name: str) -> str | None:
+    """Where the data set's file lies if it is somewhere else in the folder or archive."""
+    if place.is_dir():
+        found = [str(path.relative_to(place)) for path in sorted(place.glob(f"*/*/{name}.jsonl"))]
+    else:
+        with zipfile.ZipFile(place) as archive:
+            found = [member for member in archive.namelist() if member.endswith(f"{name}.jsonl")]
+    return next(iter(found), None)
 
 
 def _present(place: Path, names: list[str]) -> dict[str, tuple[str, bytes]]:
@@ -126,7 +138,9 @@ def _from_zip(path: Path, names: list[str]) -> dict[str, tuple[str, bytes]]:
             members = {name: f"data/{name}.jsonl" for name in names}
             inside = set(archive.namelist())
             return {name: (f"{path}:{m}", archive.read(m)) for name, m in members.items() if m in inside}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except RuntimeError as error:  # what zipfile raises for a password, and for a compression that it does not know
+        raise InputError(f"{path} cannot be read ({error}); unpack it and pass the folder.") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise InputError(f"{path} is not a whole zip file ({error}); download LongBench's data.zip again.") from error
 
 
@@ -143,7 +157,7 @@ def _rows(name: str, place: str, content: bytes) -> list[dict]:
 def _row(name: str, place: str, line: bytes) -> dict:
     try:
         row = json.loads(line)
-    except ValueError as error:  # also: not UTF-8
+    except (ValueError, RecursionError) as error:  # also: not UTF-8; brackets without end
         raise InputError(f"{place}: not a JSON object ({error}).") from error
     check_row(row, place)
     if row["dataset"] != name:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ..errors import InputError, unknown
 
 # The rows of Paper Table 11. Per source: which data sets make up a category. Order matters: draws go round in it.
@@ -81,10 +83,24 @@ def check_row(row: object, place: str) -> None:
         if not isinstance(row[name], kinds):
             wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
             raise InputError(f"{place}: field {name!r} must be {wanted}, found {type(row[name]).__name__}.")
-    for name in ("answers", "all_classes"):
-        if not all(isinstance(text, str) for text in row[name] or ()):
+    for name in FIELDS:
+        texts = row[name] or () if name in ("answers", "all_classes") else (row[name],)
+        if name in ("answers", "all_classes") and not all(isinstance(text, str) for text in texts):
             raise InputError(f"{place}: field {name!r} must be a list of strings.")
+        for text in texts:
+            if isinstance(text, str) and re.search("[\ud800-\udfff]", text):
+                raise InputError(
+                    f"{place}: field {name!r} holds half a surrogate pair, which is no character; remove it."
+                )
     if not any(text.strip() for text in row["answers"]):
         raise InputError(f"{place}: field 'answers' holds no answer; a sequence needs one to be measured.")
+    if row["dataset"] in ("trec", "trec_open") and not row["all_classes"]:
+        raise InputError(
+            f"{place}: field 'all_classes' is empty; a classification cannot be scored without its labels."
+        )
+    if row["dataset"].startswith("passage_retrieval") and not all(
+        re.search(r"Paragraph \d", a) for a in row["answers"]
+    ):
+        raise InputError(f"{place}: an answer of field 'answers' is not like 'Paragraph 7', so it cannot be scored.")
     if not (row["context"] + row["input"]).strip():
         raise InputError(f"{place}: 'context' and 'input' are both blank, so the prompt would be empty.")
