@@ -3,9 +3,47 @@
     from chunkkv_lib import ChunkKV, SnapKV, H2O            # which tokens stay
     from chunkkv_lib import kv_l1_loss, attention_cosine_similarity   # what was lost
     from chunkkv_lib import load_model, Sequence, analyse   # one sequence on a real model
+
+What is not listed here is found in the module of its subject.
 """
 
 from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
+
+# ruff: noqa: F401
+if TYPE_CHECKING:  # so that an editor finds every name; at run time each is imported when it is first used
+    from .attention import PromptAttention, attention_rows, column_sums
+    from .compressors import (
+        H2O,
+        METHODS,
+        ChunkKV,
+        Compressor,
+        Oracle,
+        Random,
+        Recent,
+        SnapKV,
+        StreamingLLM,
+        WindowCompressor,
+        budget_tokens,
+        preset,
+    )
+    from .decoding import generate
+    from .errors import InputError
+    from .measure import analyse
+    from .metrics import (
+        attention_cosine_similarity,
+        attention_mass,
+        attention_output_cosine,
+        cache_cosine,
+        kv_l1_absolute,
+        kv_l1_loss,
+        overlap,
+        passage_survival,
+    )
+    from .models import load_model
+    from .runs import live_run, load_run, trial_run
+    from .sequence import Sequence
+    from .sequences import CATEGORIES, load_sequences
 
 __version__ = "0.1.0"
 
@@ -13,15 +51,17 @@ __version__ = "0.1.0"
 _HOMES = {
     "compressors": (
         "ChunkKV", "SnapKV", "H2O", "StreamingLLM", "Recent", "Random", "Oracle", "METHODS", "budget_tokens", "preset",
+        "Compressor", "WindowCompressor",
     ),
     "attention": ("PromptAttention", "attention_rows", "column_sums"),
     "metrics": (
         "kv_l1_loss", "kv_l1_absolute", "cache_cosine", "attention_cosine_similarity", "attention_mass",
-        "attention_output_cosine", "attention_logit_cosine", "overlap", "passage_survival",
+        "attention_output_cosine", "overlap", "passage_survival",
     ),
     "errors": ("InputError",),
     "models": ("load_model",),
-    "sequences": ("CATEGORIES", "Sequence", "load_sequences"),
+    "sequence": ("Sequence",),
+    "sequences": ("CATEGORIES", "load_sequences"),
     "decoding": ("generate",),
     "measure": ("analyse",),
     "runs": ("live_run", "load_run", "trial_run"),

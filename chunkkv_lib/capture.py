@@ -28,18 +28,18 @@ _numbers = itertools.count()
 class Layer:
     """What the attention of one layer worked on, for one sequence of t tokens.
 
-    index    0 for the layer next to the embeddings
-    queries  [Hq, t, d] after RoPE, scaled so that the model's logits are q.k / sqrt(d)
-    keys     [Hkv, t, d] after RoPE, as the model caches them
-    values   [Hkv, t, d]
-    lse      [Hq, t] float32 log-sum-exp of the causal logits, or None where the kernel does not give it
+    index     0 for the layer next to the embeddings
+    queries   [Hq, t, d] after RoPE, scaled so that the model's logits are q.k / sqrt(d)
+    keys      [Hkv, t, d] after RoPE, as the model caches them
+    values    [Hkv, t, d]
+    log_sums  [Hq, t] float32 log-sum-exp of the causal logits, or None where the kernel does not give it
     """
 
     index: int
     queries: Tensor
     keys: Tensor
     values: Tensor
-    lse: Tensor | None
+    log_sums: Tensor | None
 
 
 @contextmanager
@@ -82,10 +82,10 @@ def capture(
         if kwargs.get("s_aux") is not None:
             raise _unseen(model, "adds learned sinks to its softmax, which the scores do not model")
         seen.add(module.layer_idx)
-        output, lse = _sdpa(module, query, key, value, attention_mask, scaling, kwargs)
+        output, log_sums = _sdpa(module, query, key, value, attention_mask, scaling, kwargs)
         correction = (scaling or query.shape[-1] ** -0.5) * query.shape[-1] ** 0.5
         queries = query[0] if abs(correction - 1) < 1e-6 else query[0] * correction
-        visit(Layer(module.layer_idx, queries, key[0], value[0], lse))
+        visit(Layer(module.layer_idx, queries, key[0], value[0], log_sums))
         return output, None
 
     with attention_as(model, attend), torch.inference_mode():
@@ -106,8 +106,8 @@ def _sdpa(module, query, key, value, attention_mask, scaling, kwargs) -> tuple[T
     """SDPA's output [1, t, Hq, d], and the log-sum-exp [Hq, t] where the kernel that SDPA picks returns it."""
     plain = attention_mask is None and query.shape[2] > 1 and not kwargs.get("softcap")
     if plain and (found := causal_attention(query, key, value, scaling)):
-        output, lse = found
-        return output.transpose(1, 2).contiguous(), lse
+        output, log_sums = found
+        return output.transpose(1, 2).contiguous(), log_sums
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)[0], None
 
 

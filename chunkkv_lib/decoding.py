@@ -28,15 +28,15 @@ class CompressedCache:
         self.next_position = n
         self.layers: list[tuple[Tensor, Tensor]] = []  # keys and values, each [M, heads, b, d]
 
-    def add(self, keys: Tensor, values: Tensor, kepts: Iterable[Tensor]) -> None:
+    def add(self, keys: Tensor, values: Tensor, kept_sets: Iterable[Tensor]) -> None:
         """Gather the kept positions of the next layer.
 
         keys, values  [Hkv, n, d]
-        kepts         one `[S, b]` per method, all with the same b
+        kept_sets     one `[S, b]` per method, all with the same b
         """
-        kepts = list(kepts)
-        heads = max(keys.shape[0], *(kept.shape[0] for kept in kepts))
-        rows = torch.stack([kept.repeat_interleave(heads // kept.shape[0], 0) for kept in kepts])  # [M, heads, b]
+        kept_sets = list(kept_sets)
+        heads = max(len(keys), *(len(kept) for kept in kept_sets))
+        rows = torch.stack([kept.repeat_interleave(heads // len(kept), 0) for kept in kept_sets])  # [M, heads, b]
         owner = torch.arange(heads, device=keys.device)[:, None] // (heads // keys.shape[0])
         self.layers.append((keys[owner, rows], values[owner, rows]))
 
@@ -52,7 +52,7 @@ def decode(model: PreTrainedModel, cache: CompressedCache, token_ids: Tensor, ap
     token_ids  [t], the same for every method, or [M, t]
     append     True adds the new tokens' keys and values to the cache, for the next step
     return     [M, t, vocabulary]
-    raises InputError: the new tokens lie behind the model's last position, or outside a layer's sliding window.
+    raises InputError: the new tokens lie beyond the model's last position, or outside a layer's sliding window.
     """
     ids = torch.as_tensor(token_ids, device=model.device)
     ids = ids.expand(cache.methods, -1) if ids.dim() == 1 else ids
@@ -87,20 +87,15 @@ def _extend(kept: Tensor, new: Tensor) -> Tensor:
     return torch.cat([kept, new.repeat_interleave(kept.shape[1] // new.shape[1], 1)], 2)
 
 
-def answer_scores(logits: Tensor, full_logits: Tensor, targets: Tensor) -> dict[str, float]:
+def answer_scores(logits: Tensor, full_logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """How well logits from a compressed cache predict the answer, against those from the full cache.
 
     logits, full_logits  [t, vocabulary], of the tokens before the targets
     targets              [t] int64 answer tokens
-    return               nll: mean negative log-likelihood, nats per token; kl: mean KL divergence from the full
-                         cache's prediction, nats; top1_agreement: share of tokens with the same most likely next one.
-                         All NaN if t is 0.
+    return               numbers as tensors, so that a GPU is not waited for. nll: mean negative log-likelihood, nats
+                         per token; kl: mean KL divergence from the full cache's prediction, nats; top1_agreement:
+                         share of tokens with the same most likely next one. All NaN if t is 0.
     """
-    return {name: score.item() for name, score in score_tensors(logits, full_logits, targets).items()}
-
-
-def score_tensors(logits: Tensor, full_logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """`answer_scores` as tensors without dimensions, so that a GPU is not waited for."""
     if len(targets) == 0:
         return dict.fromkeys(("nll", "kl", "top1_agreement"), torch.tensor(torch.nan, device=logits.device))
     ours, full = logits.float().log_softmax(-1), full_logits.float().log_softmax(-1)

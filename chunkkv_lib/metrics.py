@@ -1,25 +1,26 @@
-"""What a compressed KV cache lost: pure functions of tensors and kept positions.
+"""What a compressed KV cache lost: pure functions of tensors and kept positions. The recorded columns are these.
 
 Shapes: x `[Hkv, n, d]` one layer's keys (after RoPE) or values; `kept [S, b]` int64 ascending, S = Hkv, Hq or 1;
 probe queries q `[Hq, probes, d]` with their absolute `positions [probes]`, each seeing the prompt's keys 0..position.
 Everything is computed in float32 or better.
 
-The ChunkKV paper (arXiv 2502.00299, appendix A.1) names a "KV cache L1 loss" and an "attention cosine similarity" but
-no formula is known. The definitions here are ours; the chapter on metrics compares the plausible ones.
+The ChunkKV paper (arXiv 2502.00299) names a "KV cache L1 loss" and an "attention cosine similarity"; its appendix A.1
+prints no formula for either. The definitions here are ours; the chapter on metrics compares the plausible ones.
+
+Functions whose first argument is a `mass` or `rows` take what another step has already computed, and do not look for
+NaN: a measurement of many methods computes it once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from .attention import PromptAttention, attention_logits, attention_rows, kept_outputs, output_rows
-from .attention.checks import check_finite, check_heads
-from .attention.gpu import kernels
+from .attention import PromptAttention, attention_rows, check_finite, check_heads, output_rows
+from .compressors import check_kept
 from .errors import InputError
-from .kept_sets import KeptSets, jaccard, misfit
 
 # --- the cache: keys or values ------------------------------------------------------------------------------------
 
@@ -33,6 +34,7 @@ def kv_l1_loss(x: Tensor, kept: Tensor) -> Tensor:
             Anchor: random positions lose about 1 - b/n, 0.90 at a 10 % budget, whatever the model. NaN if x is all 0.
     raises InputError: shapes that do not fit, NaN or infinity, a position outside 0..n-1.
     """
+    check_cache(x, kept)
     return lost_share(token_mass(x), kept)
 
 
@@ -41,6 +43,7 @@ def kv_l1_absolute(x: Tensor, kept: Tensor) -> Tensor:
 
     x [Hkv, n, d], kept [S, b] -> [S] float32, in the cache's own unit, so it follows each layer's scale.
     """
+    check_cache(x, kept)
     return lost_mean(token_mass(x), kept, x.shape[2])
 
 
@@ -50,100 +53,45 @@ def cache_cosine(x: Tensor, kept: Tensor) -> Tensor:
     x [Hkv, n, d], kept [S, b] -> [S] float32: the root of the kept share of the squared norm.
     Anchor: random positions give about sqrt(b/n), 0.316 at 10 %.
     """
-    return (1 - lost_share(token_mass(x, power=2), kept)).clamp(min=0).sqrt()
+    check_cache(x, kept)
+    return (1 - lost_share(token_mass(x, power=2), kept)).sqrt()
 
 
 def token_mass(x: Tensor, power: int = 1) -> Tensor:
     """Sum of |x| ** power over the head dimension: [Hkv, n, d] -> [Hkv, n], power 1 or 2."""
-    if x.dim() != 3:
-        raise InputError(f"the cache has shape {tuple(x.shape)}; expected [KV heads, tokens, head dimension].")
-    check_finite("the cache's entries", x)
-    return mass(x, power)
-
-
-def mass(x: Tensor, power: int = 1) -> Tensor:
-    """The same without looking for NaN and infinity."""
     wide = torch.promote_types(x.dtype, torch.float32)
     # The norm converts and sums in one sweep; of absolute values it is slow on the CPU.
     return x.abs().sum(-1, dtype=wide) if power == 1 else torch.linalg.vector_norm(x, dim=-1, dtype=wide).square()
 
 
-def masses(x: Tensor) -> Tensor:
-    """`mass` for power 1 and power 2: [Hkv, n, d] -> [2, Hkv, n]."""
-    if x.dtype != torch.float64 and (triton := kernels("attention.triton_rows", x)):
-        return triton.masses(x)
-    return torch.stack([mass(x, 1), mass(x, 2)])
-
-
 def lost_share(mass: Tensor, kept: Tensor) -> Tensor:
-    """Share of the mass on evicted positions: mass [Hkv, n], kept [S, b] -> [S]."""
-    evicted, everything = evicted_mass(mass[None], kept_mask(kept, mass.shape[1])[None])
-    return evicted[0, 0] / everything[0]
+    """Share of the mass on evicted positions: mass [Hkv, n], kept [S, b] -> [S] in 0..1."""
+    mass = _mass_of_sets(mass, kept)
+    return (1 - mass.gather(1, kept).sum(-1) / mass.sum(-1)).clamp(min=0)  # rounding can fall below 0
 
 
 def lost_mean(mass: Tensor, kept: Tensor, head_dim: int) -> Tensor:
     """Mass on evicted positions per entry of the cache: mass [Hkv, n], kept [S, b] -> [S]."""
-    evicted, _ = evicted_mass(mass[None], kept_mask(kept, mass.shape[1])[None])
-    return evicted[0, 0] / entries_per_set(*mass.shape, len(kept), head_dim)
+    lost = lost_share(mass, kept) * _mass_of_sets(mass, kept).sum(-1)
+    return lost / (max(1, len(mass) // len(kept)) * mass.shape[1] * head_dim)  # entries of the heads that share a set
 
 
-def evicted_mass(masses: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Mass on evicted positions, of several masses under several methods at once.
-
-    masses  [K, Hkv, n]
-    masks   [M, S, n] bool, True for kept positions
-    return  [M, K, S] mass on evicted positions of the heads that share a set, and [K, S] their whole mass
-    raises InputError: sets that do not fit the KV heads.
-    """
-    heads, sets = masses.shape[1], masks.shape[1]
-    if 0 < sets <= heads and heads % sets == 0:
-        per_set, gone = masses.unflatten(1, (sets, -1)), ~masks[:, None, :, None]
-    elif sets and sets % heads == 0:
-        per_set, gone = masses.repeat_interleave(sets // heads, 1)[:, :, None], ~masks[:, None, :, None]
-    else:
-        raise misfit(sets, f"{heads} KV heads")
-    return (per_set * gone).sum((-2, -1)), per_set.sum((-2, -1))
+def _mass_of_sets(mass: Tensor, kept: Tensor) -> Tensor:
+    """Mass per kept set, that of heads which share one added up: [Hkv, n] -> [S, n]; InputError if S does not fit."""
+    heads, sets = len(mass), len(kept)
+    if sets and heads % sets == 0:
+        return mass.unflatten(0, (sets, -1)).sum(1)
+    if sets and sets % heads == 0:
+        return mass.repeat_interleave(sets // heads, 0)
+    raise _misfit(sets, f"{heads} KV heads")
 
 
-def entries_per_set(kv_heads: int, n: int, sets: int, head_dim: int) -> int:
-    """Numbers in the cache of the KV heads that share one of `sets` kept sets."""
-    return max(1, kv_heads // sets) * n * head_dim
-
-
-def kept_mask(kept: Tensor, n: int) -> Tensor:
-    """Kept positions as a mask: [S, b] -> [S, n] bool. InputError if `kept` is not a kept set of n positions."""
-    return KeptSets([kept], n).groups[0][1][0]
-
-
-def overlap(kept: Tensor, other: Tensor) -> Tensor:
-    """Jaccard index of two kept sets, row by row: [S, b], [S, b'] -> [S] in 0..1."""
-    n = int(max(kept.max(), other.max())) + 1
-    return jaccard(kept_mask(kept, n), kept_mask(other, n))
-
-
-def passage_survival(kept: Tensor, spans: Iterable[tuple[int, int]], n: int) -> tuple[Tensor, Tensor]:
-    """What is left of passages of the prompt, such as the sentences that hold the answer.
-
-    kept    [S, b]
-    spans   passages as token positions (first, behind the last), at least one
-    n       prompt tokens
-    return  [S] share of the passages' tokens that stay, and [S] share of the passages that stay whole; float32
-    raises InputError: no passage, an empty one, or one outside 0..n.
-    """
-    return survival(kept_mask(kept, n), spans)
-
-
-def survival(mask: Tensor, spans: Iterable[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """The same for masks of kept positions: [..., n] bool -> [...] and [...]."""
-    spans, n = list(spans), mask.shape[-1]
-    for first, stop in spans:
-        if not 0 <= first < stop <= n:
-            raise InputError(f"passage {first}..{stop} does not fit {n} prompt tokens; give 0 <= first < stop <= {n}.")
-    if not spans:
-        raise InputError("no passage was given; at least one (first, stop) is needed.")
-    stays = torch.stack([mask[..., first:stop].sum(-1) for first, stop in spans])
-    whole = torch.stack([count == stop - first for count, (first, stop) in zip(stays, spans)])
-    return stays.sum(0) / sum(stop - first for first, stop in spans), whole.float().mean(0)
+def check_cache(x: Tensor, kept: Tensor) -> None:
+    """Raise InputError unless x [Hkv, n, d] is finite and `kept` a kept set of its n positions."""
+    if x.dim() != 3:
+        raise InputError(f"the cache has shape {tuple(x.shape)}; expected [KV heads, tokens, head dimension].")
+    check_finite("the cache's entries", x)
+    check_kept(kept, x.shape[1])
 
 
 # --- attention: what probe queries still see ----------------------------------------------------------------------
@@ -161,12 +109,12 @@ def attention_cosine_similarity(q: Tensor, keys: Tensor, kept: Tensor, positions
     return     [Hq, probes] float32 in 0..1: 1 nothing lost
     raises InputError: shapes that do not fit, NaN or infinity, a kept position outside 0..n-1.
     """
-    return row_cosine(_rows(q, keys, positions), [kept])[0]
+    return row_cosine(_checked_rows(q, keys, kept, positions), kept)
 
 
 def attention_mass(q: Tensor, keys: Tensor, kept: Tensor, positions: Tensor) -> Tensor:
     """Share of a probe's attention over the prompt that falls on kept positions. Shapes as above -> [Hq, probes]."""
-    return row_mass(_rows(q, keys, positions), [kept])[0]
+    return row_mass(_checked_rows(q, keys, kept, positions), kept)
 
 
 def attention_output_cosine(q: Tensor, keys: Tensor, values: Tensor, kept: Tensor, positions: Tensor) -> Tensor:
@@ -174,28 +122,69 @@ def attention_output_cosine(q: Tensor, keys: Tensor, values: Tensor, kept: Tenso
 
     values [Hkv, n, d]; the rest as above -> [Hq, probes] in -1..1. NaN where a probe attends to nothing that stays.
     """
-    rows = _rows(q, keys, positions)
+    rows = _checked_rows(q, keys, kept, positions)
     if values.shape[:2] != keys.shape[:2] or values.dim() != 3:
         raise InputError(
             f"values have shape {tuple(values.shape)} and keys {tuple(keys.shape)}; both must be [KV heads, tokens, "
             "head dimension] of the same heads and tokens. Pass both from the same layer."
         )
     check_finite("values", values)
-    return row_output_cosine(rows, values, [kept])[0]
+    return output_cosine(output_rows(rows, values), kept_outputs(rows, values, kept))
 
 
-def attention_logit_cosine(q: Tensor, keys: Tensor, kept: Tensor, positions: Tensor) -> Tensor:
-    """Cosine of the scaled logits before the softmax, evicted ones zero. Shapes as above -> [Hq, probes]."""
-    _check_probes(q, keys, positions)
-    return row_cosine(visible(attention_logits(q, keys, positions)), [kept])[0]
+def row_cosine(rows: Tensor, kept: Tensor) -> Tensor:
+    """Cosine of each row of attention (or logits) with its zero-filled copy: rows [Hq, r, n], kept [S, b] -> [Hq, r].
+
+    It is the length of the kept part over that of the whole.
+    """
+    return (kept_entries(rows, kept).norm(dim=-1) / rows.norm(dim=-1)).clamp(max=1)  # rounding can exceed 1
 
 
-def _rows(q: Tensor, keys: Tensor, positions: Tensor) -> Tensor:
-    _check_probes(q, keys, positions)
-    return attention_rows(q, keys, positions)
+def row_mass(rows: Tensor, kept: Tensor) -> Tensor:
+    """Sum of each row over its kept positions: rows [Hq, r, n], kept [S, b] -> [Hq, r]."""
+    return kept_entries(rows, kept).sum(-1)
 
 
-def _check_probes(q: Tensor, keys: Tensor, positions: Tensor) -> None:
+def output_cosine(full: Tensor, compressed: Tensor) -> Tensor:
+    """Cosine of attention outputs: [Hq, r, d] twice -> [Hq, r]. It does not see that the rows are not renormalised."""
+    return (full * compressed).sum(-1) / (full.norm(dim=-1) * compressed.norm(dim=-1))
+
+
+def kept_outputs(rows: Tensor, values: Tensor, kept: Tensor) -> Tensor:
+    """Attention outputs over kept positions alone: rows [Hq, r, n], values [Hkv, n, d], kept [S, b] -> [Hq, r, d]."""
+    some = kept_entries(rows, kept)
+    heads = max(len(values), len(kept))  # as many as differ in their values or in what they keep
+    mine = kept.repeat_interleave(heads // len(kept), 0)  # [heads, b]
+    owner = torch.arange(heads, device=rows.device)[:, None] // (heads // len(values))
+    stacked = some.reshape(heads, -1, kept.shape[1])
+    return torch.matmul(stacked, values[owner, mine].to(rows.dtype)).view(*rows.shape[:2], -1)
+
+
+def kept_entries(rows: Tensor, kept: Tensor) -> Tensor:
+    """The entries of rows at each head's kept positions: rows [Hq, r, n], kept [S, b] -> [Hq, r, b]."""
+    heads, r, n = rows.shape
+    sets, tokens = kept.shape
+    if sets == 0 or heads % sets:
+        raise _misfit(sets, f"{heads} query heads")
+    of_sets = rows.reshape(sets, -1, n)
+    return of_sets.gather(2, kept[:, None].expand(-1, of_sets.shape[1], -1)).view(heads, r, tokens)
+
+
+def prompt_cosine(attention: PromptAttention, kept_sets: Sequence[Tensor], rows: int = 64) -> Tensor:
+    """Attention cosine averaged over all prompt queries, for M kept sets: a second sweep over the causal attention.
+
+    return [M, Hq] float32
+    """
+    queries, keys, n = attention.queries, attention.keys, attention.n
+    total = torch.zeros(len(kept_sets), len(queries), device=keys.device)
+    for start in range(0, n, rows):
+        positions = torch.arange(start, min(start + rows, n), device=keys.device)
+        tile = attention_rows(queries[:, start : start + rows], keys, positions)
+        total += torch.stack([row_cosine(tile, kept).sum(-1) for kept in kept_sets])
+    return total / n
+
+
+def _checked_rows(q: Tensor, keys: Tensor, kept: Tensor, positions: Tensor) -> Tensor:
     check_heads(q, keys)
     if q.shape[1] == 0:
         raise InputError("there are 0 probe queries; at least 1 is needed. Pass the queries that will read the cache.")
@@ -207,92 +196,44 @@ def _check_probes(q: Tensor, keys: Tensor, positions: Tensor) -> None:
         )
     if int(positions.min()) < 0:
         raise InputError(f"a probe has position {int(positions.min())}; positions start at 0.")
+    check_kept(kept, keys.shape[1])
+    return attention_rows(q, keys, positions)
 
 
-# --- the same on rows already computed, for several kept sets at once ---------------------------------------------
+def _misfit(sets: int, heads: str) -> InputError:
+    return InputError(
+        f"{sets} kept sets do not fit {heads}; there must be one per KV head, one per query head, or a single one. "
+        "Pass the kept set of the same layer and model."
+    )
 
 
-def visible(logits: Tensor) -> Tensor:
-    """Logits with the invisible keys' -inf replaced by zero, so that they carry no energy."""
-    return logits.masked_fill(logits == -torch.inf, 0.0)
+# --- kept sets themselves -----------------------------------------------------------------------------------------
 
 
-class RowSums:
-    """Sums of attention rows over what every method keeps; the metrics of rows are quotients of them.
+def overlap(kept: Tensor, other: Tensor) -> Tensor:
+    """Jaccard index of two kept sets, row by row: [S, b], [S, b'] -> [S] in 0..1."""
+    if not kept.numel() or not other.numel():
+        raise InputError("a kept set is empty; an overlap needs at least one position in each.")
+    at = torch.searchsorted(other.contiguous(), kept.contiguous()).clamp(max=other.shape[1] - 1)  # both ascend
+    both = (other.gather(1, at) == kept).sum(-1)
+    return both / (kept.shape[1] + other.shape[1] - both)
 
-    rows    [Hq, r, n] attention, or logits
-    kepts   M kept sets; they may be those of a longer prompt
+
+def passage_survival(kept: Tensor, spans: Iterable[tuple[int, int]], n: int) -> tuple[Tensor, Tensor]:
+    """What is left of passages of the prompt, such as the sentences that hold the answer.
+
+    kept    [S, b]
+    spans   passages as token positions (start, end), end exclusive; at least one
+    n       prompt tokens
+    return  [S] share of the passages' tokens that stay, and [S] share of the passages that stay whole; float32
+    raises InputError: no passage, an empty one, or one outside 0..n.
     """
-
-    def __init__(self, rows: Tensor, kepts: KeptSets | list[Tensor]) -> None:
-        self.rows, self.sets = rows, _sets(kepts, rows.shape[2])
-        triton = kernels("attention.triton_rows", rows)
-        if triton and rows.dtype == torch.float32 and triton.fits(rows.shape[1], 2 * len(self.sets) + 2):
-            self._found = triton.kept_sums(rows, self.sets.masks(len(rows))[..., : rows.shape[2]])
-        else:
-            self._found = None
-
-    def cosine(self, sink: bool = True) -> Tensor:
-        """Cosine of each row with its zero-filled copies: [M, Hq, r]. `sink` as in `row_cosine`."""
-        return cosine_of_sums(*self.sums(power=2, first=0 if sink else 1))
-
-    def mass(self) -> Tensor:
-        """Sum of each row over its kept positions: [M, Hq, r]."""
-        return self.sums()[0]
-
-    def sums(self, power: int = 1, first: int = 0) -> tuple[Tensor, Tensor]:
-        """Of rows ** power from position `first` (0 or 1) on, over kept and over all: [M, Hq, r] and [Hq, r]."""
-        if self._found is not None:
-            sums = self._found[power - 1, first]
-            return sums[:-1], sums[-1]
-        x = self.rows[..., first:] if power == 1 else self.rows[..., first:].square()
-        masks = self.sets.per_head(len(x), x.dtype)[..., first : self.rows.shape[2]]
-        return torch.bmm(x, masks.permute(1, 2, 0)).permute(2, 0, 1), x.sum(-1)
-
-
-def cosine_of_sums(kept: Tensor, everything: Tensor) -> Tensor:
-    """Cosine of rows with their zero-filled copies, from sums of squares: [..., M, Hq, r] and [..., Hq, r]."""
-    return (kept / everything.unsqueeze(-3)).clamp(max=1).sqrt()  # rounding can exceed 1
-
-
-def row_cosine(rows: Tensor, kepts: KeptSets | list[Tensor], sink: bool = True) -> Tensor:
-    """Cosine of each row with its zero-filled copies: rows [Hq, r, n], M kept sets -> [M, Hq, r].
-
-    sink  False leaves position 0 out: as the attention sink it dominates the full cosine
-    """
-    return RowSums(rows, kepts).cosine(sink)
-
-
-def row_mass(rows: Tensor, kepts: KeptSets | list[Tensor]) -> Tensor:
-    """Share of each row on its kept positions: rows [Hq, r, n], M kept sets -> [M, Hq, r]."""
-    return RowSums(rows, kepts).mass()
-
-
-def row_output_cosine(rows: Tensor, values: Tensor, kepts: KeptSets | list[Tensor]) -> Tensor:
-    """Cosine of the outputs of full and compressed rows: rows [Hq, r, n], values [Hkv, n, d] -> [M, Hq, r]."""
-    full, sets, cosines = output_rows(rows, values), _sets(kepts, rows.shape[2]), []
-    sets.masks(len(rows))  # says what does not fit
-    for kept, _ in sets.groups:
-        compressed = kept_outputs(rows, values, kept)
-        # A cosine does not see the missing renormalisation.
-        cosines.append((full * compressed).sum(-1) / (full.norm(dim=-1) * compressed.norm(dim=-1)))
-    return sets.in_order(cosines)
-
-
-def prompt_cosine(attention: PromptAttention, kepts: KeptSets | list[Tensor], rows: int = 64) -> Tensor:
-    """Attention cosine averaged over all prompt queries: a second sweep over the causal attention.
-
-    return [M, Hq] float32
-    """
-    queries, keys, n = attention.queries, attention.keys, attention.n
-    sets = _sets(kepts, n)
-    total = torch.zeros(len(sets), len(queries), device=keys.device)
-    for start in range(0, n, rows):
-        stop = min(start + rows, n)
-        positions = torch.arange(start, stop, device=keys.device)
-        total += row_cosine(attention_rows(queries[:, start:stop], keys[:, :stop], positions), sets).sum(-1)
-    return total / n
-
-
-def _sets(kepts: KeptSets | list[Tensor], n: int) -> KeptSets:
-    return kepts if isinstance(kepts, KeptSets) else KeptSets(kepts, n)
+    spans = list(spans)
+    for start, end in spans:
+        if not 0 <= start < end <= n:
+            raise InputError(f"passage {start}..{end} does not fit {n} prompt tokens; give 0 <= start < end <= {n}.")
+    if not spans:
+        raise InputError("no passage was given; at least one (start, end) is needed.")
+    stays = torch.stack([((kept >= start) & (kept < end)).sum(-1) for start, end in spans])
+    whole = torch.stack([count == end - start for count, (start, end) in zip(stays, spans)])
+    return stays.sum(0) / sum(end - start for start, end in spans), whole.float().mean(0)

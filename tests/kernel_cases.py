@@ -42,13 +42,13 @@ def inputs(name: str, device: str = "cpu") -> list[torch.Tensor]:
 
 def interpreted() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Log-sum-exp and column sums of every case."""
-    from chunkkv_lib.attention import triton_kernels
+    from chunkkv_lib import attention_triton
 
     results = {}
     for name, (*_, block) in CASES.items():
         queries, keys = inputs(name)
-        lse = triton_kernels.log_sum_exp(queries, keys, block)
-        results[name] = lse, triton_kernels.column_sums(queries, keys, lse, block)
+        lse = attention_triton.log_sum_exp(queries, keys, block)
+        results[name] = lse, attention_triton.column_sums(queries, keys, lse, block)
     return results
 
 
@@ -58,20 +58,20 @@ def compiled(gpu: str, head_dim: int = 128) -> dict[str, tuple[int, int]]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from chunkkv_lib.attention import triton_kernels
+    from chunkkv_lib import attention_triton
 
     capability, memory = GPUS[gpu]
-    block, stages = triton_kernels.tile_shape(head_dim, torch.bfloat16, memory)
+    block, stages = attention_triton.tile_shape(head_dim, torch.bfloat16, memory)
     fixed = {"D": head_dim, "WIDE": head_dim, "BLOCK": block}
-    pointers = {"queries": "*bf16", "keys": "*bf16", "lse": "*fp32", "result": "*fp32"}
+    pointers = {"queries": "*bf16", "keys": "*bf16", "log_sums": "*fp32", "result": "*fp32"}
     kinds = pointers | {"scale": "fp32"} | dict.fromkeys(fixed, "constexpr")
     results = {}
-    for kernel in (triton_kernels._log_sum_exp_kernel, triton_kernels._column_sums_kernel):
+    for kernel in (attention_triton._log_sum_exp_kernel, attention_triton._column_sums_kernel):
         names = kernel.arg_names
         aligned = [i for i, name in enumerate(names) if name in pointers or name.endswith(("_head", "_token"))]
         signature = {name: kinds.get(name, "i32") for name in names}
         source = ASTSource(kernel, signature, fixed, {(i,): [["tt.divisibility", 16]] for i in aligned})
-        options = {"num_warps": triton_kernels.warps(head_dim, block), "num_stages": stages}
+        options = {"num_warps": attention_triton.warps(head_dim, block), "num_stages": stages}
         made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
         results[kernel.__name__] = made.metadata.shared, memory
     return results

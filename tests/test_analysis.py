@@ -14,10 +14,11 @@ import torch
 from common import each_architecture, refused, tiny_model, token_ids
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from chunkkv_lib import measure
 from chunkkv_lib.capture import capture
 from chunkkv_lib.compressors import H2O, METHODS, ChunkKV, Oracle, Random, Recent, SnapKV, StreamingLLM, preset
 from chunkkv_lib.decoding import CompressedCache, decode
-from chunkkv_lib.measure import analyse, analysis
+from chunkkv_lib.measure import analyse
 from chunkkv_lib.sequences import Sequence
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -318,7 +319,7 @@ def test_nothing_of_a_finished_layer_stays_but_the_compressed_caches(monkeypatch
 
         return capture(model, ids, watch, **kwargs)
 
-    monkeypatch.setattr(analysis, "capture", watched)
+    monkeypatch.setattr(measure, "capture", watched)
     analyse(tiny_model(), SEQUENCE, METHODS_AT_A_THIRD, all_queries=True)
     assert len(finished) == 9
 

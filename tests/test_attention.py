@@ -13,19 +13,18 @@ from common import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chunkkv_lib import attention as attention_module
 from chunkkv_lib.attention import (
     PromptAttention,
+    _in_threads,
     attention_logits,
     attention_rows,
     check_heads,
-    check_prompt,
     column_sums,
     log_sum_exp,
     output_rows,
-    uncausal_column_sums,
+    unmasked_column_sums,
 )
-from chunkkv_lib.attention import column_sums as column_sums_function
-from chunkkv_lib.attention.threads import in_threads
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,9 +46,7 @@ def layer(shape, group, dtype=torch.float64):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles of 16 queries, so that a short prompt already needs several."""
-    import sys
-
-    monkeypatch.setattr(sys.modules[column_sums_function.__module__], "TILE_BYTES", 1)
+    monkeypatch.setattr(attention_module, "TILE_BYTES", 1)
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------
@@ -157,12 +154,12 @@ def test_pieces_of_work_have_a_thread_each_and_leave_the_settings_as_they_were(t
         meeting.wait()
         return piece, torch.get_num_threads(), torch.is_grad_enabled()
 
-    assert in_threads(work, range(4), torch.device("cpu")) == [(i, 1, False) for i in range(4)]
+    assert _in_threads(work, range(4), torch.device("cpu")) == [(i, 1, False) for i in range(4)]
     assert torch.get_num_threads() == 2
     with pytest.raises(ZeroDivisionError):
-        in_threads(lambda piece: 1 / piece, [1, 0, 1], torch.device("cpu"))
+        _in_threads(lambda piece: 1 / piece, [1, 0, 1], torch.device("cpu"))
     assert torch.get_num_threads() == 2
-    here = {in_threads(lambda _: threading.get_ident(), range(2), torch.device(kind))[1] for kind in ("cpu", "meta")}
+    here = {_in_threads(lambda _: threading.get_ident(), range(2), torch.device(kind))[1] for kind in ("cpu", "meta")}
     assert threading.get_ident() in here and len(here) == 2
 
 
@@ -174,10 +171,10 @@ def logsumexp(q, k):
 
 
 @pytest.mark.parametrize("window", [1, 8, 29, 30, 45])
-def test_uncausal_column_sums_mask_only_the_last_corner(small_tiles, window):
+def test_unmasked_column_sums_mask_only_the_last_corner(small_tiles, window):
     queries, keys, _ = ref.random_layer(4, 2, 30)
     expected = ref.column_sums(ref.array(queries), ref.array(keys), unmasked_before=30 - window)
-    np.testing.assert_allclose(uncausal_column_sums(queries, keys, window), expected, atol=1e-12)
+    np.testing.assert_allclose(unmasked_column_sums(queries, keys, window), expected, atol=1e-12)
 
 
 def test_tensors_that_are_views_or_need_gradients():
@@ -202,7 +199,7 @@ def test_prompt_attention_gives_each_piece_and_computes_it_once():
         "window_rows": ((6,), full[:, 19:]),
         "window_logits": ((6,), np.where(seen, ref.logits(q, k), -np.inf)[:, 19:]),
         "column_sums": ((), full.sum(1)),
-        "uncausal_column_sums": ((6,), ref.column_sums(q, k, unmasked_before=19)),
+        "unmasked_column_sums": ((6,), ref.column_sums(q, k, unmasked_before=19)),
         "probe_logits": ((), ref.logits(p, k)),
         "probe_rows": ((), ref.attention(p, k, [25, 26, 27])),
     }
@@ -256,7 +253,7 @@ def ones(*shape):
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(queries, keys, parts):
-    for check in (check_heads, check_prompt, PromptAttention, attention_rows, column_sums, log_sum_exp):
+    for check in (check_heads, PromptAttention, attention_rows, column_sums, log_sum_exp):
         with refused(*parts):
             check(queries, keys)
 
@@ -271,9 +268,8 @@ def test_tensors_that_do_not_fit_are_refused(queries, keys, parts):
     ],
 )
 def test_tensors_that_are_no_prompt_are_refused(queries, keys, parts):
-    for check in (check_prompt, PromptAttention):
-        with refused(*parts):
-            check(queries, keys)
+    with refused(*parts):
+        PromptAttention(queries, keys)
 
 
 @pytest.mark.parametrize("window", [0, -1, 10])

@@ -110,12 +110,12 @@ def test_queries_rebuild_the_models_own_attention(architecture):
 def test_log_sum_exp_is_that_of_the_causal_logits(architecture):
     seen = 0
     for layer in captured(tiny_model(architecture)):
-        if layer.lse is not None:
+        if layer.log_sums is not None:
             logits = ref.logits(ref.array(layer.queries), ref.array(layer.keys))
             hidden = np.where(ref.causal(range(40), 40), logits, -np.inf)
             expected = np.logaddexp.reduce(hidden, axis=-1)
-            assert layer.lse.dtype == torch.float32
-            np.testing.assert_allclose(layer.lse, expected, atol=1e-4)
+            assert layer.log_sums.dtype == torch.float32
+            np.testing.assert_allclose(layer.log_sums, expected, atol=1e-4)
             seen += 1
     assert seen == 3  # on the CPU the kernel gives it for free
 

@@ -19,11 +19,13 @@ from chunkkv_lib.compressors import (
     H2O,
     METHODS,
     ChunkKV,
+    Compressor,
     Oracle,
     Random,
     Recent,
     SnapKV,
     StreamingLLM,
+    WindowCompressor,
     budget_tokens,
     check_kept,
     preset,
@@ -82,7 +84,7 @@ def test_snapkv_equals_the_reference(case, kernel, pooling):
     method = SnapKV(kernel=kernel, pooling=pooling, **fields)
     sums = ref.window_sums(ref.array(queries), ref.array(keys), method.window)
     expected = ref.pool_positions(ref.pool_heads(sums, len(keys), method.granularity, method.group), pooling, kernel)
-    np.testing.assert_allclose(method.scores(queries, keys), expected, atol=1e-12)
+    np.testing.assert_allclose(method.scores(PromptAttention(queries, keys)), expected, atol=1e-12)
     n = keys.shape[1]
     past = [ref.top(row, ref.tokens(method.budget, n) - method.window) for row in expected]
     assert method.select(queries, keys).tolist() == with_window(past, n, method.window)
@@ -94,7 +96,7 @@ def test_h2o_equals_the_reference(case, causal):
     n, method = keys.shape[1], H2O(causal=causal, **fields)
     sums = ref.column_sums(ref.array(queries), ref.array(keys), 0 if causal else n - method.window)
     expected = ref.pool_heads(sums[:, : n - method.window], len(keys), method.granularity, method.group)
-    np.testing.assert_allclose(method.scores(queries, keys), expected, atol=1e-11)
+    np.testing.assert_allclose(method.scores(PromptAttention(queries, keys)), expected, atol=1e-11)
     past = [ref.top(row, ref.tokens(method.budget, n) - method.window) for row in expected]
     assert method.select(queries, keys).tolist() == with_window(past, n, method.window)
 
@@ -106,7 +108,7 @@ def test_chunkkv_equals_the_reference(case, chunk):
     sums = ref.window_sums(ref.array(queries), ref.array(keys), method.window, raw=method.score == "logits")
     tokens = ref.pool_heads(sums, len(keys), method.granularity, method.group)
     tokens = ref.pool_positions(tokens, method.pooling, method.kernel)
-    scores = method.scores(queries, keys)
+    scores = method.scores(PromptAttention(queries, keys))
     np.testing.assert_allclose(scores, tokens, atol=1e-12)
     wanted = np.array([ref.chunk_scores(row, method.chunk_size, method.aggregate) for row in tokens])
     np.testing.assert_allclose(method.chunk_scores(scores), wanted, atol=1e-11)
@@ -126,9 +128,9 @@ def test_oracle_equals_the_reference(case, probes, data):
     rows = ref.attention(ref.array(q), ref.array(keys), positions)
     expected = ref.pool_heads(rows.sum(1), len(keys), method.granularity, method.group)
     attention = PromptAttention(queries, keys, probe_queries=q, probe_positions=torch.tensor(positions))
-    np.testing.assert_allclose(method.scores(queries, keys, attention), expected, atol=1e-12)
+    np.testing.assert_allclose(method.scores(attention), expected, atol=1e-12)
     wanted = [ref.top(row, ref.tokens(method.budget, n)) for row in expected]
-    assert method.select(queries, keys, attention).tolist() == wanted
+    assert method.choose(attention).tolist() == wanted
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -147,10 +149,11 @@ def test_oracle_equals_the_reference(case, probes, data):
 def test_low_precision_inputs_give_the_same_scores(method, dtype):
     """The reference is the float64 computation on the same rounded inputs."""
     queries, keys, _ = ref.random_layer(6, 2, 150, 16, seed=3, dtype=dtype)
-    scores, exact = method.scores(queries, keys), method.scores(queries.double(), keys.double())
+    inputs = (queries, keys), (queries.double(), keys.double())
+    scores, exact = (method.scores(PromptAttention(*layer)) for layer in inputs)
     assert scores.dtype == torch.float32
     np.testing.assert_allclose(scores, exact, rtol=2e-5 if dtype == torch.float32 else 3e-4, atol=1e-4)
-    ours, theirs = (method.select(q, k).tolist() for q, k in ((queries, keys), (queries.double(), keys.double())))
+    ours, theirs = (method.select(*layer).tolist() for layer in inputs)
     for mine, wanted in zip(ours, theirs):
         assert len(set(mine) & set(wanted)) >= 28  # a rounding may turn one choice at the edge of the budget
 
@@ -180,7 +183,7 @@ def test_every_method_keeps_exactly_the_budget_ascending_and_unique(case, chunk)
     n, attention = keys.shape[1], attention_of(layer)
     sets = {"kv_head": len(keys), "query_head": len(queries), "layer": 1}[fields["granularity"]]
     for method in all_methods(fields, **chunk):
-        kept = method.select(queries, keys, attention)
+        kept = method.choose(attention)
         assert kept.dtype == torch.int64 and kept.shape == (sets, ref.tokens(fields["budget"], n))
         for row in kept.tolist():
             assert row == sorted(set(row)) and row[0] >= 0 and row[-1] < n
@@ -196,10 +199,11 @@ def test_shared_attention_gives_the_same_sets_and_inputs_stay_as_they_are(case):
     before = queries.clone(), keys.clone()
     shared = PromptAttention(queries, keys, probe_queries=queries[:, -1:])
     for method in all_methods(fields):
-        own = PromptAttention(queries, keys, probe_queries=queries[:, -1:]) if isinstance(method, Oracle) else None
-        first = method.select(queries, keys, shared)
-        assert torch.equal(first, method.select(queries, keys, own))
-        assert torch.equal(first, method.select(queries, keys, shared))
+        first = method.choose(shared)
+        own = PromptAttention(queries, keys, probe_queries=queries[:, -1:])
+        assert torch.equal(first, method.choose(own) if isinstance(method, Oracle) else method.select(queries, keys))
+        assert torch.equal(first, method.choose(shared))
+        assert torch.equal(first, method.keep(method.scores(shared), shared.n))  # scores alone decide
     assert torch.equal(queries, before[0]) and torch.equal(keys, before[1])
 
 
@@ -232,7 +236,7 @@ def test_ties_go_to_the_lower_position(cls, granularity):
     """Zero keys make all attention equal: the first positions stay (H2O's sums fall with the position anyway)."""
     queries, keys = ref.random_layer(4, 2, 57, dtype=torch.float32)[0], torch.zeros(2, 57, 5)
     attention = PromptAttention(queries, keys, probe_queries=queries[:, :2])
-    kept = cls(budget=23, granularity=granularity).select(queries, keys, attention)
+    kept = cls(budget=23, granularity=granularity).choose(attention)
     window = 0 if cls is Oracle else 8
     expected = [*range(23 - window), *range(57 - window, 57)]
     assert kept.tolist() == [expected] * len(kept)
@@ -252,11 +256,11 @@ def test_ties_between_few_values_go_to_the_lower_position():
 
 
 def test_selection_needs_no_gradients_but_bears_them():
-    queries, keys, _ = (x.requires_grad_() for x in ref.random_layer(4, 2, 40, dtype=torch.float32))
-    attention = PromptAttention(queries, keys, probe_queries=queries[:, -2:])
+    layer = ref.random_layer(4, 2, 40, dtype=torch.float32)
+    attention = attention_of([x.clone().requires_grad_() for x in layer])
     for method in all_methods({"budget": 0.5}):
-        kept = method.select(queries, keys, attention)
-        assert torch.equal(kept, method.select(queries.detach(), keys.detach(), attention))
+        kept = method.choose(attention)
+        assert torch.equal(kept, method.choose(attention_of(layer)))
         assert not kept.requires_grad
 
 
@@ -281,7 +285,7 @@ def scores_as_attention(scores: list[float]) -> tuple[torch.Tensor, torch.Tensor
 def test_best_chunks_by_hand():
     queries, keys = scores_as_attention([0, 0, 9, 1, 1, 1, 4, 4, 4, 2, 2, 2])  # sums of three: 9, 3, 12, 6
     method = ChunkKV(budget=7, window=1, chunk_size=3, score="logits")
-    assert method.chunk_scores(method.scores(queries, keys)).tolist() == [[9, 3, 12, 6]]
+    assert method.chunk_scores(method.scores(PromptAttention(queries, keys))).tolist() == [[9, 3, 12, 6]]
     assert method.select(queries, keys).tolist() == [[0, 1, 2, 6, 7, 8, 12]]
 
 
@@ -324,9 +328,9 @@ def test_short_last_chunk_is_not_padded_with_good_tokens():
 def test_chunks_of_one_token_are_top_k_of_the_same_scores(case, score, aggregate):
     (queries, keys, _), fields = case
     method = ChunkKV(chunk_size=1, score=score, aggregate=aggregate, **fields)
-    kept = method.select(queries, keys)
+    kept, scores = method.select(queries, keys), method.scores(PromptAttention(queries, keys))
     room = kept.shape[1] - method.window
-    assert kept[:, :room].tolist() == [ref.top(row, room) for row in method.scores(queries, keys).tolist()]
+    assert kept[:, :room].tolist() == [ref.top(row, room) for row in scores.tolist()]
     if score == "softmax":
         assert torch.equal(kept, SnapKV(kernel=1, **fields).select(queries, keys))
 
@@ -342,7 +346,7 @@ def test_head_pooling_comes_before_pooling_along_positions():
     keys = torch.tensor([[[0.0, 0], [6, 0], [0, 0], [0, 6], [0, 0], [0, 0]]])
     queries = torch.tensor([[[1.0, 0]] * 6, [[0.0, 1]] * 6])
     method = ChunkKV(budget=3, window=1, kernel=3, pooling="max", score="logits")
-    np.testing.assert_allclose(method.scores(queries, keys) * math.sqrt(2), [[3, 3, 3, 3, 3]])
+    np.testing.assert_allclose(method.scores(PromptAttention(queries, keys)) * math.sqrt(2), [[3, 3, 3, 3, 3]])
 
 
 # --- controls -----------------------------------------------------------------------------------------------------
@@ -387,20 +391,34 @@ def test_random_is_seeded_uniform_and_different_for_every_head():
 def test_no_method_keeps_more_of_the_probes_attention_than_the_oracle(case, probes):
     layer, fields = case
     fields["group"] = "mean"
-    queries, keys, _ = layer
+    _, keys, _ = layer
     attention = attention_of(layer, probes)
     mass = ref.pool_heads(ref.array(attention.probe_rows()).sum(1), len(keys), fields["granularity"], "sum")
-    methods = {type(m).__name__: m.select(queries, keys, attention).tolist() for m in all_methods(fields)}
+    methods = {type(m).__name__: m.choose(attention).tolist() for m in all_methods(fields)}
     shares = {name: [mass[s, row].sum() for s, row in enumerate(kept)] for name, kept in methods.items()}
     for name, share in shares.items():
         assert (np.array(share) <= np.array(shares["Oracle"]) + 1e-12).all(), name
 
 
-def test_methods_by_position_have_no_scores():
-    queries, keys, _ = ref.random_layer(2, 1, 9)
-    for method in (Recent(), StreamingLLM()):
-        with pytest.raises(TypeError, match="no scores"):
-            method.scores(queries, keys)
+def test_a_method_of_ones_own_needs_public_names_only():
+    """Scores per query head, pooled; what has another shape is told in one line, and a base without scores too."""
+
+    class Newest(WindowCompressor):
+        def scores(self, attention):
+            places = torch.arange(attention.n - self.window).float()
+            return self.pool_heads(places.expand(len(attention.queries), -1), attention)
+
+    class Unpooled(Newest):
+        def scores(self, attention):
+            return torch.ones(len(attention.queries), attention.n)
+
+    queries, keys, _ = ref.random_layer(4, 2, 30)
+    kept = Newest(budget=10).select(queries, keys)
+    assert torch.equal(kept, Recent(budget=10).select(queries, keys))
+    with refused("Unpooled.scores", "(4, 30)", "(2, 22)", "pool_heads"):
+        Unpooled(budget=10).select(queries, keys)
+    with pytest.raises(NotImplementedError, match="Compressor must implement scores"):
+        Compressor().select(queries, keys)
 
 
 # --- budget -------------------------------------------------------------------------------------------------------
@@ -495,7 +513,7 @@ def test_a_budget_that_cannot_be_is_refused_at_once(cls, budget, parts):
 @pytest.mark.parametrize("cls", METHODS.values())
 def test_a_budget_larger_than_the_prompt_is_refused(cls):
     with refused("budget=21", "20 tokens", "between 1 and 20", "Lower the budget"):
-        cls(budget=21).select(QUERIES, KEYS, PromptAttention(QUERIES, KEYS, probe_queries=QUERIES))
+        cls(budget=21).choose(PromptAttention(QUERIES, KEYS, probe_queries=QUERIES))
 
 
 @pytest.mark.parametrize("cls", BY_SCORE)
@@ -509,7 +527,7 @@ def test_a_window_larger_than_the_budget_is_refused(cls):
     with refused("window=8", "5"):  # a prompt shorter than the window, even kept whole
         cls(budget=1.0).select(QUERIES[:, :5], KEYS[:, :5])
     with refused("window=8", "5"):
-        cls().scores(QUERIES[:, :5], KEYS[:, :5])
+        cls().scores(PromptAttention(QUERIES[:, :5], KEYS[:, :5]))
     assert cls(budget=8).select(QUERIES, KEYS).tolist() == [list(range(12, 20))] * 2
 
 

@@ -19,19 +19,24 @@ from chunkkv_lib.decoding import CompressedCache, answer_scores, decode, generat
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+
+def scores_of(*arguments: torch.Tensor) -> dict[str, float]:
+    return {name: score.item() for name, score in answer_scores(*arguments).items()}
+
+
 N, PROMPT, ANSWER = 30, token_ids(30), token_ids(6, seed=1)
 
 
 def fill(model, choose, n: int = N, ids=PROMPT) -> tuple[CompressedCache, list[list[torch.Tensor]]]:
     """A cache of the first n tokens, and the kept sets per layer: choose(index, queries, keys) -> one per method."""
-    cache, kepts = CompressedCache(n), []
+    cache, kept_sets = CompressedCache(n), []
 
     def visit(layer):
-        kepts.append(choose(layer.index, layer.queries[:, :n], layer.keys[:, :n]))
-        cache.add(layer.keys[:, :n], layer.values[:, :n], kepts[-1])
+        kept_sets.append(choose(layer.index, layer.queries[:, :n], layer.keys[:, :n]))
+        cache.add(layer.keys[:, :n], layer.values[:, :n], kept_sets[-1])
 
     capture(model, ids, visit)
-    return cache, kepts
+    return cache, kept_sets
 
 
 def everything(index, queries, keys) -> list[torch.Tensor]:
@@ -65,7 +70,7 @@ def test_full_cache_gives_the_plain_forwards_logits(architecture):
         expected = model(input_ids=torch.cat([PROMPT, ANSWER])[None]).logits[0, N:]
     assert logits.shape == (1, 6, 97)
     torch.testing.assert_close(logits[0], expected, rtol=0, atol=1e-4)
-    ours, full = (answer_scores(x[:-1], expected[:-1], ANSWER[1:]) for x in (logits[0], expected))
+    ours, full = (scores_of(x[:-1], expected[:-1], ANSWER[1:]) for x in (logits[0], expected))
     assert ours == pytest.approx(full, abs=1e-5)
     assert ours["kl"] == pytest.approx(0, abs=1e-5) and ours["top1_agreement"] == 1
 
@@ -100,11 +105,11 @@ def test_sets_per_kv_head_equal_a_dynamic_cache(architecture, granularity):
     model = tiny_model(architecture)
     layers = []
     capture(model, PROMPT, layers.append)
-    cache, kepts = fill(model, chosen(granularity))
+    cache, kept_sets = fill(model, chosen(granularity))
     logits = decode(model, cache, ANSWER)
     for method in range(3):
         theirs = DynamicCache()
-        for layer, sets in zip(layers, kepts):
+        for layer, sets in zip(layers, kept_sets):
             index = sets[method].expand(2, -1)[..., None].expand(-1, -1, 8)
             theirs.update(layer.keys.gather(1, index)[None], layer.values.gather(1, index)[None], layer.index)
         with torch.inference_mode():
@@ -115,14 +120,14 @@ def test_sets_per_kv_head_equal_a_dynamic_cache(architecture, granularity):
     assert (logits[0] - logits[1]).abs().max() > 0.1  # the methods do differ
 
 
-def masked_forward(model, kepts: list[torch.Tensor], monkeypatch) -> np.ndarray:
+def masked_forward(model, kept_sets: list[torch.Tensor], monkeypatch) -> np.ndarray:
     """One eager forward over prompt and answer, in float64: the answer's queries see -inf on evicted positions."""
 
     def attend(module, query, key, value, attention_mask, scaling, **kwargs):
         queries, keys, values = (ref.array(x[0]) for x in (query, key, value))
         heads, total = queries.shape[:2]
         sees = np.stack([ref.causal(range(total), total)] * heads)
-        kept = kepts[module.layer_idx].tolist()
+        kept = kept_sets[module.layer_idx].tolist()
         for h in range(heads):
             evicted = sorted(set(range(N)) - set(kept[ref.set_of_head(h, len(kept), heads)]))
             sees[h, N:, evicted] = False
@@ -140,10 +145,10 @@ def masked_forward(model, kepts: list[torch.Tensor], monkeypatch) -> np.ndarray:
 @pytest.mark.parametrize("granularity", ["kv_head", "query_head", "layer"])
 def test_every_granularity_equals_a_masked_float64_forward(granularity, monkeypatch):
     model = tiny_model()
-    cache, kepts = fill(model, chosen(granularity))
+    cache, kept_sets = fill(model, chosen(granularity))
     logits = decode(model, cache, ANSWER)
     for method in range(3):
-        expected = masked_forward(model, [sets[method] for sets in kepts], monkeypatch)
+        expected = masked_forward(model, [sets[method] for sets in kept_sets], monkeypatch)
         np.testing.assert_allclose(logits[method], expected, atol=2e-4)
 
 
@@ -157,11 +162,11 @@ def test_methods_of_different_granularity_share_a_batch(monkeypatch):
             for g in ("kv_head", "query_head", "layer")
         ]
 
-    cache, kepts = fill(model, mixed)
+    cache, kept_sets = fill(model, mixed)
     logits = decode(model, cache, ANSWER)
     assert cache.methods == 3
     for method in range(3):
-        expected = masked_forward(model, [sets[method] for sets in kepts], monkeypatch)
+        expected = masked_forward(model, [sets[method] for sets in kept_sets], monkeypatch)
         np.testing.assert_allclose(logits[method], expected, atol=2e-4)
         alone, _ = fill(model, lambda *layer, method=method: [mixed(*layer)[method]])
         torch.testing.assert_close(decode(model, alone, ANSWER)[0], logits[method], rtol=0, atol=1e-4)
@@ -253,7 +258,7 @@ def test_rows_end_before_their_stop_token():
 def test_answer_scores_by_hand():
     """Two tokens of vocabulary 2. Probabilities, ours: (.8, .2), (.4, .6); full: (.5, .5), (.9, .1); answer: 0, 0."""
     ours, full = torch.tensor([[0.8, 0.2], [0.4, 0.6]]), torch.tensor([[0.5, 0.5], [0.9, 0.1]])
-    scores = answer_scores(ours.log() + 3, full.log() - 7, torch.tensor([0, 0]))
+    scores = scores_of(ours.log() + 3, full.log() - 7, torch.tensor([0, 0]))
     assert scores["nll"] == pytest.approx(-(math.log(0.8) + math.log(0.4)) / 2)
     kl = [0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2), 0.9 * math.log(0.9 / 0.4) + 0.1 * math.log(0.1 / 0.6)]
     assert scores["kl"] == pytest.approx(sum(kl) / 2)
@@ -261,16 +266,14 @@ def test_answer_scores_by_hand():
 
 
 def test_answer_scores_of_no_token_are_nan():
-    scores = answer_scores(torch.ones(0, 5), torch.ones(0, 5), torch.tensor([], dtype=torch.int64))
+    scores = scores_of(torch.ones(0, 5), torch.ones(0, 5), torch.tensor([], dtype=torch.int64))
     assert list(scores) == ["nll", "kl", "top1_agreement"] and all(math.isnan(value) for value in scores.values())
 
 
 def test_answer_scores_compute_in_float32():
     logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0)) * 5
     half, targets = logits.half(), torch.tensor([1, 2, 3, 4])
-    assert answer_scores(half, half, targets) == pytest.approx(
-        answer_scores(half.double(), half.double(), targets), abs=1e-5
-    )
+    assert scores_of(half, half, targets) == pytest.approx(scores_of(half.double(), half.double(), targets), abs=1e-5)
 
 
 # --- the model afterwards, and refusals ---------------------------------------------------------------------------

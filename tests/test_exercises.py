@@ -178,57 +178,56 @@ def test_the_librarys_methods_keep_their_promises(name):
 
 
 class Plain(Compressor):
-    """A method without a base class's help: `choose` returns the positions, [Hkv, b]."""
+    """A method that ranks nothing: `positions` returns what stays, [Hkv, b]."""
 
-    def select(self, queries, keys, attention=None):
-        n = keys.shape[1]
-        return self.choose(keys, budget_tokens(self.budget, n), n)
+    def choose(self, attention):
+        return self.positions(attention.keys, budget_tokens(self.budget, attention.n), attention.n)
 
 
 class First(Plain):
-    def choose(self, keys, tokens, n):
+    def positions(self, keys, tokens, n):
         return torch.arange(tokens).expand(len(keys), -1)
 
 
 class Descending(First):
-    def choose(self, keys, tokens, n):
-        return super().choose(keys, tokens, n).flip(1)
+    def positions(self, keys, tokens, n):
+        return super().positions(keys, tokens, n).flip(1)
 
 
 class Twice(First):
-    def choose(self, keys, tokens, n):
-        return super().choose(keys, tokens, n) // 2 + n // 2 - 1
+    def positions(self, keys, tokens, n):
+        return super().positions(keys, tokens, n) // 2 + n // 2 - 1
 
 
 class OneTooMany(Plain):
-    def choose(self, keys, tokens, n):
+    def positions(self, keys, tokens, n):
         return torch.arange(min(tokens + 1, n)).expand(len(keys), -1)
 
 
 class Beyond(Plain):
-    def choose(self, keys, tokens, n):
+    def positions(self, keys, tokens, n):
         return torch.arange(tokens).expand(len(keys), -1) + n
 
 
 class Mask(Plain):
-    def choose(self, keys, tokens, n):
+    def positions(self, keys, tokens, n):
         return torch.ones(len(keys), n, dtype=torch.bool)
 
 
 class FourSets(First):
-    def choose(self, keys, tokens, n):
+    def positions(self, keys, tokens, n):
         return torch.arange(tokens).expand(4, -1)
 
 
 class Chance(Plain):
-    def choose(self, keys, tokens, n):
+    def positions(self, keys, tokens, n):
         return torch.stack([torch.randperm(n)[:tokens].sort().values for _ in keys])
 
 
 class InPlace(First):
-    def choose(self, keys, tokens, n):
+    def positions(self, keys, tokens, n):
         keys.mul_(2)
-        return super().choose(keys, tokens, n)
+        return super().positions(keys, tokens, n)
 
 
 class NoWindow(First):
@@ -236,8 +235,8 @@ class NoWindow(First):
 
 
 class Breaks(WindowCompressor):
-    def scores(self, queries, keys, attention=None):
-        return keys.no_such_thing
+    def scores(self, attention):
+        return attention.no_such_thing
 
 
 BROKEN = {

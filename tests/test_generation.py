@@ -17,17 +17,10 @@ from transformers import DynamicCache
 from chunkkv_lib import InputError, load_model, load_sequences
 from chunkkv_lib.capture import capture
 from chunkkv_lib.compressors import H2O, ChunkKV, Recent, SnapKV
-from chunkkv_lib.measure import analyse, generation, write_answers
-from chunkkv_lib.measure.generation import (
-    answer_limit,
-    chance_scores,
-    line_breaks,
-    opening,
-    prefix_agreement,
-    token_f1,
-)
+from chunkkv_lib.measure import analyse, line_breaks, opening, prefix_agreement, token_f1, write_answers
 from chunkkv_lib.runs import Parameters, load_run, local_engine, measure, verify
 from chunkkv_lib.sequences import score
+from chunkkv_lib.sequences.scoring import answer_limit, answer_score, chance_scores, one_line
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,18 +50,15 @@ def sequences(loaded, places):
     return load_sequences(loaded[1], "longbench", places["data_path"], wanted, 3, 256, 8)
 
 
-def written(monkeypatch, model, tokenizer, sequence, methods=METHODS, limit=LIMIT) -> tuple[pd.DataFrame, list[str]]:
+def written(model, tokenizer, sequence, methods=METHODS, limit=LIMIT) -> tuple[pd.DataFrame, list[str]]:
     """The answers' records, and the texts that were scored, in the order of the records."""
     texts = []
 
-    def keep(one, text):
+    def keep(text):
         texts.append(text)
-        return generation_score(one, text)
+        return answer_score(sequence, text)
 
-    generation_score = generation.answer_score
-    monkeypatch.setattr(generation, "answer_score", keep)
-    _, answers = write_answers(model, tokenizer, sequence, methods, max_new_tokens=limit)
-    monkeypatch.undo()
+    _, answers = write_answers(model, tokenizer, sequence, keep, limit, one_line(sequence), methods)
     return answers, texts
 
 
@@ -99,10 +89,10 @@ def naive(model, sequence, method=None, limit=LIMIT, stops=(0,)) -> list[int]:
             logits = model(input_ids=torch.tensor([row]), past_key_values=cache, position_ids=places).logits[0, -1]
 
 
-def test_answers_are_those_of_a_naive_loop(loaded, sequences, monkeypatch):
+def test_answers_are_those_of_a_naive_loop(loaded, sequences):
     model, tokenizer = loaded
     for sequence in sequences[:2]:
-        answers, texts = written(monkeypatch, model, tokenizer, sequence)
+        answers, texts = written(model, tokenizer, sequence)
         assert list(answers["method"]) == ["Full", *METHODS]
         reference = naive(model, sequence)
         rows = {"Full": reference} | {name: naive(model, sequence, method) for name, method in METHODS.items()}
@@ -117,7 +107,7 @@ def test_answers_are_those_of_a_naive_loop(loaded, sequences, monkeypatch):
 
 def test_the_rest_of_the_records_is_that_of_analyse(loaded, sequences):
     model, tokenizer = loaded
-    layers, answers = write_answers(model, tokenizer, sequences[0], METHODS, max_new_tokens=3)
+    layers, answers = write_answers(model, tokenizer, sequences[0], len, 3, methods=METHODS)
     expected = analyse(model, sequences[0], METHODS)
     pd.testing.assert_frame_equal(layers, expected[0])
     pd.testing.assert_frame_equal(answers[expected[1].columns], expected[1], rtol=1e-5, atol=1e-5)  # one more logit
@@ -126,10 +116,10 @@ def test_the_rest_of_the_records_is_that_of_analyse(loaded, sequences):
 def test_a_batch_changes_nothing(loaded, sequences):
     """Each method alone, and the full cache beside any of them: the same numbers."""
     model, tokenizer = loaded
-    _, together = write_answers(model, tokenizer, sequences[1], METHODS, max_new_tokens=LIMIT)
+    together, _ = written(model, tokenizer, sequences[1])
     columns = ["generated_tokens", "score", "prefix_agreement", "token_f1", "forced_opening"]
     for name, method in METHODS.items():
-        _, alone = write_answers(model, tokenizer, sequences[1], {name: method}, max_new_tokens=LIMIT)
+        alone, _ = written(model, tokenizer, sequences[1], {name: method})
         both = [frame.set_index("method").loc[["Full", name], columns] for frame in (alone, together)]
         pd.testing.assert_frame_equal(*both)
 
@@ -137,15 +127,15 @@ def test_a_batch_changes_nothing(loaded, sequences):
 def test_the_full_caches_own_answer_agrees_with_itself(loaded, sequences):
     model, tokenizer = loaded
     everything = {"Recent": Recent(budget=1.0)}
-    _, answers = write_answers(model, tokenizer, sequences[0], everything, max_new_tokens=LIMIT)
+    answers, _ = written(model, tokenizer, sequences[0], everything)
     assert (answers[["prefix_agreement", "token_f1"]] == 1).all().all() and answers["score"].nunique() == 1
 
 
-def test_an_answer_that_would_be_empty_is_opened_with_the_next_token(loaded, sequences, monkeypatch):
+def test_an_answer_that_would_be_empty_is_opened_with_the_next_token(loaded, sequences):
     model, tokenizer = copy.deepcopy(loaded[0]), loaded[1]
     first = naive(model, sequences[0])[0]
     model.generation_config.eos_token_id = [0, first]
-    answers, texts = written(monkeypatch, model, tokenizer, sequences[0])
+    answers, texts = written(model, tokenizer, sequences[0])
     assert answers["forced_opening"].all() and (answers["generated_tokens"] >= 1).all()
     assert texts[0] == tokenizer.decode(naive(model, sequences[0], stops=(0, first)), skip_special_tokens=True)
     logits = torch.tensor([0.0, 3.0, 2.0])
@@ -156,10 +146,9 @@ def test_an_answer_that_would_be_empty_is_opened_with_the_next_token(loaded, seq
 def test_answers_of_one_line_end_with_it(loaded, sequences):
     """Where LongBench grades the first line, what a model writes below it is no part of the answer."""
     tokenizer = loaded[1]
-    one_line = line_breaks(tokenizer, replace(sequences[0], dataset="trec_open"))
-    assert one_line == {i for i in range(len(tokenizer)) if "\n" in tokenizer.decode([i])} != set()
-    assert line_breaks(tokenizer, replace(sequences[0], dataset="squad_examples")) == one_line
-    assert line_breaks(tokenizer, sequences[0]) == set()
+    assert line_breaks(tokenizer) == {i for i in range(len(tokenizer)) if "\n" in tokenizer.decode([i])} != set()
+    assert all(one_line(replace(sequences[0], dataset=name)) for name in ("trec_open", "squad_examples"))
+    assert not one_line(sequences[0]) and not one_line(replace(sequences[0], dataset="needle"))
 
 
 def test_agreement_by_hand():

@@ -15,6 +15,7 @@ import pytest
 import references as ref
 import torch
 
+from chunkkv_lib.attention import PromptAttention
 from chunkkv_lib.compressors import H2O, ChunkKV, SnapKV, StreamingLLM, preset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -72,7 +73,7 @@ def test_snapkv_keeps_the_same_tokens(n, window, removed):
 @each_size
 @each_window
 def test_snapkv_scores_are_kvpress_scores_times_the_window(n, window):
-    ours = SnapKV(window=window, kernel=5, pooling="avg").scores(*layer(n))
+    ours = SnapKV(window=window, kernel=5, pooling="avg").scores(PromptAttention(*layer(n)))
     theirs = golden()[f"n{n}/snapkv_w{window}/score"][0]
     np.testing.assert_allclose(ours, theirs[:, : n - window] * window, rtol=1e-4, atol=1e-6)
     assert (theirs[:, n - window :] > theirs[:, : n - window].max()).all()  # their way to keep the window
@@ -91,7 +92,7 @@ def test_streaming_llm_keeps_the_same_tokens(n, removed):
 
 @each_size
 def test_h2o_scores_are_observed_attention_before_their_division(n):
-    sums = H2O(window=1).scores(*layer(n))
+    sums = H2O(window=1).scores(PromptAttention(*layer(n)))
     observers = n - np.arange(n - 1)
     np.testing.assert_allclose(sums, golden()[f"n{n}/observed/score"][0][:, :-1] * observers, rtol=1e-4)
 
@@ -121,7 +122,7 @@ def test_chunkkv_prefers_the_same_chunks(n, window, chunk, removed):
         window=window, chunk_size=chunk, aggregate="mean", granularity="layer", group="mean", kernel=5, pooling="avg"
     )
     queries, keys = layer(n)
-    full = method.chunk_scores(method.scores(queries, keys))[0, : (n - window) // chunk]
+    full = method.chunk_scores(method.scores(PromptAttention(queries, keys)))[0, : (n - window) // chunk]
     assert theirs == set(ref.top(full.tolist(), len(theirs)))
 
     # Everything that kvpress keeps is those chunks, the one at the window's start, and the window's.
@@ -157,7 +158,7 @@ def test_chunk_scores_are_kvpress_chunk_scores_times_a_constant(n, window, chunk
     scores = golden()[f"n{n}/snapkv_w{window}/score"][0].sum(0)
     theirs = [scores[c * chunk : (c + 1) * chunk].mean() for c in range((n - window) // chunk)]
     method = preset("kvpress", window=window, chunk_size=chunk)["ChunkKV"]
-    ours = method.chunk_scores(method.scores(*layer(n)))[0, : len(theirs)]
+    ours = method.chunk_scores(method.scores(PromptAttention(*layer(n))))[0, : len(theirs)]
     np.testing.assert_allclose(ours, np.array(theirs) * window / 3, rtol=1e-4, atol=1e-6)
 
 

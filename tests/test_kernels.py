@@ -15,12 +15,9 @@ import references as ref
 import torch
 from kernel_cases import CASES, GPUS, inputs
 
+from chunkkv_lib import attention as module
 from chunkkv_lib.attention import PromptAttention, column_sums, log_sum_exp
-from chunkkv_lib.attention.gpu import kernels
 from chunkkv_lib.compressors import H2O
-
-# The package gives its functions the names of their modules.
-module, gpu = sys.modules[column_sums.__module__], sys.modules[kernels.__module__]
 
 TESTS = Path(__file__).parent
 needs_triton = pytest.mark.skipif(
@@ -93,7 +90,7 @@ def test_the_compiler_takes_the_kernels_and_shared_memory_suffices(tmp_path):
     ],
 )
 def test_tiles_fit_in_shared_memory(columns, dtype, memory, shape):
-    from chunkkv_lib.attention.triton_kernels import tile_shape
+    from chunkkv_lib.attention_triton import tile_shape
 
     assert tile_shape(columns, dtype, memory) == shape
 
@@ -107,16 +104,16 @@ def stand_in(dtype=torch.bfloat16, head_dim=128, is_cuda=True) -> SimpleNamespac
 def test_which_tensors_go_to_the_kernels(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: {"cuda:1": (8, 0)}[device])
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        assert module._kernels(stand_in(dtype), stand_in(dtype)).__name__.endswith("triton_kernels")
+        assert module._triton(stand_in(dtype), stand_in(dtype)).__name__.endswith("attention_triton")
     for other in (stand_in(torch.float64), stand_in(head_dim=257), stand_in(is_cuda=False)):
-        assert module._kernels(other, other) is None
+        assert module._triton(other, other) is None
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert module._kernels(stand_in(), stand_in()) is None
+    assert module._triton(stand_in(), stand_in()) is None
 
 
 def test_without_triton_pytorch_does_it(monkeypatch):
-    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
-    assert module._kernels(stand_in(), stand_in()) is None
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert module._triton(stand_in(), stand_in()) is None
 
 
 def test_column_sums_take_the_kernels_where_there_are_some(monkeypatch):
@@ -127,7 +124,7 @@ def test_column_sums_take_the_kernels_where_there_are_some(monkeypatch):
         column_sums=lambda queries, keys, lse: calls.append("sums") or lse + 1,
     )
     queries, keys, _ = ref.random_layer(4, 2, 10)  # float64, which no CPU kernel takes
-    monkeypatch.setattr(module, "_kernels", lambda queries, keys: kernels)
+    monkeypatch.setattr(module, "_triton", lambda queries, keys: kernels)
     assert (PromptAttention(queries, keys).column_sums() == 1).all()
     assert calls == ["lse", "sums"]
     assert (PromptAttention(queries, keys, torch.ones(4, 10)).column_sums() == 2).all()
@@ -150,7 +147,7 @@ def test_the_cpu_does_not_import_triton():
 def test_kernels_on_the_gpu_equal_the_reference(name):
     """The library's own functions, with the tiles that they choose."""
     queries, keys = inputs(name, "cuda")
-    assert module._kernels(queries, keys) is not None
+    assert module._triton(queries, keys) is not None
     check(name, log_sum_exp(queries, keys), column_sums(queries, keys))
 
 
@@ -163,7 +160,7 @@ def test_kernels_and_pytorch_agree_on_the_gpu(head_dim, dtype, monkeypatch):
     first = column_sums(queries, keys)
     assert torch.equal(column_sums(queries, keys), first)
     kept = H2O().select(queries, keys)
-    monkeypatch.setattr(module, "_kernels", lambda queries, keys: None)
+    monkeypatch.setattr(module, "_triton", lambda queries, keys: None)
     torch.testing.assert_close(column_sums(queries, keys), first, rtol=1e-4, atol=1e-5)
     same = (kept[:, :, None] == H2O().select(queries, keys)[:, None]).any(-1).float().mean()
     assert same > 0.99  # rounding may swap two tokens with nearly the same score

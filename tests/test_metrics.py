@@ -12,11 +12,10 @@ from common import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chunkkv_lib.attention import PromptAttention, attention_rows
-from chunkkv_lib.compressors import Random, Recent
+from chunkkv_lib.attention import PromptAttention, attention_logits
+from chunkkv_lib.compressors import Random
 from chunkkv_lib.metrics import (
     attention_cosine_similarity,
-    attention_logit_cosine,
     attention_mass,
     attention_output_cosine,
     cache_cosine,
@@ -26,8 +25,6 @@ from chunkkv_lib.metrics import (
     passage_survival,
     prompt_cosine,
     row_cosine,
-    row_mass,
-    row_output_cosine,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -193,17 +190,15 @@ def test_attention_metrics_equal_the_reference(case):
 
 
 @given(cases())
-def test_logit_cosine_equals_the_reference(case):
-    q, keys, _, kept, positions = case
-    logits = ref.logits(ref.array(q), ref.array(keys)) * ref.causal(positions.tolist(), keys.shape[1])
-    cosines = attention_logit_cosine(q, keys, kept, positions)
+def test_cosine_of_logits_equals_the_reference(case):
+    """Rows need not be positive: the logits before the softmax, of probes that see everything."""
+    q, keys, _, kept, _ = case
+    logits = ref.logits(ref.array(q), ref.array(keys))
+    cosines = row_cosine(attention_logits(q, keys), kept)
     for h, p in np.ndindex(*cosines.shape):
         stays = kept[ref.set_of_head(h, len(kept), len(q))].tolist()
         compressed = ref.zero_filled(logits[h, p][:, None], stays)[:, 0]
-        if compressed.any():
-            assert cosines[h, p].item() == pytest.approx(ref.cosine(logits[h, p], compressed), abs=1e-9)
-        else:
-            assert cosines[h, p].item() == 0
+        assert cosines[h, p].item() == pytest.approx(ref.cosine(logits[h, p], compressed), abs=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -212,7 +207,6 @@ def test_keeping_everything_shows_everything(dtype):
     kept, at, q = torch.arange(50)[None], torch.arange(50, 54), queries[:, :4]
     for result in (
         attention_cosine_similarity(q, keys, kept, at),
-        attention_logit_cosine(q, keys, kept, at),
         attention_mass(q, keys, kept, at),
         attention_output_cosine(q, keys, values, kept, at),
     ):
@@ -235,52 +229,27 @@ def test_attention_of_low_precision_tensors_does_not_overflow(dtype):
     kept, at, q = torch.arange(10)[None], torch.tensor([30, 31]), queries[:, :2]
     for result in (
         attention_cosine_similarity(q, keys, kept, at),
-        attention_logit_cosine(q, keys, kept, at),
         attention_mass(q, keys, kept, at),
     ):
         assert result.isfinite().all()
 
 
-# --- rows and several sets at once --------------------------------------------------------------------------------
-
-
-def test_several_sets_at_once_equal_one_after_the_other():
-    queries, keys, values = ref.random_layer(6, 3, 40)
-    q, at = queries[:, :3], torch.arange(40, 43)
-    rows = attention_rows(q, keys, at)
-    kepts = [
-        Random(budget=7, seed=1).select(queries, keys),
-        Random(budget=20, seed=2, granularity="query_head").select(queries, keys),
-        Recent(budget=11, granularity="layer").select(queries, keys),
-    ]
-    cosines, masses, outputs = row_cosine(rows, kepts), row_mass(rows, kepts), row_output_cosine(rows, values, kepts)
-    for i, kept in enumerate(kepts):
-        np.testing.assert_allclose(cosines[i], attention_cosine_similarity(q, keys, kept, at), atol=1e-12)
-        np.testing.assert_allclose(masses[i], attention_mass(q, keys, kept, at), atol=1e-12)
-        np.testing.assert_allclose(outputs[i], attention_output_cosine(q, keys, values, kept, at), atol=1e-12)
+# --- rows already at hand ------------------------------------------------------------------------------------------
 
 
 def test_a_cosine_does_not_see_the_scale_of_its_rows():
     rows = torch.rand(2, 3, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    kepts = [torch.tensor([[1, 5, 9]])]
-    np.testing.assert_allclose(row_cosine(rows, kepts), row_cosine(7 * rows, kepts), atol=1e-12)
-
-
-def test_without_the_sink_position_0_counts_nowhere():
-    """Attention .8, .1, .06, .04 with positions 0 and 2 kept: without the sink only .06 of (.1, .06, .04) stays."""
-    rows = torch.tensor([[[0.8, 0.1, 0.06, 0.04]]])
-    expected = 0.06 / math.sqrt(0.1**2 + 0.06**2 + 0.04**2)
-    for kept in ([[0, 2]], [[2]]):
-        assert row_cosine(rows, [torch.tensor(kept)], sink=False).item() == pytest.approx(expected)
+    kept = torch.tensor([[1, 5, 9]])
+    np.testing.assert_allclose(row_cosine(rows, kept), row_cosine(7 * rows, kept), atol=1e-12)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 64])
 def test_prompt_cosine_is_the_mean_over_all_prompt_queries(rows):
     queries, keys, _ = ref.random_layer(4, 2, 30)
-    kepts = [torch.tensor([[0, 4, 20]]), torch.tensor([[1, 2], [3, 29]])]
+    kept_sets = [torch.tensor([[0, 4, 20]]), torch.tensor([[1, 2], [3, 29]])]
     full = ref.attention(ref.array(queries), ref.array(keys))
-    ours = prompt_cosine(PromptAttention(queries, keys), kepts, rows=rows)
-    for mine, kept in zip(ours, kepts):
+    ours = prompt_cosine(PromptAttention(queries, keys), kept_sets, rows=rows)
+    for mine, kept in zip(ours, kept_sets):
         masks = np.zeros((4, 30))
         for h in range(4):
             masks[h, kept[ref.set_of_head(h, len(kept), 4)].tolist()] = 1
@@ -309,6 +278,11 @@ def test_passage_survival_by_hand():
     assert tokens.tolist() == whole.tolist() == [1.0, 1.0]
 
 
+def test_the_overlap_with_an_empty_set_is_refused():
+    with refused("empty"):
+        overlap(torch.empty(1, 0, dtype=torch.int64), torch.tensor([[1]]))
+
+
 @pytest.mark.parametrize(
     ("spans", "parts"), [([], ["no passage"]), ([(2, 2)], ["2..2"]), ([(5, 8)], ["5..8", 7]), ([(-1, 2)], ["-1..2"])]
 )
@@ -323,7 +297,7 @@ def test_metrics_do_not_change_their_inputs():
     copies = [x.clone() for x in (queries, keys, values, kept)]
     q = queries[:, 3:4]
     kv_l1_loss(values, kept), cache_cosine(keys, kept), attention_cosine_similarity(q, keys, kept, at)
-    attention_logit_cosine(q, keys, kept, at), attention_output_cosine(q, keys, values, kept, at)
+    attention_mass(q, keys, kept, at), attention_output_cosine(q, keys, values, kept, at)
     for x, copy in zip((queries, keys, values, kept), copies):
         assert torch.equal(x, copy)
 
@@ -352,7 +326,7 @@ def test_cache_metrics_refuse_sets_that_do_not_fit(metric, kept, parts):
 
 
 @pytest.mark.parametrize(("kept", "parts"), BAD_SETS)
-@pytest.mark.parametrize("metric", [attention_cosine_similarity, attention_mass, attention_logit_cosine])
+@pytest.mark.parametrize("metric", [attention_cosine_similarity, attention_mass])
 def test_attention_metrics_refuse_sets_that_do_not_fit(metric, kept, parts):
     with refused(*parts):
         metric(Q[:, :2], K, kept, AT)
@@ -385,7 +359,7 @@ def test_caches_that_cannot_be_measured_are_refused(metric, x, parts):
         metric(x, KEPT)
 
 
-@pytest.mark.parametrize("metric", [attention_cosine_similarity, attention_mass, attention_logit_cosine])
+@pytest.mark.parametrize("metric", [attention_cosine_similarity, attention_mass])
 @pytest.mark.parametrize(
     ("q", "keys", "at", "parts"),
     [

@@ -3,7 +3,12 @@
     kept = ChunkKV(budget=0.1, window=8, chunk_size=10).select(queries, keys)      # [S, b] int64
 
 `queries [Hq, n, d]` and `keys [Hkv, n, d]` are one layer's tensors of the whole prompt, after RoPE. S is Hkv
-(granularity "kv_head"), Hq ("query_head") or 1 ("layer"). Every method keeps exactly the budget.
+(granularity "kv_head"), Hq ("query_head") or 1 ("layer"). Every method keeps exactly the budget; of equal scores the
+lower position stays.
+
+A method of your own is a subclass of `Compressor`, or of `WindowCompressor` to keep the last tokens always, that
+implements `scores(self, attention)` on a `PromptAttention` and returns `self.pool_heads(scores per query head,
+attention)`.
 """
 
 from .base import Compressor, WindowCompressor, budget_tokens, check_kept

@@ -1,20 +1,19 @@
-"""What all compressors share: the budget, the pooling over heads, and the choice of the highest scores."""
+"""What all compressors share: the budget, the pooling of scores, and the choice of the highest."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..attention import PromptAttention
-from ..attention.gpu import kernels
 from ..errors import InputError, unknown
 
-SELECTION = "compressors.triton_selection"
 GRANULARITIES = ("kv_head", "query_head", "layer")
 GROUPS = {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}
+POOLINGS = ("max", "avg")
 
 
 def budget_tokens(budget: float | int, n: int) -> int:
@@ -57,39 +56,36 @@ def check_kept(kept: Tensor, n: int) -> None:
         raise InputError("kept positions are not ascending and unique in every row; sort them and drop repeats.")
 
 
-def kept_from_mask(mask: Tensor, tokens: int) -> Tensor:
-    """The positions of the True entries: mask [S, n] with `tokens` of them in every row -> [S, tokens] ascending."""
-    if (triton := kernels(SELECTION, mask)) and mask.shape[1] <= triton.MAX_POSITIONS:
-        return triton.positions(mask, tokens)
-    # With the count given, a GPU's result is not waited for.
-    return torch.nonzero_static(mask, size=mask.shape[0] * tokens)[:, 1].view(mask.shape[0], tokens)
-
-
 def highest(scores: Tensor, count: int) -> Tensor:
-    """Mask of the `count` highest scores of each row, ties to the lower position: [S, p] -> [S, p] bool."""
+    """Positions of the `count` highest scores of each row, ties to the lower position: [S, p] -> [S, count] ascending.
+
+    count  at most p
+    """
     if count == 0:
-        return torch.zeros_like(scores, dtype=torch.bool)
-    triton = kernels(SELECTION, scores)
-    if triton and scores.dtype == torch.float32 and scores.shape[1] <= triton.MAX_POSITIONS:
-        return triton.highest(scores, count)
-    # topk leaves the order of ties open, so it only tells the lowest score that stays; a full sort costs more.
+        return torch.empty(len(scores), 0, dtype=torch.int64, device=scores.device)
+    # topk leaves the order of ties open, so it only tells the lowest score that stays; a full sort takes 7 times as
+    # long. Of the scores level with it the first ones fill the room that the higher ones leave.
     lowest = scores.topk(count, dim=-1, sorted=False).values.amin(-1, keepdim=True)
     above, level = scores > lowest, scores == lowest
-    return above | (level & (level.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
+    stays = above | (level & (level.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
+    # With the number of results given, a GPU is not waited for.
+    return torch.nonzero_static(stays, size=len(scores) * count)[:, 1].reshape(-1, count).contiguous()
 
 
 @dataclass(frozen=True)
 class Compressor:
-    """Chooses the prompt positions that stay in one layer's cache.
+    """Chooses the prompt positions that stay in one layer's cache: those with the highest scores.
+
+    A method implements `scores`. One that chooses otherwise than by the highest scores overrides `keep` too; one that
+    has no scores overrides `choose` alone.
+    Equal scores: the lower position stays. Where a method has a field `seed`, a measurement replaces it by a number of
+    its own for every layer and sequence, so that draws are independent and still the same on every machine.
 
     budget       part that stays: float in (0, 1] is a fraction of the prompt, int a number of tokens
     granularity  "kv_head": one set per KV head, what a GQA cache can store; "query_head": one per query head, as
                  with keys and values repeated before caching; "layer": one set for the whole layer
     group        how the scores of query heads that share a set become one: "mean", "max" or "sum"
     """
-
-    #: Whether the choice depends on positions alone, so that it is the same in every layer.
-    by_position: ClassVar[bool] = False
 
     budget: float | int = 0.1
     granularity: str = "kv_head"
@@ -102,35 +98,51 @@ class Compressor:
         if self.group not in GROUPS:
             raise unknown("group", self.group, GROUPS)
 
-    def scores(self, queries: Tensor, keys: Tensor, attention: PromptAttention | None = None) -> Tensor:
-        """Score of every position the method ranks: [S, p] float32, higher stays; p is n, or n - window."""
-        raise TypeError(f"{type(self).__name__} chooses by position and has no scores")
+    def scores(self, attention: PromptAttention) -> Tensor:
+        """Score of every position that is ranked: [S, p], higher stays; p is `attention.n` (less a window)."""
+        raise NotImplementedError(f"{type(self).__name__} must implement scores(self, attention)")
 
-    def select(self, queries: Tensor, keys: Tensor, attention: PromptAttention | None = None) -> Tensor:
+    def keep(self, scores: Tensor, n: int) -> Tensor:
+        """The positions that stay, from scores alone: [S, p] -> [S, b] int64, ascending, unique.
+
+        n  prompt tokens; b = `budget_tokens(budget, n)` exactly
+        """
+        return highest(scores, self.room(n))
+
+    def room(self, n: int) -> int:
+        """How many positions are chosen by score, of a prompt of n; InputError for a budget that does not fit it."""
+        return budget_tokens(self.budget, n)
+
+    def choose(self, attention: PromptAttention) -> Tensor:
+        """The positions that stay [S, b], from a prompt's pieces that several methods may share."""
+        n, sets = attention.n, self.sets(attention)
+        ranked = n - budget_tokens(self.budget, n) + self.room(n)  # told before any work: a budget that does not fit
+        scores = self.scores(attention)
+        if scores.shape != (sets, ranked):
+            raise InputError(
+                f"{type(self).__name__}.scores gave shape {tuple(scores.shape)}; expected {(sets, ranked)}: a row per "
+                "kept set, a score per ranked position. Pass scores per query head through pool_heads."
+            )
+        return self.keep(scores, n)
+
+    def select(self, queries: Tensor, keys: Tensor) -> Tensor:
         """The positions that stay.
 
-        queries    [Hq, n, d] floating point: the prompt's, after RoPE
-        keys       [Hkv, n, d] floating point: the prompt's, after RoPE
-        attention  the same prompt's `PromptAttention`, to share its pieces between methods; None: made here
-        return     [S, b] int64, ascending, unique, b = `budget_tokens(budget, n)` exactly
+        queries  [Hq, n, d] floating point: the prompt's, after RoPE
+        keys     [Hkv, n, d] floating point: the prompt's, after RoPE
+        return   [S, b] int64, ascending, unique, b = `budget_tokens(budget, n)` exactly
         raises InputError: shapes that do not fit, NaN or infinity, a budget or window that does not fit the prompt.
         """
-        attention = attention or PromptAttention(queries, keys)
-        tokens = budget_tokens(self.budget, attention.n)
-        return kept_from_mask(self._mask(attention, tokens), tokens)
+        return self.choose(PromptAttention(queries, keys))
 
-    def _mask(self, attention: PromptAttention, tokens: int) -> Tensor:
-        """Mask [S, n] with exactly `tokens` True in every row."""
-        raise NotImplementedError
-
-    def _sets(self, attention: PromptAttention) -> int:
+    def sets(self, attention: PromptAttention) -> int:
+        """S, the number of kept sets in a layer."""
         heads = {"kv_head": attention.keys.shape[0], "query_head": attention.queries.shape[0], "layer": 1}
         return heads[self.granularity]
 
-    def _pool_heads(self, scores: Tensor, attention: PromptAttention) -> Tensor:
-        """Scores per query head [Hq, p] -> per kept set [S, p]."""
-        sets = self._sets(attention)
-        return GROUPS[self.group](scores.unflatten(0, (sets, -1)), dim=1)
+    def pool_heads(self, scores: Tensor, attention: PromptAttention) -> Tensor:
+        """Scores per query head [Hq, p] -> per kept set [S, p], by `group`."""
+        return GROUPS[self.group](scores.unflatten(0, (self.sets(attention), -1)), dim=1)
 
 
 @dataclass(frozen=True)
@@ -144,30 +156,58 @@ class WindowCompressor(Compressor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(window=self.window)
+        check_whole(window=self.window)
 
-    def _mask(self, attention: PromptAttention, tokens: int) -> Tensor:
+    def keep(self, scores: Tensor, n: int) -> Tensor:
+        """The highest of the positions before the window, and the window: [S, n - window] -> [S, b]."""
+        return self.with_window(highest(scores, self.room(n)), n)
+
+    def with_window(self, past: Tensor, n: int) -> Tensor:
+        """Positions before the window [S, room], followed by those of the window: [S, b]."""
+        recent = torch.arange(n - self.window, n, device=past.device)
+        return torch.cat([past, recent.expand(len(past), -1)], -1)
+
+    def room(self, n: int) -> int:
+        """Tokens of the budget that the window leaves to the positions before it."""
+        tokens = budget_tokens(self.budget, n)
         if self.window > tokens:
             raise InputError(
                 f"window={self.window} is larger than the budget of {tokens} tokens (budget={self.budget} of a "
-                f"{attention.n}-token prompt); the window counts into the budget. Lower the window to at most "
+                f"{n}-token prompt); the window counts into the budget. Lower the window to at most "
                 f"{tokens}, or raise the budget."
             )
-        past = self._past_mask(self.scores(attention.queries, attention.keys, attention), tokens - self.window)
-        return torch.cat([past, past.new_ones(past.shape[0], self.window)], -1)
+        return tokens - self.window
 
-    def _past_mask(self, scores: Tensor, room: int) -> Tensor:
-        """Which `room` of the positions before the window stay: scores [S, n - window] -> bool mask."""
-        return highest(scores, room)
-
-    def _window_sums(self, attention: PromptAttention, logits: bool = False) -> Tensor:
+    def window_sums(self, attention: PromptAttention, logits: bool = False) -> Tensor:
         """Attention from the window's queries to each position before it, summed over them: [S, n - window]."""
         rows = attention.window_logits(self.window) if logits else attention.window_rows(self.window)
-        return self._pool_heads(rows[..., : attention.n - self.window].sum(1), attention)
+        return self.pool_heads(rows[..., : attention.n - self.window].sum(1), attention)
 
 
-def positive(**fields: int) -> None:
-    """Raise InputError for a field that is not an int of at least 1."""
+def pool_positions(scores: Tensor, pooling: str, kernel: int) -> Tensor:
+    """Pool [S, p] over `kernel` neighbouring positions ("max" or "avg"), stride 1, same length.
+
+    Average pooling counts the zero padding at both ends, as SnapKV and kvpress do. Max-pooling makes plateaus of equal
+    scores; of these the lower positions stay first.
+    """
+    if kernel == 1 or scores.shape[-1] == 0:
+        return scores
+    pool = F.max_pool1d if pooling == "max" else F.avg_pool1d
+    return pool(scores[None], kernel, stride=1, padding=kernel // 2)[0]
+
+
+def check_pooling(pooling: str, kernel: int) -> None:
+    """Raise InputError for an unknown pooling or a kernel that has no middle."""
+    if pooling not in POOLINGS:
+        raise unknown("pooling", pooling, POOLINGS)
+    check_whole(kernel=kernel)
+    if kernel % 2 == 0:
+        raise InputError(f"kernel={kernel} is even; pooling needs an odd number of positions. Use {kernel + 1}.")
+
+
+def check_whole(least: int | None = 1, **fields: int) -> None:
+    """Raise InputError for a field that is not an int, or below `least` (None: no limit)."""
     for name, value in fields.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name}={value!r} does not work; it must be a whole number of at least 1.")
+        if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
+            limit = "" if least is None else f" of at least {least}"
+            raise InputError(f"{name}={value!r} does not work; it must be a whole number{limit}.")

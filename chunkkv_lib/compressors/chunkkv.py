@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ..attention import PromptAttention
 from ..errors import unknown
-from .base import WindowCompressor, positive
-from .pooling import check_pooling, pool_positions
+from .base import WindowCompressor, check_pooling, check_whole, pool_positions
 
 AGGREGATES = ("sum", "mean")
 SCORES = ("softmax", "logits")
@@ -22,8 +21,9 @@ class ChunkKV(WindowCompressor):
     """Keep the chunks of `chunk_size` neighbours that the last queries attend to most (arXiv 2502.00299, Algorithm 1).
 
     Chunks are cut from position 0 over the positions before the window; the last may be short. The best chunks stay
-    until the budget is full; of the last one only its first tokens that fit. On purpose not as in Algorithm 1: the
-    window is not chunked, so no position can be kept twice and none of the best is overwritten.
+    until the budget is full; of the last one only its first tokens that fit. Of equal chunks the lower one stays. On
+    purpose not as in Algorithm 1: the window is not chunked, so no position can be kept twice and none of the best is
+    overwritten.
 
     chunk_size  tokens; the paper's main runs use 10
     aggregate   a chunk's score is the "sum" of its tokens' (Algorithm 1) or their "mean" (kvpress)
@@ -40,37 +40,30 @@ class ChunkKV(WindowCompressor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(chunk_size=self.chunk_size)
+        check_whole(chunk_size=self.chunk_size)
         check_pooling(self.pooling, self.kernel)
         if self.aggregate not in AGGREGATES:
             raise unknown("aggregate", self.aggregate, AGGREGATES)
         if self.score not in SCORES:
             raise unknown("score", self.score, SCORES)
 
-    def scores(self, queries: Tensor, keys: Tensor, attention: PromptAttention | None = None) -> Tensor:
+    def scores(self, attention: PromptAttention) -> Tensor:
         """Token scores before chunking, of the positions before the window: [S, n - window]."""
-        attention = attention or PromptAttention(queries, keys)
-        return pool_positions(self._window_sums(attention, self.score == "logits"), self.pooling, self.kernel)
+        return pool_positions(self.window_sums(attention, self.score == "logits"), self.pooling, self.kernel)
 
     def chunk_scores(self, scores: Tensor) -> Tensor:
         """Token scores [S, p] -> chunk scores [S, ceil(p / chunk_size)]."""
-        padded = F.pad(scores, (0, -scores.shape[-1] % self.chunk_size))
-        sums = padded.view(scores.shape[0], -1, self.chunk_size).sum(-1)
-        return sums / self._lengths(scores) if self.aggregate == "mean" else sums
+        past, size = scores.shape[-1], self.chunk_size
+        sums = F.pad(scores, (0, -past % size)).view(len(scores), -1, size).sum(-1)
+        if self.aggregate == "sum":
+            return sums
+        lengths = (past - torch.arange(0, past, size, device=scores.device)).clamp(max=size)  # the last may be short
+        return sums / lengths
 
-    def _past_mask(self, scores: Tensor, room: int) -> Tensor:
-        if room == 0:
-            return torch.zeros_like(scores, dtype=torch.bool)
-        lengths = self._lengths(scores)
-        order = self.chunk_scores(scores).sort(dim=-1, descending=True, stable=True).indices
-        ordered = lengths[order]
-        fits = (room - (ordered.cumsum(-1) - ordered)).clamp(min=0)  # room left when a chunk's turn comes
-        allowed = torch.empty_like(fits).scatter_(1, order, fits)
-        positions = torch.arange(scores.shape[-1], device=scores.device)
-        return positions % self.chunk_size < allowed[:, positions // self.chunk_size]
-
-    def _lengths(self, scores: Tensor) -> Tensor:
-        """Tokens in each chunk: [chunks] int64, the last possibly short."""
-        past = scores.shape[-1]
-        starts = torch.arange(0, past, self.chunk_size, device=scores.device)
-        return (past - starts).clamp(max=self.chunk_size)
+    def keep(self, scores: Tensor, n: int) -> Tensor:
+        """The tokens of the best chunks until the budget is full, and the window: [S, n - window] -> [S, b]."""
+        room, past, size = self.room(n), scores.shape[-1], self.chunk_size
+        order = self.chunk_scores(scores).sort(dim=-1, descending=True, stable=True).indices  # ties: the lower chunk
+        ranked = (order[..., None] * size + torch.arange(size, device=scores.device)).flatten(1)  # best chunk first
+        ranked = ranked[ranked < past].view(len(scores), past)  # without the places that a short last chunk lacks
+        return self.with_window(ranked[:, :room].sort(-1).values, n)

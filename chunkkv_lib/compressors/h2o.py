@@ -15,8 +15,9 @@ from .base import WindowCompressor
 class H2O(WindowCompressor):
     """Keep the positions with the largest accumulated attention, and the recent window (arXiv 2306.14048).
 
-    A score is the column sum of the full causal softmax over all n prompt queries. The recent window is the runner's
-    8 tokens at the ChunkKV paper's time; the H2O paper itself splits the budget in half.
+    A score is the column sum of the full causal softmax over all n prompt queries; of equal scores the lower position
+    stays. The recent window is the runner's 8 tokens at the ChunkKV paper's time; the H2O paper itself splits the
+    budget in half.
 
     causal  False takes the sums as KVCache-Factory did until June 2026, when only the last corner was masked
     """
@@ -28,9 +29,8 @@ class H2O(WindowCompressor):
         if not isinstance(self.causal, bool):
             raise InputError(f"causal={self.causal!r} does not work; it must be True or False.")
 
-    def scores(self, queries: Tensor, keys: Tensor, attention: PromptAttention | None = None) -> Tensor:
+    def scores(self, attention: PromptAttention) -> Tensor:
         """Accumulated attention of the positions before the window: [S, n - window]."""
-        attention = attention or PromptAttention(queries, keys)
         attention.check_window(self.window)
-        sums = attention.column_sums() if self.causal else attention.uncausal_column_sums(self.window)
-        return self._pool_heads(sums[:, : attention.n - self.window], attention)
+        sums = attention.column_sums() if self.causal else attention.unmasked_column_sums(self.window)
+        return self.pool_heads(sums[:, : attention.n - self.window], attention)

@@ -41,8 +41,8 @@ def preset(name: str = "paper", **fields: object) -> dict[str, Compressor]:
     for field in fields:
         if field not in known:
             raise unknown("hyper-parameter", field, sorted(known))
-    return {method: cls(**_own(cls, PRESETS[name].get(method, {}) | fields)) for method, cls in METHODS.items()}
-
-
-def _own(cls: type[Compressor], fields: dict) -> dict:
-    return {name: value for name, value in fields.items() if name in cls.__dataclass_fields__}
+    methods = {}
+    for method, cls in METHODS.items():
+        wanted = PRESETS[name].get(method, {}) | fields
+        methods[method] = cls(**{key: value for key, value in wanted.items() if key in cls.__dataclass_fields__})
+    return methods

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..attention import PromptAttention
-from .base import WindowCompressor
-from .pooling import check_pooling, pool_positions
+from .base import WindowCompressor, check_pooling, pool_positions
 
 
 @dataclass(frozen=True)
 class SnapKV(WindowCompressor):
     """Keep the positions that the last `window` queries attend to most, and the window (arXiv 2404.14469).
 
-    A score is the window's softmax attention, summed over its queries, pooled over heads, then along positions.
+    A score is the window's softmax attention, summed over its queries, pooled over heads, then along positions; of
+    equal scores the lower position stays.
     The defaults are those of the runner used at the ChunkKV paper's time (KVCache-Factory: window 8, max-pool 7).
 
     kernel   positions pooled together, odd; 1 switches pooling off
@@ -29,7 +29,6 @@ class SnapKV(WindowCompressor):
         super().__post_init__()
         check_pooling(self.pooling, self.kernel)
 
-    def scores(self, queries: Tensor, keys: Tensor, attention: PromptAttention | None = None) -> Tensor:
+    def scores(self, attention: PromptAttention) -> Tensor:
         """Pooled window attention of the positions before the window: [S, n - window]."""
-        attention = attention or PromptAttention(queries, keys)
-        return pool_positions(self._window_sums(attention), self.pooling, self.kernel)
+        return pool_positions(self.window_sums(attention), self.pooling, self.kernel)

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ..attention import attention_rows, column_sums
-from ..attention.rows import output_rows
+from ..attention import PromptAttention, attention_rows, column_sums, output_rows
 from ..compressors import H2O, ChunkKV, SnapKV
 from ..metrics import attention_cosine_similarity, attention_mass, kv_l1_loss, overlap
 from . import inputs
@@ -76,7 +75,7 @@ def _with_window(scores: Tensor, n: int, budget: int, window: int = 8) -> Tensor
 
 
 def _both_votes(queries: Tensor, keys: Tensor, budget: int, scaled: bool = True) -> Tensor:
-    votes = [method.scores(queries, keys) for method in (H2O(), SnapKV())]
+    votes = [method.scores(PromptAttention(queries, keys)) for method in (H2O(), SnapKV())]
     if scaled:
         votes = [vote / vote.sum(-1, keepdim=True) for vote in votes]
     return _with_window(votes[0] + votes[1], keys.shape[1], budget)

@@ -13,8 +13,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..errors import IncompleteRun, InputError, unknown
-from ..measure.generation import chance_scores
 from ..sequences import Sequence
+from ..sequences.scoring import chance_scores
 from .folder import (
     Recorder,
     folder_to_measure,

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..errors import InputError
+from ..measure import MEASUREMENT_VERSION
 from ..models import fingerprint
 from ..sequences import source_identity
 from ..sequences.needles import SOURCE as NEEDLES
@@ -19,7 +20,6 @@ from ..sequences.needles import VERSION
 from .folder import ROOT
 from .parameters import Parameters
 
-MEASUREMENT_VERSION = 1  # raised when numbers change
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "datasets", "lm-eval", "gguf")
 
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..compressors import Compressor
 from ..errors import InputError
-from ..measure.analysis import analyse
+from ..measure import analyse
 from ..models import describe, load_model
 from ..sequences import CATEGORIES
 from .driver import measure

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..measure.analysis import analyse
-from ..measure.generation import write_answers
+from ..measure import analyse, write_answers
 from ..models import describe, load_model
 from ..sequences import Sequence, load_sequences
 from ..sequences.needles import SOURCE as NEEDLES
 from ..sequences.needles import needle_sequences
+from ..sequences.scoring import answer_limit, answer_score, one_line
 from .identity import machine
 from .parameters import Parameters
 
@@ -33,11 +34,12 @@ def measure_one(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sequence: Sequence, settings: Parameters
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What a run records of one sequence: `analyse`, and with `max_new_tokens` the written answers too."""
+    options = settings.compressors, settings.reuse, settings.all_queries
     if settings.max_new_tokens:
-        options = settings.reuse, settings.all_queries, settings.max_new_tokens
-        layers, answers = write_answers(model, tokenizer, sequence, settings.compressors, *options)
+        score, limit = functools.partial(answer_score, sequence), answer_limit(sequence, settings.max_new_tokens)
+        layers, answers = write_answers(model, tokenizer, sequence, score, limit, one_line(sequence), *options)
     else:
-        layers, answers = analyse(model, sequence, settings.compressors, settings.reuse, settings.all_queries)
+        layers, answers = analyse(model, sequence, *options)
     if settings.layer_means:
         means = layers.groupby(["sequence", "method"], sort=False, as_index=False).mean().assign(layer=ALL_LAYERS)
         layers = means[layers.columns].astype(layers.dtypes)

@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..measure.analysis import analyse
+from ..measure import analyse
 from ..models import describe, load_model
 from ..sequences import Sequence
 from .folder import Run, load_run, run_names

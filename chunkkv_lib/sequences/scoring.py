@@ -1,4 +1,4 @@
-"""LongBench's scores of a generated answer, with the functions lm-eval ships beside the tasks."""
+"""Scores of a written answer: LongBench's, with the functions lm-eval ships beside the tasks, and a needle's."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import functools
 import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Many
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 from ..errors import InputError
-from .prompts import metric_name, task_folder
-from .schema import longbench_name
+from ..sequence import Sequence
+from .needles import DATASET as NEEDLE
+from .needles import hit
+from .prompts import max_gen_toks, metric_name, task_folder
+from .schema import MODELLED_ON, longbench_name
 
 _ONE_LINE = ("trec", "triviaqa", "samsum")  # LongBench scores the first line only: examples follow one another by lines
 
@@ -35,6 +40,47 @@ def score(dataset: str, prediction: str, answers: Iterable[str], all_classes: It
         prediction = prediction.strip()
     function = getattr(_metrics(), metric)
     return max(float(function(prediction, answer, all_classes=list(all_classes))) for answer in answers)
+
+
+def answer_score(sequence: Sequence, text: str) -> float:
+    """How good a written answer is, 0 to 1: LongBench's score, or whether it is the needle's number."""
+    if sequence.dataset == NEEDLE:
+        return float(hit(text, sequence.answers[0]))
+    return score(sequence.dataset, text, sequence.answers, sequence.all_classes)
+
+
+def answer_limit(sequence: Sequence, max_new_tokens: int) -> int:
+    """Most tokens of a written answer: LongBench's for the data set, a needle's number and one more, or the limit."""
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens={max_new_tokens} does not work; it must be at least 1.")
+    own = len(sequence.answer_ids) + 1 if sequence.dataset == NEEDLE else max_gen_toks(sequence.dataset)
+    return min(max_new_tokens, own)
+
+
+def one_line(sequence: Sequence) -> bool:
+    """Whether an answer ends with its line, because LongBench grades the first line only."""
+    return MODELLED_ON.get(sequence.dataset, sequence.dataset) in _ONE_LINE
+
+
+def chance_scores(tokenizer: Any, sequences: Many[Sequence], max_new_tokens: int) -> list[float]:
+    """What each sequence scores with somebody else's answer: the floor under a score that means anything.
+
+    The right answers to the other sequences of its data set, cut to the length of a written answer, are scored as if
+    they had been written here. Mean over the others; NaN if there are none.
+    """
+
+    def cut(sequence: Sequence) -> str:
+        """The first gold answer that is not blank, as long as a written one may be."""
+        ids = tokenizer(next(filter(str.strip, sequence.answers)), add_special_tokens=False)["input_ids"]
+        return tokenizer.decode(ids[: answer_limit(sequence, max_new_tokens)])
+
+    answers = [cut(sequence) for sequence in sequences]
+    floors = []
+    for i, mine in enumerate(sequences):
+        others = [j for j, other in enumerate(sequences) if other.dataset == mine.dataset and j != i]
+        scores = [answer_score(mine, answers[j]) for j in others]
+        floors.append(sum(scores) / len(scores) if scores else float("nan"))
+    return floors
 
 
 @functools.cache

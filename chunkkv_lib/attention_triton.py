@@ -2,7 +2,7 @@
 
 Each program owns one tile of one head's result and walks over the tiles it needs in a fixed order: no atomics, so the
 same inputs give the same bits. Tiles that the causal rule hides altogether are never loaded. Nothing of n x n elements
-exists outside a program's registers. Import this module only where triton is installed; `column_sums.py` does.
+exists outside a program's registers. Import this module only where triton is installed; `attention.py` does.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def log_sum_exp(queries: Tensor, keys: Tensor, block: int | None = None) -> Tens
     return _launch(_log_sum_exp_kernel, queries, keys, block)
 
 
-def column_sums(queries: Tensor, keys: Tensor, lse: Tensor, block: int | None = None) -> Tensor:
-    """Attention that each key receives, summed over all causal queries. Arguments as above and lse [Hq, n] -> [Hq, n].
+def column_sums(queries: Tensor, keys: Tensor, log_sums: Tensor, block: int | None = None) -> Tensor:
+    """Attention that each key receives, summed over all causal queries. log_sums [Hq, n], the rest as above -> [Hq, n].
 
     Products of 16-bit inputs are exact and summed in float32; float32 inputs are not rounded to TF32.
     """
-    return _launch(_column_sums_kernel, queries, keys, block, lse.float().contiguous())
+    return _launch(_column_sums_kernel, queries, keys, block, log_sums.float().contiguous())
 
 
 def _launch(kernel, queries: Tensor, keys: Tensor, block: int | None, *more: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def _log_sum_exp_kernel(
 
 @triton.jit(do_not_specialize=["n"])
 def _column_sums_kernel(
-    queries, keys, lse, result, n, group, scale, query_head, query_token, key_head, key_token,
+    queries, keys, log_sums, result, n, group, scale, query_head, query_token, key_head, key_token,
     D: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A program owns BLOCK keys as one query head sees them, and walks over the queries that see them."""
@@ -135,27 +135,27 @@ def _column_sums_kernel(
     head = tl.program_id(1).to(tl.int64)
     mine = _tile(keys + (head // group) * key_head, start, n, key_token, D, WIDE, BLOCK, False)
     queries += head * query_head
-    lse += head * n
+    log_sums += head * n
     scale *= LOG2_E
     rows = tl.arange(0, BLOCK)
     # Keys are the rows of the product, so that a sum over queries stays inside a warp.
     logits = _logits(mine, queries, start, n, query_token, scale, D, WIDE, BLOCK, False)
-    received = tl.exp2(logits - _norms(lse, start, n, BLOCK, False)[None, :])
+    received = tl.exp2(logits - _norms(log_sums, start, n, BLOCK, False)[None, :])
     sums = tl.sum(tl.where(rows[:, None] <= rows[None, :], received, 0.0), 1)
     full = n // BLOCK * BLOCK
     for after in range(start + BLOCK, full, BLOCK):
         logits = _logits(mine, queries, after, n, query_token, scale, D, WIDE, BLOCK, True)
-        sums += tl.sum(tl.exp2(logits - _norms(lse, after, n, BLOCK, True)[None, :]), 1)
+        sums += tl.sum(tl.exp2(logits - _norms(log_sums, after, n, BLOCK, True)[None, :]), 1)
     if full < n and start < full:  # the last queries, fewer than a tile
         logits = _logits(mine, queries, full, n, query_token, scale, D, WIDE, BLOCK, False)
-        sums += tl.sum(tl.exp2(logits - _norms(lse, full, n, BLOCK, False)[None, :]), 1)
+        sums += tl.sum(tl.exp2(logits - _norms(log_sums, full, n, BLOCK, False)[None, :]), 1)
     tl.store(result + head * n + start + rows, sums, mask=start + rows < n)
 
 
 @triton.jit
-def _norms(lse, start, n, BLOCK: tl.constexpr, FULL: tl.constexpr):
+def _norms(log_sums, start, n, BLOCK: tl.constexpr, FULL: tl.constexpr):
     """Log-sum-exp of BLOCK queries to the base 2; infinite beyond the last, whose probabilities then are zero."""
     rows = start + tl.arange(0, BLOCK)
     if FULL:
-        return tl.load(lse + rows) * LOG2_E
-    return tl.load(lse + rows, mask=rows < n, other=float("inf")) * LOG2_E
+        return tl.load(log_sums + rows) * LOG2_E
+    return tl.load(log_sums + rows, mask=rows < n, other=float("inf")) * LOG2_E

@@ -1,0 +1,372 @@
+"""Pieces of causal attention on plain tensors, never an n x n matrix.
+
+Shapes: `queries [Hq, n, d]`, `keys [Hkv, n, d]` after RoPE; query head h reads KV head h // (Hq // Hkv). Logits are
+q.k / sqrt(d). Everything is computed in float32 or better, whatever the tensors' dtype. Inputs are never changed.
+
+    attention_rows      attention of a few queries: the observation window's, or the probes'
+    column_sums         attention that each key receives from all queries of the prompt: H2O's score
+    PromptAttention     these pieces of one layer, each computed once and shared by methods and metrics
+    causal_attention    SDPA's own kernels, asked for the log-sum-exp too
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from types import ModuleType
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend
+
+from .errors import InputError
+
+TILE_BYTES = 2 << 20  # a tile of probabilities should stay in the cache between its product, exp and sum
+PARTS = 4  # a head's tiles are dealt to this many pieces of work, so that many cores find one each
+
+# --- rows: the full attention of a few queries --------------------------------------------------------------------
+
+
+def attention_logits(queries: Tensor, keys: Tensor, positions: Tensor | None = None) -> Tensor:
+    """Scaled logits q.k / sqrt(d) of a few queries; keys that a query cannot see get -inf.
+
+    queries    [Hq, r, d]
+    keys       [Hkv, n, d]
+    positions  [r] int64, absolute position of each query: it sees the keys 0..position. None: it sees all keys.
+    return     [Hq, r, n] float32 (float64 for float64 inputs)
+    raises InputError: shapes that do not fit.
+    """
+    group = check_heads(queries, keys)
+    kv_heads, n, d = keys.shape
+    # One product per KV head with the group's queries stacked: the keys are never repeated.
+    stacked, columns = queries.reshape(kv_heads, group * queries.shape[1], d), keys.transpose(1, 2)
+    if keys.is_cuda and queries.dtype == keys.dtype and keys.dtype in (torch.bfloat16, torch.float16):
+        # Products of 16-bit numbers are exact in float32, and the result is: the keys need not be widened.
+        logits = torch.bmm(stacked, columns, out_dtype=torch.float32).mul_(d**-0.5)
+    else:
+        logits = torch.matmul(_wide(stacked) * d**-0.5, _wide(columns))
+    logits = logits.view(queries.shape[0], -1, n)
+    # Positions on a GPU are not looked at: the CPU would have to wait for them.
+    if positions is not None and (positions.device.type != "cpu" or int(positions.min()) < n - 1):
+        hidden = torch.arange(n, device=keys.device) > positions.to(keys.device)[:, None]
+        logits.masked_fill_(hidden, -torch.inf)
+    return logits
+
+
+def attention_rows(queries: Tensor, keys: Tensor, positions: Tensor | None = None) -> Tensor:
+    """Softmax of `attention_logits`: rows that sum to 1 over the keys each query sees. Shapes as there."""
+    return attention_logits(queries, keys, positions).softmax(-1)
+
+
+def output_rows(rows: Tensor, values: Tensor) -> Tensor:
+    """Attention outputs: each row's weighted sum of the values. rows [Hq, r, n], values [Hkv, n, d] -> [Hq, r, d]."""
+    query_heads, r, n = rows.shape
+    kv_heads = values.shape[0]
+    stacked = rows.reshape(kv_heads, query_heads // kv_heads * r, n)
+    return torch.matmul(stacked, values.to(rows.dtype)).view(query_heads, r, -1)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+# --- column sums: what each key receives from the whole prompt ----------------------------------------------------
+
+
+def log_sum_exp(queries: Tensor, keys: Tensor) -> Tensor:
+    """Log-sum-exp of every query's causal logits.
+
+    queries  [Hq, n, d]
+    keys     [Hkv, n, d]
+    return   [Hq, n] float32 (float64 for float64 inputs)
+    """
+    check_heads(queries, keys)
+    if triton := _triton(queries, keys):
+        return triton.log_sum_exp(queries, keys)
+    if queries.device.type == "cpu" and (found := causal_attention(queries[None], keys[None], keys[None])):
+        return found[1]
+    rows = _rows_per_tile(queries, keys)
+    tiles = []
+    for start in range(0, queries.shape[1], rows):
+        stop = min(start + rows, queries.shape[1])
+        positions = torch.arange(start, stop, device=keys.device)
+        tiles.append(attention_logits(queries[:, start:stop], keys[:, :stop], positions).logsumexp(-1))
+    return torch.cat(tiles, 1)
+
+
+@torch.no_grad()
+def column_sums(queries: Tensor, keys: Tensor, log_sums: Tensor | None = None) -> Tensor:
+    """Attention that each key receives, summed over all causal queries of the prompt (H2O, arXiv 2306.14048).
+
+    With a row's log-sum-exp at hand, exp(logit - log-sum-exp) is the final probability, so tiles of rows can be added
+    up in one sweep. On a GPU the kernels of `attention_triton.py` do it, where they can; the code here is their
+    reference and takes all other cases.
+
+    queries   [Hq, n, d]
+    keys      [Hkv, n, d]
+    log_sums  [Hq, n], `log_sum_exp(queries, keys)`; computed if None
+    return    [Hq, n] float32 (float64 for float64 inputs); a head's sums add up to n
+    """
+    log_sums = log_sum_exp(queries, keys) if log_sums is None else log_sums
+    if triton := _triton(queries, keys):
+        return triton.column_sums(queries, keys, log_sums)
+    # One more channel lets the matrix product subtract the log-sum-exp: q' = [q / sqrt(d), -log-sum-exp], k' = [k, 1].
+    wide = torch.promote_types(queries.dtype, torch.float32)
+    q = torch.cat([queries.to(wide) * queries.shape[2] ** -0.5, -log_sums.to(wide)[..., None]], -1)
+    k = torch.cat([keys.to(wide), torch.ones_like(keys[..., :1], dtype=wide)], -1)
+    n, rows, group = keys.shape[1], _rows_per_tile(queries[:1], keys), queries.shape[0] // keys.shape[0]
+
+    def sums_of_tiles(head: int, part: int) -> Tensor:
+        """One head's column sums [n] over every PARTS-th tile of rows."""
+        mine, others = q[head], k[head // group]
+        sums = torch.zeros(n, dtype=wide, device=k.device)
+        buffer = torch.empty(min(rows, n) * n, dtype=wide, device=k.device)
+        for start in range(part * rows, n, PARTS * rows):
+            stop = min(start + rows, n)
+            tile = buffer[: (stop - start) * stop].view(-1, stop)
+            torch.mm(mine[start:stop], others[:stop].t(), out=tile).exp_()
+            tile[:, start:].tril_()  # the diagonal block: no query sees the keys after it
+            sums[:stop] += tile.sum(0)
+        return sums
+
+    pieces = [(head, part) for head in range(queries.shape[0]) for part in range(PARTS)]
+    sums = _in_threads(lambda piece: sums_of_tiles(*piece), pieces, queries.device)
+    return torch.stack(sums).view(-1, PARTS, n).sum(1)
+
+
+def unmasked_column_sums(queries: Tensor, keys: Tensor, window: int) -> Tensor:
+    """Column sums as KVCache-Factory took them until June 2026: only the last window x window corner is masked.
+
+    Every query but the last `window` sees all keys, later ones too. For the appendix on that error only.
+    Shapes as in `column_sums`; window >= 1.
+    """
+    check_heads(queries, keys)
+    n, rows = keys.shape[1], _rows_per_tile(queries, keys)
+    sums = torch.zeros(queries.shape[:2], dtype=torch.promote_types(queries.dtype, torch.float32), device=keys.device)
+    for start in range(0, n, rows):
+        positions = torch.arange(start, min(start + rows, n), device=keys.device)
+        sees = torch.where(positions < n - window, n - 1, positions)
+        sums += attention_logits(queries[:, start : start + rows], keys, sees).softmax(-1).sum(1)
+    return sums
+
+
+def _rows_per_tile(queries: Tensor, keys: Tensor) -> int:
+    """Rows of queries per tile, a multiple of 16, so that a tile has about TILE_BYTES (a GPU's may be larger)."""
+    size = TILE_BYTES if queries.device.type == "cpu" else 64 * TILE_BYTES
+    return max(16, size // (4 * queries.shape[0] * keys.shape[1]) // 16 * 16)
+
+
+def _triton(queries: Tensor, keys: Tensor) -> ModuleType | None:
+    """The Triton kernels, where they can take these tensors: on a GPU with bfloat16 arithmetic, in 16 or 32 bits."""
+    if not (queries.is_cuda and keys.is_cuda) or find_spec("triton") is None:
+        return None
+    if any(torch.cuda.get_device_capability(x.device) < (8, 0) for x in (queries, keys)):
+        return None
+    from . import attention_triton as found
+
+    fits = {queries.dtype, keys.dtype} <= set(found.DTYPES) and keys.shape[2] <= found.MAX_HEAD_DIM
+    return found if fits else None
+
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+
+def _in_threads(work: Callable[[Piece], Result], pieces: Sequence[Piece], device: torch.device) -> list[Result]:
+    """work(piece) for every piece, results in order; without gradients.
+
+    Many small operations in a row lose much of a second core: after each of them all threads must meet, and waking a
+    thread can take longer than its share of the work. So on the CPU as many pieces at a time as torch has threads, each
+    in one of them; on other devices one after the other. A result does not depend on the number of threads.
+    The process's number of torch threads is 1 for the duration of the call: other Python threads that compute with
+    torch at the same time do so on one core.
+    """
+
+    def without_gradients(piece: Piece) -> Result:
+        with torch.inference_mode():  # a mode belongs to its thread
+            return work(piece)
+
+    before = torch.get_num_threads()
+    threads = min(before, len(pieces))
+    if threads < 2 or device.type != "cpu":
+        return [without_gradients(piece) for piece in pieces]
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(without_gradients, pieces))
+    finally:
+        torch.set_num_threads(before)
+
+
+# --- one layer's pieces, shared -----------------------------------------------------------------------------------
+
+
+class PromptAttention:
+    """The pieces of a prompt's attention that scores and metrics are made of, each computed at most once.
+
+    queries          [Hq, n, d], the prompt's, after RoPE
+    keys             [Hkv, n, d], the prompt's, after RoPE
+    log_sums         [Hq, n] log-sum-exp of the causal logits, where the attention kernel already gave it
+    probe_queries    [Hq, m, d], queries that will read the cache, where known (those that predict the answer)
+    probe_positions  [m] their absolute positions; None: they see all of the prompt
+    check            False: the caller looks for NaN and infinity later. To look here makes the CPU wait for a GPU
+    raises InputError: shapes that do not fit, an empty prompt, NaN or infinity.
+    """
+
+    def __init__(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        log_sums: Tensor | None = None,
+        probe_queries: Tensor | None = None,
+        probe_positions: Tensor | None = None,
+        check: bool = True,
+    ) -> None:
+        check_heads(queries, keys)
+        if queries.shape[1] != keys.shape[1]:
+            raise InputError(
+                f"{queries.shape[1]} queries and {keys.shape[1]} keys; a prompt has one of each per token. "
+                "Pass exactly the prompt's tensors, without the answer's."
+            )
+        if keys.shape[1] == 0:
+            raise InputError("the prompt is empty (0 tokens); at least 1 token is needed. Pass a longer prompt.")
+        if probe_queries is not None:
+            check_heads(probe_queries, keys)
+        if check:
+            for name, x in (("queries", queries), ("keys", keys), ("probe queries", probe_queries)):
+                check_finite(name, x)
+        self.queries, self.keys, self.log_sums = queries, keys, log_sums
+        self.probe_queries, self.probe_positions = probe_queries, probe_positions
+        self.n = keys.shape[1]
+        self._pieces: dict[tuple, Tensor] = {}
+
+    def window_logits(self, window: int) -> Tensor:
+        """Scaled logits of the last `window` queries, -inf where a key is not visible: [Hq, window, n]."""
+        self.check_window(window)
+        positions = torch.arange(self.n - window, self.n, device=self.keys.device)
+        mine = self.queries[:, self.n - window :]
+        return self._once(("window logits", window), lambda: attention_logits(mine, self.keys, positions))
+
+    def window_rows(self, window: int) -> Tensor:
+        """Attention of the last `window` queries, causal inside the window: [Hq, window, n]."""
+        return self._once(("window rows", window), lambda: self.window_logits(window).softmax(-1))
+
+    def column_sums(self) -> Tensor:
+        """Attention received by each key from all prompt queries: [Hq, n]."""
+        return self._once(("column sums",), lambda: column_sums(self.queries, self.keys, self.log_sums))
+
+    def unmasked_column_sums(self, window: int) -> Tensor:
+        """The historical variant of `column_sums` that masked too little: [Hq, n]."""
+        self.check_window(window)
+        return self._once(("unmasked", window), lambda: unmasked_column_sums(self.queries, self.keys, window))
+
+    def probe_logits(self) -> Tensor:
+        """Scaled logits of the probe queries over the prompt's keys: [Hq, m, n]."""
+        if self.probe_queries is None:
+            raise InputError(
+                "no probe queries were given, but this needs them. Build PromptAttention(queries, keys, "
+                "probe_queries=...) with the queries that will read the cache, and call `choose` with it."
+            )
+        probes = self.probe_queries, self.keys, self.probe_positions
+        return self._once(("probe logits",), lambda: attention_logits(*probes))
+
+    def probe_rows(self) -> Tensor:
+        """Attention of the probe queries over the prompt's keys: [Hq, m, n]."""
+        return self._once(("probe rows",), lambda: self.probe_logits().softmax(-1))
+
+    def check_window(self, window: int) -> None:
+        """Raise InputError for a window that is longer than the prompt, or empty."""
+        if not 1 <= window <= self.n:
+            raise InputError(
+                f"window={window} does not fit a prompt of {self.n} tokens; it must lie between 1 and {self.n}. "
+                "Lower the window or pass a longer prompt."
+            )
+
+    def _once(self, name: tuple, compute: Callable[[], Tensor]) -> Tensor:
+        if name not in self._pieces:
+            self._pieces[name] = compute()
+        return self._pieces[name]
+
+
+# --- SDPA's kernels -----------------------------------------------------------------------------------------------
+
+
+def causal_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, scale: float | None = None
+) -> tuple[Tensor, Tensor] | None:
+    """Causal attention with the kernel that SDPA picks for these tensors; None where that one has no log-sum-exp.
+
+    queries  [1, Hq, n, d]
+    keys     [1, Hkv, n, d], values as well; Hq is a multiple of Hkv
+    scale    of the logits; None: 1 / sqrt(d)
+    return   [1, Hq, n, d] in the queries' dtype, and [Hq, n] float32 natural log-sum-exp of the scaled logits
+    """
+    ops = torch.ops.aten
+    if queries.device.type == "cpu":
+        if queries.dtype == torch.float64:
+            return None
+        output, log_sums = ops._scaled_dot_product_flash_attention_for_cpu(
+            queries, keys, values, 0.0, True, scale=scale
+        )
+        return output, log_sums[0]
+    if not queries.is_cuda or queries.shape[3] % 8 or values.shape[3] != queries.shape[3]:
+        return None
+    grouped = queries.shape[1] != keys.shape[1]
+    choice = torch._fused_sdp_choice(queries, keys, values, None, 0.0, True, scale=scale, enable_gqa=grouped)
+    if choice == SDPBackend.FLASH_ATTENTION.value:
+        kernel = functools.partial(ops._scaled_dot_product_flash_attention, queries, keys, values)
+    elif choice == SDPBackend.CUDNN_ATTENTION.value:
+        kernel = functools.partial(ops._scaled_dot_product_cudnn_attention, queries, keys, values, None, True)
+    else:
+        return None
+    output, log_sums = kernel(0.0, True, False, scale=scale)[:2]
+    return output, log_sums.reshape(queries.shape[1:3])
+
+
+# --- what one layer's tensors must look like; mistakes are told before any work is done ---------------------------
+
+
+def check_finite(name: str, x: Tensor | None) -> None:
+    """Raise InputError if `x` holds NaN or infinity."""
+    # The sum tells it in one quick pass; only where it overflowed must every value be looked at.
+    if x is not None and not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
+        raise not_finite(name)
+
+
+def not_finite(name: str) -> InputError:
+    """The error for tensors that hold NaN or infinity."""
+    return InputError(
+        f"{name} hold NaN or infinity; every value must be finite. Run the model in float32 or bfloat16 "
+        "(float16 overflows beyond 65504), or look for the layer that produced them."
+    )
+
+
+def check_heads(queries: Tensor, keys: Tensor) -> int:
+    """The number of query heads that share a KV head; InputError if `queries` and `keys` do not fit together.
+
+    queries  [Hq, any, d]
+    keys     [Hkv, n, d], Hq a multiple of Hkv
+    """
+    for name, x in (("queries", queries), ("keys", keys)):
+        if x.dim() != 3:
+            raise InputError(
+                f"{name} have shape {tuple(x.shape)}; expected 3 dimensions [heads, tokens, head dimension]. "
+                "One sequence at a time: drop the batch dimension."
+            )
+        if not x.is_floating_point():
+            raise InputError(f"{name} have dtype {x.dtype}; expected a floating-point dtype. Convert with .float().")
+    if queries.shape[2] != keys.shape[2]:
+        raise InputError(
+            f"queries have head dimension {queries.shape[2]} and keys {keys.shape[2]}; they must be equal. "
+            "Pass both from the same layer."
+        )
+    query_heads, kv_heads = queries.shape[0], keys.shape[0]
+    if kv_heads == 0 or query_heads == 0 or query_heads % kv_heads:
+        raise InputError(
+            f"{query_heads} query heads do not divide over {kv_heads} KV heads; the number of query heads must be a "
+            "multiple of the KV heads. Pass the keys un-repeated, as the model caches them."
+        )
+    return query_heads // kv_heads

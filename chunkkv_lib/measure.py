@@ -1,0 +1,310 @@
+"""One sequence x methods -> two tables (`analyse`), with written answers on request (`write_answers`)."""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from collections.abc import Sequence as Many
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .attention import PromptAttention, not_finite, output_rows
+from .capture import Layer, capture
+from .compressors import Compressor, preset
+from .decoding import CompressedCache, answer_scores, decode, generate
+from .errors import InputError
+from .metrics import (
+    kept_outputs,
+    lost_mean,
+    lost_share,
+    output_cosine,
+    overlap,
+    passage_survival,
+    prompt_cosine,
+    row_cosine,
+    row_mass,
+    token_mass,
+)
+from .sequence import Sequence
+
+MEASUREMENT_VERSION = 1  # raised when a number that a run records changes; runs of different versions never mix
+WINDOW = 8  # queries of the observation window whose attention is compared, whatever the methods' own windows
+FULL = "Full"  # the full cache's row beside the methods'
+END = -1  # stands for the end of an answer where answers are compared
+
+#: Numbers of `layers.parquet`, in its order.
+COLUMNS = (
+    "kv_l1_loss",
+    "kv_l1_loss_keys", "kv_l1_absolute_keys", "key_cosine",
+    "kv_l1_loss_values", "kv_l1_absolute_values", "value_cosine",
+    "attention_cosine_similarity", "attention_cosine_window", "attention_cosine_no_sink", "attention_cosine_logits",
+    "attention_mass", "attention_output_cosine", "attention_cosine_prompt",
+    "overlap_layer_below", "evidence_kept", "evidence_whole",
+)  # fmt: skip
+
+
+def analyse(
+    model: PreTrainedModel,
+    sequence: Sequence,
+    methods: Mapping[str, Compressor] | None = None,
+    reuse: int = 1,
+    all_queries: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compress one sequence's cache with every method and measure the loss, in one forward pass and one short one.
+
+    sequence     prompt and answer token ids; the answer is teacher-forced after the prompt, its queries are the probes
+    methods      name -> compressor; None: all methods at 10 %, preset "paper"
+    reuse        N: layers l with l mod N != 0 take the kept sets of the layer below (the paper's index reuse); 1: off
+    all_queries  also the attention cosine of all prompt queries, a second sweep over the attention
+    return       two DataFrames: one row per method and layer, and one per method ("Full" first) for the answer
+    raises InputError: an empty prompt or answer, a sequence longer than the model's positions, a budget or window
+        that does not fit the prompt, layers that cannot be measured.
+    """
+    measurement = Measurement(model, sequence, methods, reuse, all_queries)
+    return measurement.tables()
+
+
+def write_answers(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    sequence: Sequence,
+    score: Callable[[str], float],
+    limit: int,
+    one_line: bool = False,
+    methods: Mapping[str, Compressor] | None = None,
+    reuse: int = 1,
+    all_queries: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`analyse`, and greedy answers from the full cache and from every compressed one, in the same forward pass.
+
+    Only numbers are returned; the texts are scored and dropped.
+
+    score     written text -> how good it is, 0 to 1
+    limit     most tokens of an answer
+    one_line  an answer ends with its line
+    return    the two DataFrames of `analyse`; the second with five more columns: `generated_tokens`, `score`,
+              `prefix_agreement`, `token_f1` (how much of the full cache's answer this one has), and `forced_opening`
+              (the most likely first token would have ended the answer, so the next one opens it)
+    raises InputError: what `analyse` refuses, answers longer than the model's positions.
+    """
+    measurement = Measurement(model, sequence, methods, reuse, all_queries, keep_full=True)
+    layers, answers = measurement.tables()  # before the answers are written, which lengthens the caches
+    stops = stop_ids(model, tokenizer) | (line_breaks(tokenizer) if one_line else frozenset())
+    first, forced = opening(measurement.logits[0], stops)
+    written = {FULL: generate(model, measurement.full_cache, first, limit, stops)[0]}
+    for names, cache in measurement.caches.items():
+        written |= zip(names, generate(model, cache, first, limit, stops), strict=True)
+    rows = [
+        {
+            "generated_tokens": len(written[name]),
+            "score": score(tokenizer.decode(written[name], skip_special_tokens=True)),
+            "prefix_agreement": prefix_agreement(written[name], written[FULL], limit),
+            "token_f1": token_f1(written[name], written[FULL]),
+        }
+        for name in answers["method"]
+    ]
+    return layers, pd.concat([answers, pd.DataFrame(rows)], axis=1).assign(forced_opening=forced)
+
+
+class Measurement:
+    """One sequence's forward pass, looked at layer by layer: kept sets, losses, and the compressed caches.
+
+    Arguments as in `analyse`.
+
+    logits      [m + 1, vocabulary] of the last prompt token and the answer's, from the full cache
+    caches      names of the methods that keep equally many tokens -> their caches, in one batch
+    full_cache  that of a method which keeps everything, where `keep_full` asks for it
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        sequence: Sequence,
+        methods: Mapping[str, Compressor] | None,
+        reuse: int,
+        all_queries: bool,
+        keep_full: bool = False,
+    ) -> None:
+        self.model, self.sequence, self.reuse, self.all_queries = model, sequence, reuse, all_queries
+        self.methods = dict(preset() if methods is None else methods)
+        if not self.methods:
+            raise InputError("no method was given; name at least one, or pass None for all.")
+        if reuse < 1:
+            raise InputError(f"reuse={reuse} does not work; it must be at least 1, where 1 means no reuse.")
+        prompt, answer = torch.tensor(sequence.prompt_ids), torch.tensor(sequence.answer_ids)
+        self.n = len(prompt)
+        self.caches: dict[tuple[str, ...], CompressedCache] = {}
+        self.full_cache = CompressedCache(self.n) if keep_full else None
+        self.kept: dict[str, Tensor] = {}  # of the last layer seen
+        self.layers: list[tuple[int, Tensor]] = []  # index, and numbers [M, columns] of each layer seen
+        self.answer = answer.to(model.device)  # once a GPU is busy, this would wait for it
+        self.logits = capture(model, torch.cat([prompt, answer]), self.visit, logits_to_keep=len(answer) + 1)
+
+    def visit(self, layer: Layer) -> None:
+        """Choose what stays of one layer, measure what that loses, and keep nothing but the compressed caches."""
+        n = self.n
+        keys, values = layer.keys[:, :n], layer.values[:, :n]
+        log_sums = None if layer.log_sums is None else layer.log_sums[:, :n]
+        # `tables` looks for NaN in all layers at once: to look here would make the CPU wait for a GPU.
+        attention = PromptAttention(layer.queries[:, :n], keys, log_sums, layer.queries[:, n:], check=False)
+        below = {name: kept.to(keys.device) for name, kept in self.kept.items()}  # a model may be spread over GPUs
+        if below and layer.index % self.reuse:
+            self.kept = below
+        else:
+            self.kept = {
+                name: self.seeded(method, layer.index).choose(attention) for name, method in self.methods.items()
+            }
+        self.layers.append((layer.index, self.columns(attention, values, below)))
+        sizes = {name: kept.shape[1] for name, kept in self.kept.items()}
+        for size in sorted(set(sizes.values())):
+            names = tuple(name for name in sizes if sizes[name] == size)
+            cache = self.caches.setdefault(names, CompressedCache(n))
+            cache.add(keys, values, [self.kept[name] for name in names])
+        if self.full_cache:
+            self.full_cache.add(keys, values, [torch.arange(n, device=keys.device)[None]])
+
+    def seeded(self, method: Compressor, layer: int) -> Compressor:
+        """The method, or, where it has a `seed`, one with a seed of its own for this layer and sequence.
+
+        Draws are new for every layer and sequence, the same on every machine and in every order of work.
+        """
+        if "seed" not in method.__dataclass_fields__:
+            return method
+        return replace(method, seed=zlib.crc32(f"{method.seed} {self.sequence.id} {layer}".encode()))
+
+    def columns(self, attention: PromptAttention, values: Tensor, below: Mapping[str, Tensor]) -> Tensor:
+        """One layer's numbers, each a metric's mean over heads and probes: [M, COLUMNS and whether all is finite]."""
+        keys, spans, n = attention.keys, self.sequence.evidence_spans, self.n
+        # What is the same for all methods is computed once.
+        probes, logits = attention.probe_rows(), attention.probe_logits()
+        window = attention.window_rows(min(WINDOW, n))
+        without_sink = probes.clone()
+        without_sink[..., 0] = 0
+        key_mass, value_mass = token_mass(keys), token_mass(values)
+        key_energy, value_energy = token_mass(keys, power=2), token_mass(values, power=2)
+        outputs = output_rows(probes, values)
+        of_prompt = prompt_cosine(attention, list(self.kept.values())) if self.all_queries else [None] * len(self.kept)
+        shows = attention.queries if attention.log_sums is None else attention.log_sums  # NaN in queries is seen here
+        finite = torch.stack([x.sum(dtype=torch.float32) for x in (shows, key_mass, value_mass)]).isfinite().all()
+
+        rows = []
+        for (name, kept), prompt_cosines in zip(self.kept.items(), of_prompt):
+            loss_keys, loss_values = lost_share(key_mass, kept), lost_share(value_mass, kept)
+            evidence, whole = passage_survival(kept, spans, n) if spans else (None, None)
+            numbers = {
+                "kv_l1_loss": (loss_keys.mean() + loss_values.mean()) / 2,
+                "kv_l1_loss_keys": loss_keys,
+                "kv_l1_absolute_keys": lost_mean(key_mass, kept, keys.shape[2]),
+                "key_cosine": (1 - lost_share(key_energy, kept)).sqrt(),
+                "kv_l1_loss_values": loss_values,
+                "kv_l1_absolute_values": lost_mean(value_mass, kept, values.shape[2]),
+                "value_cosine": (1 - lost_share(value_energy, kept)).sqrt(),
+                "attention_cosine_similarity": row_cosine(probes, kept),
+                "attention_cosine_window": row_cosine(window, kept),
+                "attention_cosine_no_sink": row_cosine(without_sink, kept),
+                "attention_cosine_logits": row_cosine(logits, kept),
+                "attention_mass": row_mass(probes, kept),
+                "attention_output_cosine": output_cosine(outputs, kept_outputs(probes, values, kept)),
+                "attention_cosine_prompt": prompt_cosines,
+                "overlap_layer_below": overlap(kept, below[name]) if name in below else None,
+                "evidence_kept": evidence,
+                "evidence_whole": whole,
+            }
+            missing = torch.tensor(torch.nan, device=keys.device)
+            rows.append([missing if x is None else x.float().nanmean() for x in numbers.values()] + [finite.float()])
+        return torch.stack([torch.stack(row) for row in rows])
+
+    def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The two DataFrames of `analyse`; InputError where a layer holds NaN or infinity."""
+        scores = self.scores()  # begun before any number is asked for
+        numbers = torch.stack([layer.to(self.layers[0][1].device) for _, layer in self.layers]).tolist()
+        records = []
+        for (index, _), layer in zip(self.layers, numbers):
+            for (name, kept), row in zip(self.kept.items(), layer):
+                if not row[-1]:
+                    raise not_finite(f"the queries, keys or values of layer {index}")
+                records.append({"method": name, "kept_tokens": kept.shape[1], "layer": index} | dict(zip(COLUMNS, row)))
+        order = ["method", "kept_tokens", *COLUMNS]
+        order.insert(order.index("overlap_layer_below"), "layer")
+        layers = pd.DataFrame(records, columns=order)
+
+        values = torch.stack([torch.stack(list(scores[name].values())) for name in (FULL, *self.methods)]).tolist()
+        tokens = len(self.answer) - 1
+        answers = pd.DataFrame(
+            [
+                {"method": name, "scored_tokens": tokens} | dict(zip(scores[FULL], row))
+                for name, row in zip((FULL, *self.methods), values)
+            ]
+        )
+        for frame in (layers, answers):
+            frame.insert(0, "sequence", self.sequence.id)
+        return layers, answers
+
+    def scores(self) -> dict[str, dict[str, Tensor]]:
+        """Likelihood of the answer's tokens after the first, whose prediction no compression can touch, by method."""
+        full = self.logits[1:-1]
+        answer = self.answer.to(full.device)
+        targets = answer[1:]
+        scores = {FULL: answer_scores(full, full, targets)}
+        for names, cache in self.caches.items():
+            compressed = decode(self.model, cache, answer[:-1]) if len(targets) else [full] * len(names)
+            scores |= {name: answer_scores(logits, full, targets) for name, logits in zip(names, compressed)}
+        return scores
+
+
+# --- written answers ----------------------------------------------------------------------------------------------
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: Any) -> set[int]:
+    """Tokens that end an answer: those of the model's generation settings, and the tokenizer's."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list | tuple) else [configured]
+    return {token for token in (*ids, tokenizer.eos_token_id) if token is not None}
+
+
+@functools.lru_cache(maxsize=1)
+def line_breaks(tokenizer: Any) -> frozenset[int]:
+    """Tokens that hold a line break."""
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    return frozenset(token for token, text in enumerate(texts) if "\n" in text)
+
+
+def opening(logits: Tensor, stops: Collection[int]) -> tuple[int, bool]:
+    """The most likely first token of an answer that is not empty, and whether the most likely one would have ended it.
+
+    logits  [vocabulary], after the prompt: they come from the prefill, so no compression can change them
+    """
+    allowed = logits.float().clone()
+    allowed[list(stops)] = -torch.inf
+    return int(allowed.argmax()), int(logits.argmax()) in stops
+
+
+def prefix_agreement(row: Many[int], reference: Many[int], limit: int) -> float:
+    """Share of the reference's tokens after the first that a row repeats before the first difference.
+
+    The end counts as a token, unless the limit cut the answer off. The first token is left out: every answer shares
+    it. NaN if nothing is left to compare.
+    """
+    ours, theirs = ([*ids, END][1:] if len(ids) < limit else list(ids)[1:] for ids in (row, reference))
+    same = 0
+    while same < min(len(ours), len(theirs)) and ours[same] == theirs[same]:
+        same += 1
+    return same / len(theirs) if theirs else float("nan")
+
+
+def token_f1(row: Many[int], reference: Many[int]) -> float:
+    """Tokens after the first that two answers share, wherever they stand: harmonic mean of both shares, 0 to 1.
+
+    1 if both end after their first token.
+    """
+    ours, theirs = Counter(row[1:]), Counter(reference[1:])
+    if not ours and not theirs:
+        return 1.0
+    return 2 * (ours & theirs).total() / (ours.total() + theirs.total())
