@@ -159,7 +159,7 @@ def test_both_metrics_agree_with_the_library_on_the_real_prompts(embedded):
             codes = layer_codes(attention, values)
             for rule in (ChunkKV, SnapKV, H2O, Oracle):
                 setting = Setting(rule.__name__, 10.0)
-                exact = rule(setting.tokens(n)).select(queries, keys, attention)
+                exact = rule(setting.tokens(n)).choose(attention)
                 l1 = (kv_l1_loss(keys, exact).mean() + kv_l1_loss(values, exact).mean()) / 2
                 cosine = attention_cosine_similarity(layer.queries[:, rows], keys, exact, rows).mean()
                 ours = measured(codes, kept_tokens(codes, setting, layer.index).numpy(), [])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..compressors import H2O, ChunkKV, Oracle, Random, Recent, SnapKV, StreamingLLM, budget_tokens
-from ..compressors.base import WindowCompressor, highest, kept_from_mask
+from ..compressors.base import WindowCompressor, pool_positions
 from .codes import PROBES, SCORES, WINDOWS, LayerCodes
 
 METHODS = ("ChunkKV", "SnapKV", "H2O", "StreamingLLM", "Recent", "Random", "Oracle")
@@ -88,16 +88,11 @@ def measured(codes: LayerCodes, kept: np.ndarray, marked: Many[int]) -> dict[str
 
 def keep(method, scores: Tensor, n: int) -> Tensor:
     """The library's choice by scores alone."""
-    if isinstance(method, SnapKV):
-        from ..compressors.pooling import pool_positions
-
-        scores = pool_positions(scores[:, : n - method.window], method.pooling, method.kernel)
     if isinstance(method, WindowCompressor):
-        past = method._past_mask(scores[:, : n - method.window], method.budget - method.window)
-        mask = torch.cat([past, past.new_ones(len(past), method.window)], -1)
-    else:
-        mask = highest(scores, method.budget)
-    return kept_from_mask(mask, method.budget)
+        scores = scores[:, : n - method.window]
+    if isinstance(method, SnapKV):
+        scores = pool_positions(scores, method.pooling, method.kernel)
+    return method.keep(scores, n)
 
 
 def token_scores(codes: LayerCodes, method: str, share: str, window: int, layer: int, seed: int = 0) -> Tensor:
