@@ -8,7 +8,7 @@ PIP := env -u PIP_TARGET -u PIP_PREFIX -u PIP_ROOT PIP_USER=0 PIP_REQUIRE_HASHES
 	$(RUN) -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book reproduce pdf students test test-ray axe links measure verify-runs bench size lint tidy clean
+.PHONY: help setup book reproduce pdf students test test-slow test-ray axe links measure verify-runs bench size lint tidy clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -35,6 +35,9 @@ pdf: book  ## the whole book as one PDF, _build/book.pdf (needs Chromium)
 
 test: setup  ## run all tests
 	$(RUN) -m pytest
+
+test-slow: setup  ## the tests that take a minute or more each
+	$(RUN) -m pytest -m slow
 
 students: setup  ## the chapters without their solutions, in students/
 	$(RUN) -m chunkkv_lib students

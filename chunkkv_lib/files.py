@@ -15,6 +15,11 @@ import platformdirs
 
 from .errors import InputError
 
+#: The project's profiles and the paper's tables: inside the package where it was installed, beside it in a clone.
+DATA = Path(__file__).with_name("data")
+if not DATA.is_dir():
+    DATA = Path(__file__).resolve().parents[1] / "data"
+
 #: What a file system answers that has no such function: some network and container mounts refuse fsync or locks.
 NOT_OFFERED = {errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 

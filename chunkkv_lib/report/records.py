@@ -15,13 +15,14 @@ import numpy as np
 import pandas as pd
 
 from chunkkv_lib.errors import InputError, unknown
+from chunkkv_lib.files import DATA
 from chunkkv_lib.report.statistics import compare, holm, mean_interval
 
 METHODS = ("ChunkKV", "SnapKV", "H2O")
 CONTROLS = ("StreamingLLM", "Recent", "Random", "Oracle")
 PRIMARY = ("kv_l1_loss", "attention_cosine_similarity")
 PAIRS = (("ChunkKV", "SnapKV"), ("ChunkKV", "H2O"))
-PAPER_TABLE_11 = Path(__file__).resolve().parents[2] / "data" / "paper" / "table11.csv"
+PAPER_TABLE_11 = DATA / "paper" / "table11.csv"
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from pydantic import ConfigDict, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
 
 from ..errors import InputError, unknown
+from ..files import DATA
 from ..sequences.schema import CATEGORIES, CATEGORY_OF
 
 if TYPE_CHECKING:
     from ..compressors import Compressor
 
-PROFILES = Path(__file__).resolve().parents[2] / "data" / "profiles"
+PROFILES = DATA / "profiles"
 SOURCES = ("open", "longbench", "needles")
 # Names that `compressors` has too, which would load torch: the command line reads this module for its options.
 METHODS = ("ChunkKV", "SnapKV", "H2O", "StreamingLLM", "Recent", "Random", "Oracle")
