@@ -163,6 +163,27 @@ def tidy(notebooks: Annotated[list[str] | None, Argument(help="notebooks (defaul
 
 
 @app.command()
+def lab(
+    text: Annotated[str, Argument(help="a text file, UTF-8, up to 4,000 tokens")],
+    question: Annotated[str, Option(help="about the text; it is put at its end", show_default=False)],
+    answer: Annotated[str, Option(help="the right one, best in the text's own words", show_default=False)],
+    model: Annotated[str, Option(help="as for measure")] = "smollm2-135m",
+    output: Annotated[str | None, Option(help="the page (default: the text's name, with -lab.html)")] = None,
+) -> None:
+    """Write a page in which every rule can be changed, for your own text: one HTML file, no network."""
+    from pathlib import Path
+
+    from .lab import write_lab
+
+    try:
+        read = Path(text).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = "is no UTF-8 text" if isinstance(error, ValueError) else f"cannot be read ({error.strerror})"
+        raise InputError(f"text={text!r} {why}; name a plain text file.") from None
+    print(write_lab(read, question, answer, model, output or f"{Path(text).stem}-lab.html"))
+
+
+@app.command()
 def bench(
     lengths: Annotated[list[int], Option(help="tokens of a prompt, as often as needed; one that fills the "
                                          "model's positions is cut so that its answer fits"

@@ -1,0 +1,49 @@
+"""The lab: change a rule in a page, and see at once what stays of a real prompt and what both metrics say.
+
+    write_lab(Path("my.txt").read_text(), "Who wrote it?", "Ada", output="my.html")     # or: python -m chunkkv_lib lab
+
+`codes.py` makes a layer's attention into 8-bit codes, `rules.py` chooses from them with the library's compressors,
+`data.py` runs a prompt, `page.py` writes the HTML; the scripts under `assets/` do the same sums in the page.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ..errors import InputError
+from ..files import write_text
+
+MARK = '<div class="lab"'  # in every page of ours
+
+
+def write_lab(
+    text: str, question: str, answer: str, model: str = "smollm2-135m", output: str | Path = "lab.html"
+) -> Path:
+    """Write the lab for a text of one's own as one HTML file that opens by a double click, without a network.
+
+    text      up to 4,000 tokens; question and answer about it, of the answer the first two tokens are looked at
+    model     as for `load_model`
+    return    the file
+    raises InputError: an empty or too long text, a file that is not a page of the lab in the output's place, a model
+        that is not to be had.
+    """
+    from ..models import load_model
+    from .data import RECORDED, prompt_data
+    from .page import lab_page
+    from .prompts import question_about
+
+    output = Path(output)
+    if output.exists() and not (output.is_file() and MARK in output.read_text(encoding="utf-8", errors="replace")):
+        raise InputError(f"output={str(output)!r} is there and is no page of the lab; name another file.")
+    network, tokenizer = load_model(model)
+    sequence = question_about(tokenizer, text, question, answer)
+    print(f"running {len(sequence.prompt_ids):,} tokens through {model}, with answers from each cache", file=sys.stderr)
+    if not sequence.evidence_spans:
+        print("the answer does not stand in the text as it is, so no passage is outlined", file=sys.stderr)
+    # The caches of many settings are held at once; those of a long text only where little is kept.
+    recorded = [one for one in RECORDED if one.budget <= 10 or len(sequence.prompt_ids) <= 1500]
+    page = lab_page([prompt_data(network, tokenizer, sequence, recorded=recorded)], "What a compressed KV cache keeps of your text")
+    write_text(output, page)
+    print(f"{len(page.encode()) / 1e6:.1f} MB, to be opened by a double click", file=sys.stderr)
+    return output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Many
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ def prompt_data(
         settings = [one for one in recorded if one.tokens(n) == tokens] + ["full"] * (tokens == n)
         ids = generate(model, cache, int(opening.argmax()), max_new_tokens, stops)
         written |= dict(zip(settings, (tokenizer.decode(row).strip() for row in ids), strict=True))
-    texts, probes = token_texts(tokenizer, sequence.prompt_ids), [tokenizer.decode([answer[i]]) for i in shown]
+    texts, probes = token_texts(tokenizer, sequence.prompt_ids, sequence.prompt_text), [tokenizer.decode([answer[i]]) for i in shown]
     right = sequence.answers[0] if sequence.answers else tokenizer.decode(answer).strip()
     marked = [i for first, stop in sequence.evidence_spans for i in range(first, stop)]
     full = written.pop("full")
@@ -116,14 +117,18 @@ def probe_tokens(tokenizer: Any, answer: list[int]) -> list[int]:
     return (words or [0])[:PROBES]
 
 
-def token_texts(tokenizer: Any, ids: Iterable[int]) -> list[str]:
-    """What each token adds to the text, as if the tokens were decoded one after the other."""
-    ids, texts = list(ids), []
-    for i, token in enumerate(ids):
-        lead = tokenizer.decode(ids[i - 1 : i])
-        both = tokenizer.decode(ids[max(i - 1, 0) : i + 1])
-        texts.append(both[len(lead) :] if both.startswith(lead) else tokenizer.decode([token]))
-    return texts
+def token_texts(tokenizer: Any, ids: Many[int], text: str | None = None) -> list[str]:
+    """What each token adds to the prompt's text. Of a letter made of several tokens, the last one shows it.
+
+    text  the prompt's, where it is known: then the tokenizer tells where each token ends in it
+    """
+    if text is not None and tokenizer.is_fast:
+        ends = [end for _, end in tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]]
+        if len(ends) == len(ids):
+            pieces = [text[before:end] for before, end in zip([0, *accumulate(ends, max)], ends)]
+            return pieces if pieces[0] else [tokenizer.decode(ids[:1]), *pieces[1:]]  # a mark of the beginning
+    pairs = zip([[], *([one] for one in ids)], ids)  # as if the tokens were decoded one after the other
+    return [tokenizer.decode([*lead, one])[len(tokenizer.decode(lead)) :] for lead, one in pairs]
 
 
 def _line_ends(tokenizer: Any) -> list[int]:

@@ -83,7 +83,7 @@ var Lab = globalThis.Lab || (globalThis.Lab = {});
           page.faint[method] = Lab.results(p, { ...page.side(s, method), ...PAPER });
         view.draw(p, s, both, page.draws, page.faint);
         history.replaceState(null, "", `#lab&${new URLSearchParams(new FormData(form))}`);
-        root.dataset.ready = JSON.stringify(s);
+        root.dataset.ready = JSON.stringify({ ...s, sides: undefined });
       }, 60);
     };
 
