@@ -26,7 +26,9 @@ from chunkkv_lib import (
     kv_l1_loss,
     load_model,
 )
+from chunkkv_lib.__main__ import main as command_line
 from chunkkv_lib.capture import capture
+from chunkkv_lib.lab import lab_view
 from chunkkv_lib.lab.codes import SCORES, WINDOWS, LayerCodes, layer_codes
 from chunkkv_lib.lab.data import page_data, probe_tokens, prompt_data
 from chunkkv_lib.lab.page import ASSETS, lab_page
@@ -145,31 +147,31 @@ def test_measured_on_codes_is_close_to_the_metrics_on_tensors():
         assert found["evidence"] == pytest.approx(((kept == 3) | (kept == 4)).sum().item() / 2 / len(kept))
 
 
-def test_both_metrics_agree_with_the_library_on_the_real_prompts(embedded):
+def test_both_metrics_agree_with_the_library_on_a_real_prompt(embedded):
     """The page's numbers from codes against the library on unrounded tensors, choices included: 0.003."""
     model, tokenizer = embedded
-    for sequence in open_prompts(tokenizer):
-        n, answer = len(sequence.prompt_ids), list(sequence.answer_ids)
-        rows = torch.tensor([n - 1 + i for i in probe_tokens(tokenizer, answer)])
-        apart: dict[str, list] = {}
+    sequence = open_prompts(tokenizer)[1]
+    n, answer = len(sequence.prompt_ids), list(sequence.answer_ids)
+    rows = torch.tensor([n - 1 + i for i in probe_tokens(tokenizer, answer)])
+    apart: dict[str, list] = {}
 
-        def visit(layer, n=n, rows=rows, apart=apart):
-            queries, keys, values = layer.queries[:, :n], layer.keys[:, :n], layer.values[:, :n]
-            attention = PromptAttention(queries, keys, probe_queries=layer.queries[:, rows])
-            codes = layer_codes(attention, values)
-            for rule in (ChunkKV, SnapKV, H2O, Oracle):
-                setting = Setting(rule.__name__, 10.0)
-                exact = rule(setting.tokens(n)).choose(attention)
-                l1 = (kv_l1_loss(keys, exact).mean() + kv_l1_loss(values, exact).mean()) / 2
-                cosine = attention_cosine_similarity(layer.queries[:, rows], keys, exact, rows).mean()
-                ours = measured(codes, kept_tokens(codes, setting, layer.index).numpy(), [])
-                difference = [ours["l1"] - float(l1), ours["cosine"] - float(cosine)]
-                apart.setdefault(setting.method, []).append(difference)
+    def visit(layer):
+        queries, keys, values = layer.queries[:, :n], layer.keys[:, :n], layer.values[:, :n]
+        attention = PromptAttention(queries, keys, probe_queries=layer.queries[:, rows])
+        codes = layer_codes(attention, values)
+        for rule in (ChunkKV, SnapKV, H2O, Oracle):
+            setting = Setting(rule.__name__, 10.0)
+            exact = rule(setting.tokens(n)).choose(attention)
+            l1 = (kv_l1_loss(keys, exact).mean() + kv_l1_loss(values, exact).mean()) / 2
+            cosine = attention_cosine_similarity(layer.queries[:, rows], keys, exact, rows).mean()
+            ours = measured(codes, kept_tokens(codes, setting, layer.index).numpy(), [])
+            difference = [ours["l1"] - float(l1), ours["cosine"] - float(cosine)]
+            apart.setdefault(setting.method, []).append(difference)
 
-        capture(model, torch.tensor([*sequence.prompt_ids, *answer]), visit)
-        means = {name: np.abs(np.mean(values, 0)).max() for name, values in apart.items()}
-        assert max(means.values()) < 0.003, means
-        assert np.median([np.abs(one).max(1) for one in apart.values()]) < 0.001
+    capture(model, torch.tensor([*sequence.prompt_ids, *answer]), visit)
+    means = {name: np.abs(np.mean(values, 0)).max() for name, values in apart.items()}
+    assert max(means.values()) < 0.003, means
+    assert np.median([np.abs(one).max(1) for one in apart.values()]) < 0.001
 
 
 # --- the page against the library ---------------------------------------------------------------------------------
@@ -468,3 +470,56 @@ def test_token_scores_of_a_layer_are_sums_over_its_heads(prompt):
 
 def test_assets_are_plain_files():
     assert {path.suffix for path in Path(ASSETS).iterdir()} == {".js", ".css"}
+
+
+# --- a text of one's own ------------------------------------------------------------------------------------------
+
+
+def test_a_page_for_a_text_of_ones_own_is_one_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = tiny_model(tmp_path / "model")
+    Path("my.txt").write_text(f"\ufeff{text(120)} Ωmega café 猫.", encoding="utf-8")
+    command = ["lab", "my.txt", "--question", "What is the secret?", "--answer", "4071", "--model", str(model)]
+    assert command_line(command) == 0
+    written, said = Path("my-lab.html"), capsys.readouterr()
+    assert said.out.strip() == "my-lab.html" and "MB" in said.err
+    page = written.read_text(encoding="utf-8")
+    data = json.loads(re.search(r'class="lab-data">(.*?)</script>', page, flags=re.DOTALL)[1])
+    assert "".join(data["prompts"][0]["texts"]).endswith("Ωmega café 猫.\n\nQuestion: What is the secret?\nAnswer:")
+    assert "http" not in re.sub("http://www.w3.org/2000/svg", "", page)
+    assert command_line(command) == 0, "a page of ours may be written again"
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"text": "nothing.txt"}, "cannot be read"), ({"text": "bytes.txt"}, "is no UTF-8 text"),
+        ({"--output": "mine.html"}, "is no page of the lab"), ({"--answer": " "}, "the answer is empty"),
+        ({"--output": "."}, "is no page of the lab"), ({"text": "empty.txt"}, "the text is empty"),
+    ],
+)  # fmt: skip
+def test_mistakes_cost_one_line_and_no_file(changed, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = tiny_model(tmp_path / "model")
+    files = {"my.txt": b"a cat sat", "bytes.txt": b"\xff\xfe\x00", "empty.txt": b"\n", "mine.html": b"<p>my own</p>"}
+    for name, content in files.items():
+        Path(name).write_bytes(content)
+    capsys.readouterr()
+    options = {"text": "my.txt", "--question": "who?", "--answer": "cat", "--model": str(model)} | changed
+    name = options.pop("text")
+    assert command_line(["lab", name, *(word for pair in options.items() for word in pair)]) == 2
+    error = capsys.readouterr().err.strip().rpartition("\n")[2]
+    assert told in error and error.startswith("error: ") and error.endswith(".")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == files
+
+
+def test_the_books_page_has_two_prompts_their_source_and_links_that_show_what_they_say(embedded):
+    """ChunkKV's cache gives the number and SnapKV's does not; with the other setting it is the other way round."""
+    page = lab_view(*embedded).data
+    assert len(page.encode()) < 2_400_000
+    assert page.count('href="#lab&amp;') == 2 and "CC BY-SA 4.0" in page and "Rajpurkar" in page
+    number, question = json.loads(re.search(r'class="lab-data">(.*?)</script>', page, flags=re.DOTALL)[1])["prompts"]
+    written = {(one[0], one[1], *one[3:6]): number["answer"] in one[-1] for one in number["written"]}
+    assert number["answer"] in number["full"] and question["answer"] in question["full"]
+    assert [written["ChunkKV", 10, 10, 8, 7], written["SnapKV", 10, 10, 8, 7]] == [True, False]
+    assert [written["ChunkKV", 20, 5, 8, 7], written["SnapKV", 20, 10, 8, 7]] == [False, True]

@@ -1,6 +1,6 @@
 """The lab: change a rule in a page, and see at once what stays of a real prompt and what both metrics say.
 
-    write_lab(Path("my.txt").read_text(), "Who wrote it?", "Ada", output="my.html")     # or: python -m chunkkv_lib lab
+    python -m chunkkv_lib lab my.txt --question "Who wrote it?" --answer "Ada" --output my.html
 
 `codes.py` makes a layer's attention into 8-bit codes, `rules.py` chooses from them with the library's compressors,
 `data.py` runs a prompt, `page.py` writes the HTML; the scripts under `assets/` do the same sums in the page.
@@ -8,13 +8,38 @@
 
 from __future__ import annotations
 
+import html
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..files import write_text
 
+if TYPE_CHECKING:
+    from IPython.display import HTML
+    from transformers import PreTrainedModel
+
 MARK = '<div class="lab"'  # in every page of ours
+
+
+def lab_view(model: PreTrainedModel, tokenizer: Any) -> HTML:
+    """The lab of the book, for a notebook: its two open prompts, run through a model now."""
+    from IPython.display import HTML
+
+    from ..report.figures.prompt import credit
+    from .data import prompt_data
+    from .page import lab_fragment
+    from .prompts import TEXTS_OF, open_prompts
+    from .rules import Setting
+
+    source = html.escape(credit(TEXTS_OF))
+    prompts = [prompt_data(model, tokenizer, one, source) for one in open_prompts(tokenizer)]
+    links = (
+        ("ChunkKV's cache still gives the number, SnapKV's does not", Setting("ChunkKV"), Setting("SnapKV")),
+        ("The other way round", Setting("ChunkKV", 20.0, chunk_size=5), Setting("SnapKV", 20.0)),
+    )
+    return HTML(lab_fragment(prompts, links))
 
 
 def write_lab(
@@ -43,7 +68,8 @@ def write_lab(
         print("the answer does not stand in the text as it is, so no passage is outlined", file=sys.stderr)
     # The caches of many settings are held at once; those of a long text only where little is kept.
     recorded = [one for one in RECORDED if one.budget <= 10 or len(sequence.prompt_ids) <= 1500]
-    page = lab_page([prompt_data(network, tokenizer, sequence, recorded=recorded)], "What a compressed KV cache keeps of your text")
+    data = prompt_data(network, tokenizer, sequence, recorded=recorded)
+    page = lab_page([data], "What a compressed KV cache keeps of your text")
     write_text(output, page)
     print(f"{len(page.encode()) / 1e6:.1f} MB, to be opened by a double click", file=sys.stderr)
     return output

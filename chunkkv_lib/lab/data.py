@@ -71,7 +71,10 @@ def prompt_data(
         settings = [one for one in recorded if one.tokens(n) == tokens] + ["full"] * (tokens == n)
         ids = generate(model, cache, int(opening.argmax()), max_new_tokens, stops)
         written |= dict(zip(settings, (tokenizer.decode(row).strip() for row in ids), strict=True))
-    texts, probes = token_texts(tokenizer, sequence.prompt_ids, sequence.prompt_text), [tokenizer.decode([answer[i]]) for i in shown]
+    texts, probes = (
+        token_texts(tokenizer, sequence.prompt_ids, sequence.prompt_text),
+        [tokenizer.decode([answer[i]]) for i in shown],
+    )
     right = sequence.answers[0] if sequence.answers else tokenizer.decode(answer).strip()
     marked = [i for first, stop in sequence.evidence_spans for i in range(first, stop)]
     full = written.pop("full")

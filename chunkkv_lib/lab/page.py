@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Many
 from pathlib import Path
+from urllib.parse import urlencode
 
 import numpy as np
 
@@ -61,14 +62,20 @@ TOUR = (
 METRICS = (("l1", "KV cache L1 loss"), ("cosine", "Attention cosine"), ("evidence", "Evidence kept"))
 
 
-def lab_fragment(prompts: Many[tuple[dict, Many[LayerCodes]]]) -> str:
-    """The whole lab: prompts as `prompt_data` makes them, the first is shown first."""
+def lab_fragment(
+    prompts: Many[tuple[dict, Many[LayerCodes]]], links: Iterable[tuple[str, Setting, Setting]] = ()
+) -> str:
+    """The whole lab: prompts as `prompt_data` makes them, the first is shown first.
+
+    links  settings of the first prompt to begin with, left and right: what they show, in words
+    """
     data, layers = prompts[0]
-    kept = [[kept_tokens(codes, side, i).numpy() for i, codes in enumerate(layers)] for side in (LEFT, RIGHT)]
-    found = [[measured(*pair, data["marked"]) for pair in zip(layers, one)] for one in kept]
-    # Begin where something happens: where the two rules differ most in what they keep of the evidence.
-    apart = [abs(left["evidence"] - right["evidence"]) for left, right in zip(*found)]
-    layer = int(np.argmax(apart))
+    found, kept = zip(*(_every_layer(layers, side, data["marked"]) for side in (LEFT, RIGHT)))
+    layer = furthest_apart(*found)
+    addresses = []
+    for text, *sides in links:
+        at = furthest_apart(*(_every_layer(layers, side, data["marked"])[0] for side in sides))
+        addresses.append(f'<li><a href="#lab&amp;{urlencode(_controls_at(*sides, at))}">{html.escape(text)}</a></li>')
     written = {
         "prompts": [one for one, _ in prompts],
         "colours": COLOURS,
@@ -82,6 +89,7 @@ def lab_fragment(prompts: Many[tuple[dict, Many[LayerCodes]]]) -> str:
         f'<p class="lab-still">The controls need JavaScript. Without it you see one setting: the budget is '
         f"{LEFT.budget:g} %, layer {layer}.</p>"
         f'<div class="lab-asked">{_asked(data)}</div>'
+        f'<ul class="lab-links">{"".join(addresses)}</ul>'
         f"{_tour()}{_controls([one['name'] for one, _ in prompts], data['layers'], layer)}</form>"
         f'<p class="lab-problem" role="status"></p><p class="lab-stop" role="status"></p>'
         f"{_strips(data)}"
@@ -90,6 +98,26 @@ def lab_fragment(prompts: Many[tuple[dict, Many[LayerCodes]]]) -> str:
         f"{_numbers(found, layer)}{_charts()}{_static_table(data, layers)}"
         f'<script type="application/json" class="lab-data">{payload}</script></div>{scripts}'
     )
+
+
+def furthest_apart(left: Many[Mapping[str, float]], right: Many[Mapping[str, float]]) -> int:
+    """The layer in which the side that keeps more of the evidence is furthest ahead: something happens there."""
+    ahead = np.array([a["evidence"] - b["evidence"] for a, b in zip(left, right, strict=True)])
+    return int(np.argmax(ahead * np.sign(ahead.sum() or 1)))
+
+
+def _every_layer(layers: Many[LayerCodes], setting: Setting, marked: Many[int]) -> tuple[list[dict], list[np.ndarray]]:
+    kept = [kept_tokens(codes, setting, i).numpy() for i, codes in enumerate(layers)]
+    return [measured(codes, one, marked) for codes, one in zip(layers, kept)], kept
+
+
+def _controls_at(left: Setting, right: Setting, layer: int) -> dict[str, object]:
+    """Two settings as the page's controls: what only one rule uses is taken from that one."""
+    chunk, kernel = (left.chunk_size, right.kernel) if left.method == "ChunkKV" else (right.chunk_size, left.kernel)
+    return {
+        "prompt": 0, "left": left.method, "right": right.method, "budget": left.budget, "chunk": chunk,
+        "window": left.window, "kernel": kernel, "share": left.share, "head": "all", "layer": layer,
+    }  # fmt: skip
 
 
 def lab_page(prompts: Many[tuple[dict, Many[LayerCodes]]], title: str) -> str:
@@ -264,8 +292,7 @@ def _static_table(data: Mapping, layers: Many[LayerCodes]) -> str:
     rows = []
     for method in METHODS:
         setting = Setting(method, LEFT.budget)
-        kept = [kept_tokens(codes, setting, i).numpy() for i, codes in enumerate(layers)]
-        found = [measured(codes, one, data["marked"]) for codes, one in zip(layers, kept)]
+        found, _ = _every_layer(layers, setting, data["marked"])
         wrote = next((one[-1] for one in data["written"] if one[:-1] == list(vars(setting).values())), "")
         cells = "".join(f"<td>{np.mean([one[metric] for one in found]):.3f}</td>" for metric, _ in METRICS)
         rows.append(f'<tr><th scope="row">{method}</th>{cells}<td>{html.escape(wrote)}</td></tr>')

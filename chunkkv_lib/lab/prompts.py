@@ -11,6 +11,7 @@ from ..sequences.encoding import encode_answer, encode_prompt, evidence_spans
 from ..sequences.open_data.squad import articles
 
 LONGEST = 4000  # tokens of a prompt that a page can hold
+TEXTS_OF = "squad_articles"  # the open data set whose texts the book's prompts quote
 
 
 def question_about(
