@@ -34,7 +34,7 @@ def prompt_data(
     sequence: Sequence,
     credit: str = "",
     recorded: Iterable[Setting] = RECORDED,
-    max_new_tokens: int = 12,
+    max_new_tokens: int = 8,
 ) -> tuple[dict, list[LayerCodes]]:
     """Everything about one prompt, and every layer's codes.
 
@@ -55,7 +55,8 @@ def prompt_data(
 
     def visit(layer: Layer) -> None:
         keys, values, at = layer.keys[:, :n], layer.values[:, :n], len(layers)
-        attention = PromptAttention(layer.queries[:, :n], keys, probe_queries=layer.queries[:, rows])
+        lse = None if layer.lse is None else layer.lse[:, :n]
+        attention = PromptAttention(layer.queries[:, :n], keys, lse, layer.queries[:, rows])
         layers.append(layer_codes(attention, values, windows))
         for tokens, cache in caches.items():
             settings = [one for one in recorded if one.tokens(n) == tokens]

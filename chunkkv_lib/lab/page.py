@@ -62,20 +62,21 @@ TOUR = (
 METRICS = (("l1", "KV cache L1 loss"), ("cosine", "Attention cosine"), ("evidence", "Evidence kept"))
 
 
-def lab_fragment(
-    prompts: Many[tuple[dict, Many[LayerCodes]]], links: Iterable[tuple[str, Setting, Setting]] = ()
-) -> str:
+def lab_fragment(prompts: Many[tuple[dict, Many[LayerCodes]]], links: Iterable[tuple[Setting, Setting]] = ()) -> str:
     """The whole lab: prompts as `prompt_data` makes them, the first is shown first.
 
-    links  settings of the first prompt to begin with, left and right: what they show, in words
+    links  recorded settings of the first prompt to begin with, left and right
     """
     data, layers = prompts[0]
     found, kept = zip(*(_every_layer(layers, side, data["marked"]) for side in (LEFT, RIGHT)))
     layer = furthest_apart(*found)
     addresses = []
-    for text, *sides in links:
+    for sides in links:
         at = furthest_apart(*(_every_layer(layers, side, data["marked"])[0] for side in sides))
-        addresses.append(f'<li><a href="#lab&amp;{urlencode(_controls_at(*sides, at))}">{html.escape(text)}</a></li>')
+        address = html.escape(urlencode(_controls_at(*sides, at)))
+        wrote = [f"{one.method}'s cache makes the model write “{_written(data, one)}”" for one in sides]
+        words = html.escape(f"At {sides[0].budget:g} %, {' and '.join(wrote)}")
+        addresses.append(f'<li><a href="#lab&amp;{address}">{words}</a></li>')
     written = {
         "prompts": [one for one, _ in prompts],
         "colours": COLOURS,
@@ -109,6 +110,11 @@ def furthest_apart(left: Many[Mapping[str, float]], right: Many[Mapping[str, flo
 def _every_layer(layers: Many[LayerCodes], setting: Setting, marked: Many[int]) -> tuple[list[dict], list[np.ndarray]]:
     kept = [kept_tokens(codes, setting, i).numpy() for i, codes in enumerate(layers)]
     return [measured(codes, one, marked) for codes, one in zip(layers, kept)], kept
+
+
+def _written(data: Mapping, setting: Setting) -> str:
+    """What the model wrote from this cache; "" where it was not recorded."""
+    return next((one[-1] for one in data["written"] if one[:-1] == list(vars(setting).values())), "")
 
 
 def _controls_at(left: Setting, right: Setting, layer: int) -> dict[str, object]:
@@ -293,9 +299,8 @@ def _static_table(data: Mapping, layers: Many[LayerCodes]) -> str:
     for method in METHODS:
         setting = Setting(method, LEFT.budget)
         found, _ = _every_layer(layers, setting, data["marked"])
-        wrote = next((one[-1] for one in data["written"] if one[:-1] == list(vars(setting).values())), "")
         cells = "".join(f"<td>{np.mean([one[metric] for one in found]):.3f}</td>" for metric, _ in METRICS)
-        rows.append(f'<tr><th scope="row">{method}</th>{cells}<td>{html.escape(wrote)}</td></tr>')
+        rows.append(f'<tr><th scope="row">{method}</th>{cells}<td>{html.escape(_written(data, setting))}</td></tr>')
     heads = "".join(f'<th scope="col">{label}</th>' for label in ("Rule", *(one for _, one in METRICS), "It wrote"))
     return (
         f'<details class="lab-all"><summary>All rules at {LEFT.budget:g} %, means over layers</summary>'
