@@ -517,7 +517,7 @@ def test_the_books_page_has_two_prompts_their_source_and_links_that_show_what_th
     """ChunkKV's cache gives the number and SnapKV's does not; with the other setting it is the other way round."""
     page = lab_view(*embedded).data
     assert len(page.encode()) < 2_400_000
-    assert page.count('href="#lab&amp;') == 2 and "CC BY-SA 4.0" in page and "Rajpurkar" in page
+    assert page.count('data-address="lab&amp;') == 2 and "CC BY-SA 4.0" in page and "Rajpurkar" in page
     number, question = json.loads(re.search(r'class="lab-data">(.*?)</script>', page, flags=re.DOTALL)[1])["prompts"]
     written = {(one[0], one[1], *one[3:6]): number["answer"] in one[-1] for one in number["written"]}
     assert number["answer"] in number["full"] and question["answer"] in question["full"]

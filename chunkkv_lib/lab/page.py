@@ -74,9 +74,10 @@ def lab_fragment(prompts: Many[tuple[dict, Many[LayerCodes]]], links: Iterable[t
     for sides in links:
         at = furthest_apart(*(_every_layer(layers, side, data["marked"])[0] for side in sides))
         address = html.escape(urlencode(_controls_at(*sides, at)))
-        wrote = [f"{one.method}'s cache makes the model write “{_written(data, one)}”" for one in sides]
-        words = html.escape(f"At {sides[0].budget:g} %, {' and '.join(wrote)}")
-        addresses.append(f'<li><a href="#lab&amp;{address}">{words}</a></li>')
+        names = [one.method + f" with chunks of {one.chunk_size}" * (one.chunk_size != 10) for one in sides]
+        wrote = [f"from the cache of {name} “{_written(data, one)}”" for name, one in zip(names, sides)]
+        words = html.escape(f"At {sides[0].budget:g} % the model writes {' and '.join(wrote)}")
+        addresses.append(f'<button type="button" data-address="lab&amp;{address}">{words}</button>')
     written = {
         "prompts": [one for one, _ in prompts],
         "colours": COLOURS,
@@ -90,7 +91,7 @@ def lab_fragment(prompts: Many[tuple[dict, Many[LayerCodes]]], links: Iterable[t
         f'<p class="lab-still">The controls need JavaScript. Without it you see one setting: the budget is '
         f"{LEFT.budget:g} %, layer {layer}.</p>"
         f'<div class="lab-asked">{_asked(data)}</div>'
-        f'<ul class="lab-links">{"".join(addresses)}</ul>'
+        f'<div class="lab-tour lab-links">{"".join(addresses)}</div>'
         f"{_tour()}{_controls([one['name'] for one, _ in prompts], data['layers'], layer)}</form>"
         f'<p class="lab-problem" role="status"></p><p class="lab-stop" role="status"></p>'
         f"{_strips(data)}"
@@ -121,7 +122,7 @@ def _controls_at(left: Setting, right: Setting, layer: int) -> dict[str, object]
     """Two settings as the page's controls: what only one rule uses is taken from that one."""
     chunk, kernel = (left.chunk_size, right.kernel) if left.method == "ChunkKV" else (right.chunk_size, left.kernel)
     return {
-        "prompt": 0, "left": left.method, "right": right.method, "budget": left.budget, "chunk": chunk,
+        "prompt": 0, "left": left.method, "right": right.method, "budget": f"{left.budget:g}", "chunk": chunk,
         "window": left.window, "kernel": kernel, "share": left.share, "head": "all", "layer": layer,
     }  # fmt: skip
 

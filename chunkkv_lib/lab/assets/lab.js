@@ -113,6 +113,8 @@ var Lab = globalThis.Lab || (globalThis.Lab = {});
       target.textContent = on ? "Stop" : "Play the layers";
       if (on) playing = setInterval(() => page.set({ layer: (page.state().layer + 1) % shown.layers }), 600);
     });
+    for (const button of form.querySelectorAll("[data-address]"))
+      button.addEventListener("click", () => { location.hash = button.dataset.address; });
     addEventListener("hashchange", fromAddress);
     root.classList.add("lab-live");
     Lab.page = page;
