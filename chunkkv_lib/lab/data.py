@@ -55,8 +55,8 @@ def prompt_data(
 
     def visit(layer: Layer) -> None:
         keys, values, at = layer.keys[:, :n], layer.values[:, :n], len(layers)
-        lse = None if layer.lse is None else layer.lse[:, :n]
-        attention = PromptAttention(layer.queries[:, :n], keys, lse, layer.queries[:, rows])
+        log_sums = None if layer.log_sums is None else layer.log_sums[:, :n]
+        attention = PromptAttention(layer.queries[:, :n], keys, log_sums, layer.queries[:, rows])
         layers.append(layer_codes(attention, values, windows))
         for tokens, cache in caches.items():
             settings = [one for one in recorded if one.tokens(n) == tokens]
