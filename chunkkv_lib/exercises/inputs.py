@@ -12,19 +12,13 @@ def between(g: torch.Generator, low: int, high: int) -> int:
     return int(torch.randint(low, high + 1, (), generator=g))
 
 
-def layer(g: torch.Generator, probes: int = 0) -> tuple[Tensor, Tensor]:
-    """Queries [Hq, n, d] and keys [Hkv, n, d] of a small layer of odd sizes, with peaked attention."""
-    n, kv_heads, group = between(g, 41, 97), between(g, 1, 3), between(g, 1, 3)
+def grouped_layer(g: torch.Generator, probes: int = 0) -> tuple[Tensor, Tensor]:
+    """Queries [Hq, n, d] and keys [Hkv, n, d] of a small layer of odd sizes, with peaked attention and at least two KV
+    heads of two query heads each, where reading the wrong KV head shows; probes: as many queries after the prompt."""
+    n, kv_heads, group = between(g, 41, 97), between(g, 2, 3), between(g, 2, 3)
     d = 2 * between(g, 3, 8)
     keys = torch.randn(kv_heads, n, d, generator=g)
     return 2 * torch.randn(group * kv_heads, probes or n, d, generator=g), keys
-
-
-def grouped_layer(g: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The same with at least two KV heads of two query heads each, where reading the wrong KV head shows."""
-    n, kv_heads, group = between(g, 41, 97), between(g, 2, 3), between(g, 2, 3)
-    d = 2 * between(g, 3, 8)
-    return 2 * torch.randn(group * kv_heads, n, d, generator=g), torch.randn(kv_heads, n, d, generator=g)
 
 
 def kept_set(g: torch.Generator, sets: int, n: int) -> Tensor:
@@ -34,9 +28,14 @@ def kept_set(g: torch.Generator, sets: int, n: int) -> Tensor:
 
 
 def budget_and_length(g: torch.Generator) -> tuple[float | int, int]:
-    """A budget, fraction or count, and a prompt length that is no round number for it."""
-    kind, n = between(g, 0, 4), between(g, 2, 199)
-    return [(0.1, 10 * n + 7), (0.25, 4 * n + 3), (0.003, n), (1.0, 10 * n), (7, 10 * n)][kind]
+    """A budget and a prompt length: fractions with every remainder but one half, some that keep nothing, counts."""
+    kind, n = between(g, 0, 4), between(g, 20, 1999)
+    if kind == 0:
+        return between(g, 2, n), n
+    percent = between(g, 1, 99)
+    while 45 <= percent * n % 100 <= 55:  # what a half is rounded to is Python's business
+        percent = between(g, 1, 99)
+    return (0.003, between(g, 2, 150)) if kind == 1 else (percent / 100, n)
 
 
 def cache_sizes(g: torch.Generator) -> tuple[int, int, int, int, int]:
@@ -58,7 +57,7 @@ def tokens_and_limit(g: torch.Generator) -> tuple[tuple[int, ...], int]:
 
 def cache(g: torch.Generator) -> tuple[Tensor, Tensor]:
     """Keys (or values) [Hkv, n, d] and what stayed, [Hkv, b]."""
-    _, keys = layer(g)
+    _, keys = grouped_layer(g)
     keys = keys * torch.rand(*keys.shape[:2], 1, generator=g) * 3  # tokens of different sizes, as in a model
     return keys, kept_set(g, *keys.shape[:2])
 
@@ -69,18 +68,24 @@ def window(g: torch.Generator) -> tuple[Tensor, Tensor, int]:
     return queries, keys, between(g, 2, 9)
 
 
-def normalised(g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """A layer with the log-sum-exp [Hq, n] of its causal logits."""
-    from ..attention import log_sum_exp
+def long_layer(g: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A layer of more tokens than a tile of 256 queries has, so that only a whole table has two dimensions of n."""
+    n, d = between(g, 258, 290), 2 * between(g, 3, 8)
+    return 2 * torch.randn(4, n, d, generator=g), torch.randn(2, n, d, generator=g)
 
-    queries, keys = grouped_layer(g)
-    return queries, keys, log_sum_exp(queries, keys)
+
+def normalised(g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """A long layer with the log-sum-exp [Hq, n] of its causal logits."""
+    queries, keys = long_layer(g)
+    logits = queries @ keys.repeat_interleave(len(queries) // len(keys), 0).mT / keys.shape[2] ** 0.5
+    later = torch.ones(logits.shape[1:], dtype=torch.bool).triu(1)
+    return queries, keys, logits.masked_fill(later, -torch.inf).logsumexp(-1)
 
 
 def selection(g: torch.Generator) -> tuple[Tensor, Tensor, int]:
-    """A layer and a budget in tokens."""
-    queries, keys = layer(g)
-    return queries, keys, between(g, 14, 30)
+    """A layer and a budget in tokens; heads in groups, so that reading the wrong KV head shows."""
+    queries, keys = grouped_layer(g)
+    return queries, keys, between(g, 14, 38)
 
 
 def sized_cache(g: torch.Generator) -> tuple[Tensor, Tensor, int]:
@@ -92,7 +97,7 @@ def sized_cache(g: torch.Generator) -> tuple[Tensor, Tensor, int]:
 
 def probes(g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Queries of the tokens after a prompt [Hq, m, d], the prompt's keys, and what stayed."""
-    queries, keys = layer(g, probes=between(g, 1, 5))
+    queries, keys = grouped_layer(g, probes=between(g, 2, 5))
     return queries, keys, kept_set(g, *keys.shape[:2])
 
 
