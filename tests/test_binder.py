@@ -47,9 +47,9 @@ def test_the_buttons_of_a_chapter_open_its_own_notebook(published):
     for name in ("01_first", "02_second"):
         links = [link for link, _ in addresses(published / "_build" / "html" / "chapters" / f"{name}.html")]
         (binder,) = (urlsplit(link) for link in links if "mybinder.org" in link)
-        assert binder.path == "/v2/gh/owner/name/main"
+        assert binder.path == "/v2/gh/owner/name/students"
         (place,) = parse_qs(binder.query)["urlpath"]
         assert (published / place.removeprefix("lab/tree/")).is_file() and place.endswith(f"chapters/{name}.ipynb")
         (colab,) = (urlsplit(link).path for link in links if "colab.research.google.com" in link)
-        assert colab == f"/github/owner/name/blob/main/chapters/{name}.ipynb"
+        assert colab == f"/github/owner/name/blob/students/chapters/{name}.ipynb"
         assert f"https://github.com/owner/name/edit/main/chapters/{name}.ipynb" in links

@@ -68,6 +68,15 @@ def leave_out_scripts(app: Sphinx, page: str, template: str, context: dict, doct
     context["script_files"] = [s for s in scripts if not any(word in _described(s) for word in unwanted)]
 
 
+def launch_student_copies(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+    """Let the Binder and Colab buttons open the branch `students`, whose chapters hold no solutions (publish.yml)."""
+    for group in context.get("header_buttons", []):
+        for button in group.get("buttons", []):
+            for service, mark in (("mybinder.org", "/main?"), ("colab.research.google.com", "/blob/main/")):
+                if service in button.get("url", ""):
+                    button["url"] = button["url"].replace(mark, mark.replace("main", "students"))
+
+
 def has_math(doctree: nodes.document) -> bool:
     return any(isinstance(node, nodes.math | nodes.math_block) for node in doctree.findall())
 
@@ -91,6 +100,7 @@ def setup(app: Sphinx) -> dict[str, object]:
     app.connect("config-inited", publish_files)
     app.connect("html-page-context", add_scripts)
     app.connect("html-page-context", leave_out_scripts, priority=900)
+    app.connect("html-page-context", launch_student_copies, priority=900)
     app.connect("build-finished", leave_out_icon_script)
     app.connect("build-finished", copy_mathjax)
     app.add_css_file("book.css")
