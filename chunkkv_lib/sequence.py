@@ -43,6 +43,7 @@ class Sequence:
     evidence: tuple[str, ...] = field(default=(), repr=False)
     all_classes: tuple[str, ...] = field(default=(), repr=False)
     evidence_spans: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    question_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("prompt_ids", "answer_ids"):

@@ -248,11 +248,11 @@ def test_sequences_that_cannot_be_made_leave_the_place_free(places, tmp_path, mo
     from chunkkv_lib.sequences import needles
 
     monkeypatch.setattr(needles, "articles", lambda: ["The cat sat on a mat and read about keys. " * 200])
-    settings = tiny(places | {"data_path": None}, source="needles", per_category=1, max_tokens=10, max_new_tokens=9)
+    settings = tiny(places | {"data_path": None}, source="needles", forms=("code",), per_category=1, max_tokens=10)
     with refused("max_tokens=10", "too little text"):
         measure(settings, tmp_path / "needles", progress=False)
     measure(replace(settings, max_tokens=400), tmp_path / "needles", progress=False)  # not "another run is there"
-    assert len(load_run(tmp_path / "needles").sequences) == 6
+    assert len(load_run(tmp_path / "needles").sequences) == 24
 
 
 def test_a_run_of_needles(places, tmp_path, monkeypatch):
@@ -260,10 +260,10 @@ def test_a_run_of_needles(places, tmp_path, monkeypatch):
 
     text = "\n".join(f"The cat {i} sat on a mat and read about keys." for i in range(80))
     monkeypatch.setattr(needles, "articles", lambda: [text])
-    settings = tiny(places | {"data_path": None}, source="needles", per_category=1, max_tokens=500, max_new_tokens=9)
+    settings = tiny(places | {"data_path": None}, source="needles", forms=("gate",), per_category=1, max_tokens=500, max_new_tokens=9)
     folder = measure(settings, tmp_path / "needles", progress=False)
     run = load_run(folder)
-    assert list(run.sequences["category"]) == ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]
+    assert dict(run.sequences["category"].value_counts()) == dict.fromkeys(["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"], 4)
     assert run.answers["score"].isin([0, 1]).all() and run.layers["evidence_kept"].between(0, 1).all()
     assert run.manifest["data"]["source"] == "needles" and (run.sequences["chance_score"].fillna(0) == 0).all()
     assert verify(folder, 1, progress=False, report=lambda line: None, model=places["model"]).agrees

@@ -2,76 +2,128 @@
 
 from __future__ import annotations
 
+import copy
+import random
+import re
+
 import pytest
 from common import refused
 from tiny import tiny_model
 
 from chunkkv_lib.models import load_tokenizer
 from chunkkv_lib.sequences import needle_sequences
-from chunkkv_lib.sequences.needles import DEPTHS, depth_of, hide, hit, nearest_border
+from chunkkv_lib.sequences.needles import DEPTHS, FORMS, _code, depth_of, hide, hit, nearest_border, needle_setting
 
 TEXTS = [
     "\n".join(f"The cat number {i} sat on mat {chr(97 + i % 26)}. It read about {word}." for i in range(60))
     for word in ("queries", "heads", "layers")
 ]
 SIZE = 600
+CHAT = (
+    "{% for message in messages %}<user>{{ message['content'] }}</user>{% endfor %}"
+    "{% if add_generation_prompt %}<model>{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    return load_tokenizer(str(tiny_model(tmp_path_factory.mktemp("model"))))
+    found = load_tokenizer(str(tiny_model(tmp_path_factory.mktemp("model"))))
+    found.chat_template = CHAT
+    return found
 
 
 @pytest.fixture(scope="module")
 def needles(tokenizer):
-    return needle_sequences(tokenizer, per_depth=3, max_tokens=SIZE, texts=TEXTS)
+    return needle_sequences(tokenizer, 1, SIZE, answer_tokens=(2, 9), texts=TEXTS)
 
 
 def parts(tokenizer, one) -> tuple[str, str, str]:
     """Text before the needle, the needle, and what follows."""
-    ((first, stop),) = one.evidence_spans
-    pieces = one.prompt_ids[:first], one.prompt_ids[first:stop], one.prompt_ids[stop:]
+    ((start, stop),) = one.evidence_spans
+    pieces = one.prompt_ids[:start], one.prompt_ids[start:stop], one.prompt_ids[stop:]
     return tuple(tokenizer.decode(piece) for piece in pieces)
 
 
+def body(before: str, after: str) -> str:
+    """The text alone, without the needle, its like, the chat's tokens and the question."""
+    whole = re.sub(r" The secret code of the [a-z]+ [a-z]+ is \d+\.", "", before + after.split("\n\nQuestion: ")[0])
+    return whole.removeprefix("<user>")
+
+
 def test_the_marked_tokens_are_the_needle_and_the_text_around_it_is_whole(tokenizer, needles):
+    assert {needle_setting(one.id)["form"] for one in needles} == {*FORMS}
     for one in needles:
         before, needle, after = parts(tokenizer, one)
-        assert needle.startswith(" The secret code of the ") and needle.endswith(f" is {one.answers[0]}.")
-        text, question = (before + after).split("\n\nQuestion: ")
-        name = needle.removeprefix(" The secret code of the ").split(" is ")[0]
-        assert question == f"What is the secret code of the {name}?\nAnswer: The secret code of the {name} is"
-        assert any(text in whole for whole in ("\n".join(TEXTS[i:] + TEXTS[:i]) for i in range(3)))
-        assert one.answers[0] not in before + after
+        form = FORMS[needle_setting(one.id)["form"]]
+        pattern = (
+            re.escape(form.needle)
+            .replace(r"\{name\}", "(?P<name>[a-z]+ [a-z]+)")
+            .replace(r"\{code\}", r"(?P<code>\d+)")
+        )
+        found = re.fullmatch(pattern, needle)
+        assert found["code"] == one.answers[0] and one.answers[0] not in before + after
+        assert any(body(before, after) in whole for whole in ("\n".join(TEXTS[i:] + TEXTS[:i]) for i in range(3)))
+        asked = after.split("\n\nQuestion: ")[1] + tokenizer.decode(one.question_ids)
+        between = "</user><model>" if form.chat else "\nAnswer: "
+        assert asked == f"{form.question}{between}{form.start} ".format(name=found["name"])
+        assert bool(one.question_ids) == form.chat, "only a chat's answer begins after the compression"
+
+
+def test_needles_among_others_have_names_and_codes_of_their_own(tokenizer, needles):
+    among = [one for one in needles if needle_setting(one.id)["form"] == "code among four"]
+    for one in among:
+        found = re.findall(r"The secret code of the ([a-z]+ [a-z]+) is (\d+)\.", tokenizer.decode(one.prompt_ids))
+        assert len(found) == len({name for name, _ in found}) == len({code for _, code in found}) == 4
+        name = re.search(r"What is the secret code of the (.+?)\?", tokenizer.decode(one.prompt_ids))[1]
+        assert dict(found)[name] == one.answers[0] and parts(tokenizer, one)[1].endswith(f" is {one.answers[0]}.")
+    assert len(among) == 12
+
+
+@pytest.mark.parametrize("form", ["apart", "password"])
+def test_some_questions_copy_no_word_that_stands_before_the_code(form):
+    form = FORMS[form]
+    near = " ".join(form.needle.split("{code}")[0].split()[-12:])
+    assert {*re.findall("[a-z]+", f"{form.question} {form.start}".lower())} & {*re.findall("[a-z]+", near)} == set()
 
 
 def test_depths_are_exact_up_to_half_a_sentence(tokenizer, needles):
     for one in needles:
         before, _, after = parts(tokenizer, one)
-        text, depth = len(before) + len(after.split("\n\nQuestion: ")[0]), depth_of(one.category)
-        assert len(before) / text == pytest.approx(depth, abs=0.1)
-        assert before == "" or before.rstrip().endswith("."), "a needle stands between two sentences"
-        if depth in (0, 1):
-            assert len(before) == depth * text
+        depth, chat = depth_of(one.category), len("<user>") * (needle_setting(one.id)["form"] == "code in chat")
+        alone = re.sub(r" The secret code of the [a-z]+ [a-z]+ is \d+\.", "", before)
+        assert (len(alone) - chat) / len(body(before, after)) == pytest.approx(depth, abs=0.1)
+        assert alone in ("", "<user>") or alone.rstrip().endswith("."), "a needle stands between two sentences"
 
 
-def test_prompts_have_the_wanted_length_and_the_number_is_the_answer(tokenizer, needles):
+def test_prompts_have_the_wanted_length_and_codes_are_exact(tokenizer, needles):
     for one in needles:
         assert SIZE - 90 < len(one.prompt_ids) <= SIZE
-        assert tokenizer.decode(one.answer_ids).strip() == one.answers[0]
+        assert tokenizer.decode(one.answer_ids) == one.answers[0]
+        assert len(one.answer_ids) == needle_setting(one.id)["answer_tokens"]
 
 
-def test_every_prefix_is_balanced_and_every_needle_its_own(needles):
-    assert [depth_of(one.category) for one in needles] == [*DEPTHS] * 3
-    assert len({one.id for one in needles}) == len({one.answers for one in needles}) == 18
-    assert {one.dataset for one in needles} == {"needle"}
+def test_a_code_is_as_long_as_wanted_where_several_digits_are_one_token(tokenizer):
+    def three(text, **options):  # a tokenizer that takes three digits at a time, as Llama 3 does
+        return {"input_ids": re.findall(r"\d{1,3}|\D", text)}
+
+    for tokens in (1, 2, 5, 16):
+        code = _code(three, random.Random(0), tokens)
+        assert code.isdigit() and len(three(code)["input_ids"]) == tokens
+    with refused("3 tokens"):
+        _code(lambda text, **options: {"input_ids": text + text}, random.Random(0), 3)
 
 
-def test_the_seed_decides_and_more_needles_hold_fewer(tokenizer, needles):
-    again = needle_sequences(tokenizer, 3, SIZE, texts=TEXTS)
-    other = needle_sequences(tokenizer, 3, SIZE, seed=1, texts=TEXTS)
-    assert again == needles and not {one.answers for one in other} & {one.answers for one in needles}
-    assert needle_sequences(tokenizer, 2, SIZE, texts=TEXTS) == needles[:12]
+def test_every_round_holds_every_setting_once_and_every_needle_is_its_own(tokenizer, needles):
+    settings = [tuple(needle_setting(one.id).values()) for one in needles]
+    assert sorted(settings) == sorted((form, k, depth, 0) for form in FORMS for k in (2, 9) for depth in DEPTHS)
+    again = needle_sequences(tokenizer, 2, SIZE, answer_tokens=(2, 9), texts=TEXTS)
+    assert again[:72] == needles and len({one.text_hash for one in again}) == 144
+    assert {one.dataset for one in needles} == {"needle"} and len({one.document for one in needles}) == 3
+
+
+def test_the_seed_decides(tokenizer):
+    one, other = (needle_sequences(tokenizer, 1, SIZE, seed, answer_tokens=(9,), texts=TEXTS) for seed in (0, 1))
+    assert not {needle.answers for needle in one} & {needle.answers for needle in other}
 
 
 def test_hiding_by_hand():
@@ -101,11 +153,17 @@ def test_only_the_number_itself_is_a_hit(text, found):
 
 
 def test_what_does_not_work_is_told(tokenizer):
-    with refused("per_depth=0", "at least 1"):
-        needle_sequences(tokenizer, 0, texts=TEXTS)
-    with refused("max_tokens=60", "give"):
-        needle_sequences(tokenizer, 1, 60, texts=TEXTS)
-    with refused("depth=1.5", "0 to 1"):
-        needle_sequences(tokenizer, 1, SIZE, depths=[1.5], texts=TEXTS)
-    with refused("no text"):
-        needle_sequences(tokenizer, 1, SIZE, texts=[])
+    for values, parts in (
+        ({"per_depth": 0}, ("per_depth=0", "at least 1")),
+        ({"max_tokens": 60}, ("max_tokens=60", "give")),
+        ({"depths": [1.5]}, ("depth=1.5", "0 to 1")),
+        ({"forms": ["gates"]}, ("'gates'", "'gate'?")),
+        ({"answer_tokens": [0]}, ("answer_tokens=0", "at least 1")),
+        ({"texts": []}, ("no text",)),
+    ):
+        with refused(*parts):
+            needle_sequences(tokenizer, **{"max_tokens": SIZE, "texts": TEXTS} | values)
+    plain = copy.copy(tokenizer)
+    plain.chat_template = None
+    with refused("'code in chat'", "chat template"):
+        needle_sequences(plain, max_tokens=SIZE, texts=TEXTS)

@@ -12,6 +12,7 @@ import yaml
 from chunkkv_lib.compressors import preset
 from chunkkv_lib.runs.folder import read_manifest
 from chunkkv_lib.runs.variants import REACH, variants
+from chunkkv_lib.sequences.needles import ANSWER_TOKENS, FORMS
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = yaml.safe_load((ROOT / "data" / "plan.yml").read_text(encoding="utf-8"))
@@ -43,6 +44,8 @@ def test_a_statement_says_how_it_is_judged(id):
     value = one.get("value", {})
     assert "spearman" in value or {value[key] for key in ("of", "minus") if key in value} <= labels
     assert {*value.get("kendall", ()), *value.get("among", ())} <= labels
+    for place in (value.get("where", {}), value.get("split", {})):
+        assert {*place.get("form", ())} <= FORMS.keys() and {*place.get("answer_tokens", ())} <= {*ANSWER_TOKENS}
 
 
 def confirming() -> list[str]:

@@ -14,9 +14,7 @@ import torch
 from ..errors import InputError
 from ..measure import MEASUREMENT_VERSION
 from ..models import fingerprint
-from ..sequences import source_identity
-from ..sequences.needles import SOURCE as NEEDLES
-from ..sequences.needles import VERSION
+from ..sequences import needles, second_question, source_identity
 from .folder import ROOT
 from .parameters import Parameters
 
@@ -38,14 +36,15 @@ def identity_of(settings: Parameters) -> dict[str, object]:
 
 def data_identity(settings: Parameters) -> dict[str, object]:
     """What a manifest says about the data of a run."""
-    if settings.source != NEEDLES:
+    own = {one.SOURCE: one.VERSION for one in (needles, second_question)}
+    if settings.source not in own:
         return source_identity(settings.source, settings.data_path)
     if settings.data_path is not None:
         raise InputError(
-            f"data_path={settings.data_path!r} has no meaning for source {NEEDLES!r}, which hides its needles in "
-            "the open texts; leave it out, or choose source 'longbench'."
+            f"data_path={settings.data_path!r} has no meaning for source {settings.source!r}, which is made of the "
+            "open texts; leave it out, or choose source 'longbench'."
         )
-    return source_identity("open") | {"source": NEEDLES, "needles_version": VERSION}
+    return source_identity("open") | {"source": settings.source, "source_version": own[settings.source]}
 
 
 def refuse_another_run(folder: Path, manifest: dict, identity: dict) -> None:

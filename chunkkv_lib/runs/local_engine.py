@@ -10,9 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..measure import analyse, write_answers
 from ..models import describe, load_model
-from ..sequences import Sequence, load_sequences
-from ..sequences.needles import SOURCE as NEEDLES
-from ..sequences.needles import needle_sequences
+from ..sequences import Sequence, load_sequences, needles, second_question
 from ..sequences.scoring import answer_limit, answer_score, one_line
 from .identity import machine
 from .parameters import Parameters
@@ -22,8 +20,12 @@ ALL_LAYERS = -1  # stands in the column `layer` of records that are means over a
 
 def sequences_of(settings: Parameters, tokenizer: PreTrainedTokenizerBase) -> list[Sequence]:
     """The sequences that a run of these parameters measures, in order."""
-    if settings.source == NEEDLES:
-        return needle_sequences(tokenizer, settings.per_category, settings.max_tokens, settings.seed)
+    if settings.source == needles.SOURCE:
+        found = settings.per_category, settings.max_tokens, settings.seed
+        return needles.needle_sequences(tokenizer, *found, forms=settings.forms)
+    if settings.source == second_question.SOURCE:
+        found = settings.per_category, settings.max_tokens, settings.max_answer_tokens, settings.seed, settings.asks
+        return second_question.second_question_sequences(tokenizer, *found)
     return load_sequences(
         tokenizer, settings.source, settings.data_path, settings.categories, settings.per_category,
         settings.max_tokens, settings.max_answer_tokens, settings.seed, settings.datasets, settings.skip,

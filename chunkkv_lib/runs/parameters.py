@@ -16,16 +16,18 @@ from pydantic.dataclasses import dataclass
 
 from ..errors import InputError, unknown
 from ..files import DATA
+from ..sequences import needles, second_question
 from ..sequences.schema import CATEGORIES, CATEGORY_OF
 
 if TYPE_CHECKING:
     from ..compressors import Compressor
 
 PROFILES = DATA / "profiles"
-SOURCES = ("open", "longbench", "needles")
+SOURCES = ("open", "longbench", needles.SOURCE, second_question.SOURCE)
 # Names that `compressors` has too, which would load torch: the command line reads this module for its options.
 METHODS = ("ChunkKV", "SnapKV", "H2O", "StreamingLLM", "Recent", "Random", "Oracle")
 PRESETS = ("paper", "kvpress")
+SINGULAR = {"categories": "category", "datasets": "data set", "forms": "form", "methods": "method"}
 
 
 def _option(default: object, help: str, choices: tuple[str, ...] = (), least: int | None = None) -> object:
@@ -68,14 +70,19 @@ class Parameters:
     dtype: str = _option("auto", "float32, bfloat16, float16, or auto: what the device computes fast")
     device_map: str | None = _option(None, "auto spreads a large model over several GPUs, instead of --device")
     source: str = _option("open", "open: LongBench-shaped open text; longbench: LongBench itself; "
-                         "needles: a number hidden in open text", SOURCES)  # fmt: skip
+                         "needles: a code hidden in open text; second-question: a question that came too late for "
+                         "the compression", SOURCES)  # fmt: skip
     data_path: str | None = _option(None, "local data.zip or folder for source longbench; without it the hub")
     categories: tuple[str, ...] = _option(CATEGORIES, "rows of the table to measure", CATEGORIES)
     datasets: tuple[str, ...] = _option((), "only these data sets of the rows; none named: all", tuple(CATEGORY_OF))
-    per_category: int = _option(100, "sequences for each category, or needles for each depth", least=1)
+    per_category: int = _option(100, "sequences for each category; needles of each form, length and depth; or "
+                               "pairs of questions", least=1)  # fmt: skip
     skip: int = _option(0, "sequences of each row to leave out first: those that another run has drawn", least=0)
     max_tokens: int = _option(4096, "tokens of a prompt; longer ones lose their middle", least=1)
     max_answer_tokens: int = _option(32, "tokens of an answer, teacher-forced as probes", least=1)
+    forms: tuple[str, ...] = _option(tuple(needles.FORMS), "how needles are worded", tuple(needles.FORMS))
+    asks: tuple[str, ...] = _option(second_question.ASKS, "what the window sees of a second question: the question "
+                                    "itself, a neutral sentence, another question", second_question.ASKS)  # fmt: skip
     budget: float | int = _option(0.1, "part of the prompt that stays: a fraction up to 1.0, or a count of tokens")
     preset: str = _option("paper", "hyper-parameters of the methods: paper or kvpress", PRESETS)
     methods: tuple[str, ...] = _option(METHODS, "compressors and controls", METHODS)
@@ -92,7 +99,7 @@ class Parameters:
     max_new_tokens: int = _option(0, "tokens to generate from every cache, at most, and to score; 0: none", least=0)
     seed: int = _option(0, "of the sample of sequences and of the Random control")
 
-    @field_validator("categories", "datasets", "methods", mode="before")
+    @field_validator("categories", "datasets", "forms", "asks", "methods", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
         """One name, or a list of them as YAML and JSON have it, as a tuple."""
@@ -104,9 +111,7 @@ class Parameters:
             value, choices, least = getattr(self, one.name), one.metadata["choices"], one.metadata["least"]
             for name in value if isinstance(value, tuple) else (value,):
                 if choices and name not in choices:
-                    kind = {"categories": "category", "datasets": "data set", "methods": "method"}.get(
-                        one.name, one.name
-                    )
+                    kind = SINGULAR.get(one.name, one.name)
                     raise unknown(kind, name, choices)
             if value == () != one.default:
                 raise InputError(f"{one.name} is empty; name at least one, or leave it out for all.")

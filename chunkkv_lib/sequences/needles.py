@@ -1,27 +1,31 @@
-"""Needles: one sentence with a number, hidden at a known depth of real prose, and the question for it at the end.
+"""Needles: a sentence with a code, hidden at a known depth of real prose, and a question for it.
 
-The texts are the Wikipedia articles of the open data set `squad_articles`, in their own order; only the needle and the
-question are ours. Every needle has a text, a place and a number of its own, so needles are independent of each other.
+The texts are the Wikipedia articles of the open data set `squad_articles`, in their own order; only the sentences with
+codes and the questions are ours. Every needle has a text, a place and a code of its own. Codes are digits, as many as
+make the wanted number of tokens exactly, since what a rule has to keep together is counted in tokens.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from bisect import bisect_left
 from collections.abc import Sequence as Many
+from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, unknown
 from ..sequence import text_hash
 from . import Sequence
-from .encoding import encode_answer, encode_prompt
+from .encoding import encode_prompt
 from .open_data import BUILDERS
 
 SOURCE = "needles"
 DATASET = "needle"
-VERSION = 1  # counts changes that change a sequence
+VERSION = 2  # counts changes that change a sequence
 DEPTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the text: 0 is its beginning, 1 is right before the question
+ANSWER_TOKENS = (2, 5, 9, 16)
 LEAST = 32  # tokens of text around a needle
 CHARACTERS = 8  # of text for every token wanted, more than any prose needs
 
@@ -29,41 +33,111 @@ KINDS = ("old", "blue", "stone", "little", "northern", "hidden", "royal", "woode
 THINGS = ("lighthouse", "bakery", "harbour", "library", "orchard", "windmill", "museum", "bridge", "theatre", "garden")
 
 
+@dataclass(frozen=True)
+class Form:
+    """How a needle and its question are worded. `{name}` and `{code}` stand for the needle's own.
+
+    needle    the hidden sentence
+    question  what is asked after the text
+    start     how the answer begins, up to the code
+    others    needles with other names and codes, hidden at other places of the same text
+    chat      the question is put through the model's chat template. The prompt then ends with the template's own
+              tokens, and the start of the answer is read after the compression (`Sequence.question_ids`); otherwise
+              both are the end of the prompt, where the observation window sees them
+    """
+
+    needle: str
+    question: str
+    start: str
+    others: int = 0
+    chat: bool = False
+
+
+_CODE = (
+    " The secret code of the {name} is {code}.",
+    "What is the secret code of the {name}?",
+    "The secret code of the {name} is",
+)
+FORMS = {
+    "code": Form(*_CODE),
+    "gate": Form(
+        " Whoever wants to see the {name} has to type {code} into the machine at the gate.",
+        "What must be typed at the gate of the {name}?",
+        "One must type",
+    ),
+    # Here no word of the question stands within a dozen words before the code. "password" takes a larger model: its
+    # sentence does not say what the digits are.
+    "apart": Form(
+        " The secret code of the {name}, which its keeper had hidden in a drawer and forgotten for years, was found "
+        "again and turned out to be {code}.",
+        *_CODE[1:],
+    ),
+    "password": Form(
+        " The keeper of the {name} has retired, and since that day its heavy door opens only to those who have "
+        "learned {code} by heart.",
+        "Which password does a visitor of the {name} need?",
+        "The password is",
+    ),
+    "code among four": Form(*_CODE, others=3),
+    "code in chat": Form(*_CODE, chat=True),
+}
+
+
 def needle_sequences(
     tokenizer: Any,
-    per_depth: int = 6,
+    per_depth: int = 1,
     max_tokens: int = 2048,
     seed: int = 0,
     depths: Many[float] = DEPTHS,
+    forms: Many[str] = tuple(FORMS),
+    answer_tokens: Many[int] = ANSWER_TOKENS,
     texts: Many[str] | None = None,
 ) -> list[Sequence]:
-    """Needles at every depth, in turns, so that each prefix of the list is balanced.
+    """Needles of every form, answer length and depth, round by round, each round shuffled.
 
-    per_depth   needles for each depth
-    max_tokens  of a prompt; it has a few less, because its text ends with a sentence
-    texts       prose to hide them in; None: the open articles, which are downloaded once
-    return      sequences whose `category` is the depth ("40 %"), whose gold answer is the number, and whose evidence
-                is the needle
-    raises InputError: numbers out of range, or no text.
+    per_depth      rounds: needles for each form, length and depth
+    max_tokens     of a prompt; it has a few less, because its text ends with a sentence
+    seed           another seed: other codes, names and texts
+    forms          names from `FORMS`
+    answer_tokens  lengths of the code, in tokens
+    texts          prose to hide them in; None: the open articles, which are downloaded once
+    return         sequences whose `category` is the depth ("40 %"), whose gold answer is the code, whose evidence is
+                   the needle and whose `document` names the article; `needle_setting` reads the rest from the id
+    raises InputError: numbers out of range, no text, a form for chats and a tokenizer without a chat template.
     """
     if per_depth < 1:
         raise InputError(f"per_depth={per_depth} does not work; it must be at least 1.")
     for depth in depths:
         if not 0 <= depth <= 1:
             raise InputError(f"depth={depth} lies outside the text; give a fraction from 0 to 1.")
+    for form in forms:
+        if form not in FORMS:
+            raise unknown("form of needle", form, FORMS)
+        if FORMS[form].chat and not getattr(tokenizer, "chat_template", None):
+            raise InputError(f"needles of form {form!r} need a chat template, which this model has not; leave it out.")
+    for length in answer_tokens:
+        if length < 1:
+            raise InputError(f"answer_tokens={length} does not work; a code has at least 1 token.")
     texts = articles() if texts is None else list(texts)
     if not texts:
         raise InputError("there is no text to hide a needle in; pass at least one.")
     order = random.Random(f"{DATASET}:{seed}").sample(range(len(texts)), len(texts))
-    drawn = [(i, depth) for i in range(per_depth) for depth in depths]
-    return [
-        _needle(tokenizer, i, depth, max_tokens, seed, texts, order[k % len(order)])
-        for k, (i, depth) in enumerate(drawn)
-    ]
+    drawn = []
+    for i in range(per_depth):
+        settings = list(itertools.product(forms, answer_tokens, depths))
+        random.Random(f"{DATASET}:{seed}:{i}").shuffle(settings)
+        drawn += [(i, *setting) for setting in settings]
+    return [_needle(tokenizer, *one, max_tokens, seed, texts, order[k % len(order)]) for k, one in enumerate(drawn)]
+
+
+def needle_setting(id: str) -> dict[str, object]:
+    """What a needle's id says of it: form, answer_tokens, depth and round."""
+    _, form, tokens, percent, i = id.split(":")
+    return {"form": form, "answer_tokens": int(tokens), "depth": int(percent) / 100, "round": int(i)}
 
 
 def hide(hay: Many[int], needle: Many[int], at: int) -> tuple[list[int], tuple[int, int]]:
-    """The needle behind the first `at` tokens of the hay, and its position (start, end exclusive)."""
+    """The needle after the first `at` tokens of the hay, and its positions (start, end exclusive)."""
     return [*hay[:at], *needle, *hay[at:]], (at, at + len(needle))
 
 
@@ -74,9 +148,9 @@ def nearest_border(borders: Many[int], depth: float) -> int:
     return min(borders[max(after - 1, 0)], borders[after], key=lambda border: (abs(border - wanted), border))
 
 
-def hit(text: str, number: str) -> bool:
-    """Whether a text begins with exactly this number."""
-    return re.match(rf"\s*{re.escape(number)}(?!\d)", text) is not None
+def hit(text: str, code: str) -> bool:
+    """Whether a text begins with exactly this code."""
+    return re.match(rf"\s*{re.escape(code)}(?!\d)", text) is not None
 
 
 def depth_of(category: str) -> float:
@@ -90,33 +164,72 @@ def articles() -> list[str]:
 
 
 def _needle(
-    tokenizer: Any, i: int, depth: float, max_tokens: int, seed: int, texts: Many[str], article: int
-) -> Sequence:
-    draw = random.Random(f"{DATASET}:{seed}:{depth}:{i}")
+    tokenizer: Any, i: int, form: str, length: int, depth: float, max_tokens: int, seed: int, texts: Many[str],
+    article: int,
+) -> Sequence:  # fmt: skip
+    id = f"{DATASET}:{form}:{length}:{round(100 * depth):03d}:{i:02d}"
+    words, draw = FORMS[form], random.Random(f"{seed}:{id}")
     text = _prose(texts, article, draw.random() / 2, CHARACTERS * max_tokens)
-    name, number = f"{draw.choice(KINDS)} {draw.choice(THINGS)}", str(draw.randrange(10_000, 100_000))
-    while number in text:
-        number = str(draw.randrange(10_000, 100_000))
-    question = f"\n\nQuestion: What is the secret code of the {name}?\nAnswer: The secret code of the {name} is"
-    needle, asked = (_ids(tokenizer, part) for part in (f" The secret code of the {name} is {number}.", question))
-    room = max_tokens - len(needle) - len(asked)
+    names = draw.sample([f"{kind} {thing}" for kind in KINDS for thing in THINGS], 1 + words.others)
+    codes: list[str] = []
+    while len(codes) < len(names):
+        code = _code(tokenizer, draw, length)
+        codes += [code] * (code not in text and code not in codes)
+    sentences = [_ids(tokenizer, words.needle.format(name=name, code=code)) for name, code in zip(names, codes)]
+    head, asked, after = _frame(tokenizer, words, names[0])
+    room = max_tokens - len(head) - sum(map(len, sentences)) - len(asked)
     if room < LEAST:
         raise InputError(f"max_tokens={max_tokens} is too little text for a needle; give {max_tokens + LEAST - room}.")
-    hay = encode_prompt(tokenizer, text, len(text) + LEAST)[:room]
+    hay = list(_ids(tokenizer, text)[:room])
     borders = _borders(tokenizer, hay)
-    body, span = hide(hay[: borders[-1]], needle, nearest_border(borders, depth))
-    prompt, percent = (*body, *asked), round(100 * depth)
+    places = [nearest_border(borders, depth), *draw.choices(borders, k=words.others)]
+    body, span = hay[: borders[-1]], (0, 0)
+    # From the end of the text to its beginning, so that a place counts in tokens of the text alone.
+    for k in sorted(range(len(places)), key=lambda k: -places[k]):
+        body, found = hide(body, sentences[k], places[k])
+        span = found if k == 0 else tuple(edge + len(sentences[k]) for edge in span)
+    prompt = (*head, *body, *asked)
     return Sequence(
-        id=f"{DATASET}:{percent:03d}:{i:02d}",
-        category=f"{percent} %",
+        id=id,
+        category=f"{round(100 * depth)} %",
         dataset=DATASET,
         prompt_ids=prompt,
-        answer_ids=encode_answer(tokenizer, question, number, max_tokens),
-        answers=(number,),
+        question_ids=after,
+        answer_ids=tuple(_ids(tokenizer, codes[0])),
+        answers=(codes[0],),
         text_hash=text_hash(" ".join(map(str, prompt))),
+        evidence_spans=(tuple(len(head) + edge for edge in span),),
         document=text_hash(texts[article]),
-        evidence_spans=(span,),
     )
+
+
+def _frame(tokenizer: Any, words: Form, name: str) -> tuple[list[int], list[int], tuple[int, ...]]:
+    """Tokens before the text, tokens after it, and tokens that are read after the compression.
+
+    The answer's start ends with a space, as a token of its own, so that the code's tokens are its digits alone.
+    """
+    question, start = words.question.format(name=name), f"{words.start.format(name=name)} "
+    if not words.chat:
+        return (
+            list(encode_prompt(tokenizer, "", LEAST)),
+            _ids(tokenizer, f"\n\nQuestion: {question}\nAnswer: {start}"),
+            (),
+        )
+    mark = "<the text>"
+    message = {"role": "user", "content": f"{mark}\n\nQuestion: {question}"}
+    chat = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    head, tail = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in chat.split(mark))
+    return head, tail, tuple(_ids(tokenizer, start))
+
+
+def _code(tokenizer: Any, draw: random.Random, tokens: int) -> str:
+    """Random digits that are exactly so many tokens: one each in many vocabularies, up to three in others."""
+    digits = str(draw.randrange(1, 10))
+    while len(_ids(tokenizer, digits)) < tokens:
+        digits += str(draw.randrange(10))
+    if len(_ids(tokenizer, digits)) != tokens:
+        raise InputError(f"no code of digits makes {tokens} tokens with this tokenizer; give another length.")
+    return digits
 
 
 def _prose(texts: Many[str], first: int, skipped: float, characters: int) -> str:
@@ -137,10 +250,10 @@ def _prose(texts: Many[str], first: int, skipped: float, characters: int) -> str
 def _borders(tokenizer: Any, hay: Many[int]) -> list[int]:
     """Places at which a sentence ends, the text's beginning first; if there is no other, also the text's end."""
     ends = {token: tokenizer.decode([token]).rstrip("\"') \n").endswith((".", "!", "?")) for token in set(hay)}
-    begin = int(hay[0] == tokenizer.bos_token_id)
-    found = [i + 1 for i, token in enumerate(hay) if ends[token] and i + 1 > begin]
-    return [begin, *(found or [len(hay)])]
+    found = [i + 1 for i, token in enumerate(hay) if ends[token]]
+    return [0, *(found or [len(hay)])]
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    # verbose: more text than the model's context is no mistake here, it is cut afterwards
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
