@@ -1,0 +1,53 @@
+"""Caches compared slot by slot: by hand, and against loops in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from common import tiny_model, token_ids
+
+from chunkkv_lib.attention import PromptAttention
+from chunkkv_lib.compressors import SnapKV
+from chunkkv_lib.runs.slots import RULES, slot_cosine, slot_l1, slots, stored
+from chunkkv_lib.sequences import Sequence
+
+
+def test_a_stretched_cache_by_hand():
+    x = torch.tensor([[[1.0], [2.0], [3.0], [4.0]]])
+    assert slot_l1(x, torch.tensor([[0, 1, 2, 3]])).item() == 0
+    # Two entries fill two slots each: 2 2 4 4 against 1 2 3 4, and 4 4 2 2 if the later one is stored first.
+    assert slot_l1(x, torch.tensor([[1, 3]])).item() == pytest.approx(2 / 10)
+    assert slot_l1(x, torch.tensor([[3, 1]])).item() == pytest.approx((3 + 2 + 1 + 2) / 10)
+    assert slot_cosine(x, torch.tensor([[1, 3]])).item() == pytest.approx(34 / math.sqrt(30 * 40))
+
+
+def test_against_loops_in_float64():
+    torch.manual_seed(0)
+    x = torch.randn(3, 17, 4, dtype=torch.float64)
+    order = torch.stack([torch.randperm(17)[:5] for _ in range(3)])
+    for s in range(3):
+        filled = torch.stack([x[s, order[s, i * 5 // 17]] for i in range(17)])
+        assert slot_l1(x, order)[s].item() == pytest.approx(((x[s] - filled).abs().sum() / x[s].abs().sum()).item())
+        cosine = (x[s] * filled).sum() / (x[s].norm() * filled.norm())
+        assert slot_cosine(x, order)[s].item() == pytest.approx(cosine.item())
+
+
+def test_storage_by_score_holds_the_same_positions_best_first_and_the_window_last():
+    torch.manual_seed(1)
+    attention = PromptAttention(torch.randn(4, 60, 8), torch.randn(2, 60, 8))
+    method = SnapKV(budget=20, granularity="query_head")
+    kept, order = method.choose(attention), stored(method, attention, True)
+    assert torch.equal(order.sort(1).values, kept) and not torch.equal(order, kept)
+    assert torch.equal(order[:, -8:], torch.arange(52, 60).expand(4, 8))
+    scores = method.scores(attention).gather(1, order[:, :-8])
+    assert (scores[:, 1:] <= scores[:, :-1]).all() and torch.equal(stored(method, attention, False), kept)
+
+
+def test_a_sequence_gives_a_row_for_each_rule():
+    sequence = Sequence.from_ids(token_ids(90).tolist(), [5])
+    table = slots(tiny_model(), sequence)
+    assert list(table["rule"]) == [*RULES] and not table.isna().any().any()
+    l1 = table.set_index("rule")["l1_keys"]
+    assert l1["Random, by position"] != l1["Random, by score"] and (l1 > 0).all()
