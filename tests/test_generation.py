@@ -260,10 +260,19 @@ def test_a_run_of_needles(places, tmp_path, monkeypatch):
 
     text = "\n".join(f"The cat {i} sat on a mat and read about keys." for i in range(80))
     monkeypatch.setattr(needles, "articles", lambda: [text])
-    settings = tiny(places | {"data_path": None}, source="needles", forms=("gate",), per_category=1, max_tokens=500, max_new_tokens=9)
+    settings = tiny(
+        places | {"data_path": None},
+        source="needles",
+        forms=("gate",),
+        per_category=1,
+        max_tokens=500,
+        max_new_tokens=9,
+    )
     folder = measure(settings, tmp_path / "needles", progress=False)
     run = load_run(folder)
-    assert dict(run.sequences["category"].value_counts()) == dict.fromkeys(["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"], 4)
+    assert dict(run.sequences["category"].value_counts()) == dict.fromkeys(
+        ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"], 4
+    )
     assert run.answers["score"].isin([0, 1]).all() and run.layers["evidence_kept"].between(0, 1).all()
-    assert run.manifest["data"]["source"] == "needles" and (run.sequences["chance_score"].fillna(0) == 0).all()
+    assert run.manifest["data"]["source"] == "needles" and (run.sequences["chance_score"] < 0.1).all()
     assert verify(folder, 1, progress=False, report=lambda line: None, model=places["model"]).agrees
