@@ -306,7 +306,7 @@ def causal_attention(
     """
     ops = torch.ops.aten
     if queries.device.type == "cpu":
-        if queries.dtype == torch.float64:
+        if queries.dtype == torch.float64 or values.shape[3] != queries.shape[3]:  # as in DeepSeek's MLA
             return None
         output, log_sums = ops._scaled_dot_product_flash_attention_for_cpu(
             queries, keys, values, 0.0, True, scale=scale

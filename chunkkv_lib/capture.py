@@ -72,10 +72,17 @@ def capture(
     raises InputError: a sequence that is empty or longer than the model's positions; layers that attend in a way that
         cannot be measured (sliding window shorter than the sequence, soft-capped logits).
     """
-    ids = torch.as_tensor(token_ids, device=model.device)
+    ids = torch.as_tensor(token_ids)
     if ids.dim() != 1:
         raise InputError(f"the token ids have shape {tuple(ids.shape)}; give one sequence, without a batch dimension.")
     check_model(model, len(ids))
+    size = model.get_input_embeddings().num_embeddings
+    if ids.max() >= size:  # on a GPU an assertion would end the process
+        raise InputError(
+            f"the sequence holds token id {int(ids.max())}, the model embeds 0 to {size - 1}. Encode the text with the "
+            "model's own tokenizer."
+        )
+    ids = ids.to(model.device)
     seen = set()
 
     def attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
@@ -90,6 +97,7 @@ def capture(
 
     with attention_as(model, attend), torch.inference_mode():
         logits = model(input_ids=ids[None], use_cache=False, logits_to_keep=logits_to_keep).logits[0]
+    logits = logits[-logits_to_keep:]  # some models do not know the argument
     if len(seen) != model.config.get_text_config().num_hidden_layers:
         raise _unseen(model, "computes attention in a way of its own in some layers, so that it cannot be captured")
     return logits
@@ -111,23 +119,41 @@ def _sdpa(module, query, key, value, attention_mask, scaling, kwargs) -> tuple[T
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)[0], None
 
 
-def check_model(model: PreTrainedModel, tokens: int) -> None:
-    """Raise InputError if the model cannot take `tokens` tokens, or has layers whose cache cannot be measured."""
+def check_model(model: PreTrainedModel, tokens: int, start: int | None = None) -> None:
+    """Raise InputError if what the model's configuration says rules a sequence of `tokens` tokens out.
+
+    start  first position of tokens that are decoded from a cache; None: the whole sequence in one pass
+    Refused are an empty sequence, one beyond the model's positions, layers that see or keep only a part of it, logits
+    that are not q.k alone, and RoPE that changes between prefill and decoding.
+    """
     config = model.config.get_text_config()
     if tokens == 0:
         raise InputError("the sequence is empty (0 tokens); at least 1 token is needed. Pass a longer prompt.")
+    ropes = rope_parameters(config)
     limit = getattr(config, "max_position_embeddings", None)
-    if limit is not None and tokens > limit:
-        raise InputError(
-            f"the sequence has {tokens} tokens (prompt and answer), the model's positions end at {limit}. "
-            "Lower max_tokens, or take a model with a longer context."
-        )
+    if limit is not None and limit > 0:  # YaRN extends it, and some configurations state the length before
+        limit = max([limit, *(int((rope.get("factor") or 1) * rope.get("original_max_position_embeddings", 0))
+                              for rope in ropes if rope["rope_type"] == "yarn")])  # fmt: skip
+        if tokens > limit:
+            raise InputError(
+                f"the sequence has {tokens} tokens (prompt and answer), the model's positions end at {limit}. "
+                "Lower max_tokens, or take a model with a longer context."
+            )
     if getattr(config, "attn_logit_softcapping", None) is not None:
         raise InputError(
             f"{config.model_type} soft-caps its attention logits (attn_logit_softcapping="
             f"{config.attn_logit_softcapping}), which SDPA attention cannot compute and the scores do not model. "
             "Take a model without soft-capping, such as Gemma 3, Llama or Qwen."
         )
+    types = set(getattr(config, "layer_types", None) or ())
+    if odd := sorted(types - {"full_attention", "sliding_attention", "chunked_attention"}):
+        # linear attention, convolutions and state spaces on the one hand, sparse attention of some kind on the other
+        keeps = (
+            "attend in a way of their own"
+            if "attention" in odd[0] and "linear" not in odd[0]
+            else "keep no cache of tokens"
+        )
+        raise _unseen(model, f"has layers that {keeps} ({odd[0]})")
     window, layer_type = sliding_window(config)
     if window is not None and tokens > window:
         raise InputError(
@@ -135,6 +161,37 @@ def check_model(model: PreTrainedModel, tokens: int) -> None:
             f"{tokens}. Their cache is already cut; lower max_tokens so that prompt and answer fit in {window}, "
             "or take a model with full attention in every layer."
         )
+    for name in ("index_topk", "keep_window_size"):  # sparse attention: beyond this, queries choose among the keys
+        if (most := getattr(config, name, None)) and tokens > most:
+            raise InputError(
+                f"{config.model_type} attends to {most} tokens at most ({name}), the sequence has {tokens}. "
+                f"Lower max_tokens so that prompt and answer fit in {most}."
+            )
+    if start is not None:
+        _check_decoding(config, ropes, start, tokens)
+
+
+def _check_decoding(config, ropes: list[dict], start: int, tokens: int) -> None:
+    """InputError if the tokens from `start` on would be decoded by other rules than the prefill's."""
+    tuned = getattr(config, "attn_temperature_tuning", False) and getattr(config, "floor_scale", None)
+    if tuned and tokens > tuned:  # Llama 4 takes the position from its own cache, which is not in use here
+        raise InputError(f"{config.model_type} scales its logits from position {tuned} on (attn_temperature_tuning), "
+                         f"the sequence has {tokens} tokens. Lower max_tokens so that it fits in {tuned}.")  # fmt: skip
+    for rope in ropes:
+        switch = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", 0)
+        two = rope["rope_type"] == "longrope" and rope["short_factor"] != rope["long_factor"]
+        if two and start <= switch <= tokens:  # cached keys would have been turned by the one, new ones by the other
+            raise InputError(
+                f"{config.model_type} turns keys and queries by other angles in texts of more than {switch} tokens, "
+                f"and the answer crosses that length. Lower max_tokens by {tokens - switch + 1} or more."
+            )
+
+
+def rope_parameters(config) -> list[dict]:
+    """The settings of the model's RoPE, one dict for each kind of layer that has its own."""
+    found = getattr(config, "rope_parameters", None) or {}
+    found = [found] if "rope_type" in found else [each for each in found.values() if isinstance(each, dict)]
+    return [rope for rope in found if "rope_type" in rope]
 
 
 def sliding_window(config) -> tuple[int | None, str]:
@@ -145,7 +202,6 @@ def sliding_window(config) -> tuple[int | None, str]:
         return None, ""
     if not types and getattr(config, "use_sliding_window", True) is False:
         return None, ""
-    window = getattr(config, "sliding_window", None)
-    if partial and "sliding_attention" not in partial:
-        return getattr(config, "attention_chunk_size", None) or 0, partial[0]
-    return window, "sliding_attention"
+    if "chunked_attention" in partial:
+        return config.attention_chunk_size, "chunked_attention"
+    return getattr(config, "sliding_window", None), "sliding_attention"

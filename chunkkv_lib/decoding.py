@@ -14,8 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .capture import attention_as, check_model
+from .capture import attention_as, capture, check_model
 from .errors import InputError
+
+CHECKED = 64  # tokens on which a model's decoding is tried
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.1}  # by dtype
 
 
 class CompressedCache:
@@ -56,7 +59,7 @@ def decode(model: PreTrainedModel, cache: CompressedCache, token_ids: Tensor, ap
     """
     ids = torch.as_tensor(token_ids, device=model.device)
     ids = ids.expand(cache.methods, -1) if ids.dim() == 1 else ids
-    check_model(model, cache.next_position + ids.shape[1])
+    check_model(model, cache.next_position + ids.shape[1], cache.next_position)
     positions = cache.next_position + torch.arange(ids.shape[1], device=ids.device)
 
     @functools.cache  # the same in all layers of a device
@@ -80,6 +83,44 @@ def decode(model: PreTrainedModel, cache: CompressedCache, token_ids: Tensor, ap
     if append:
         cache.next_position += ids.shape[1]
     return logits
+
+
+def check_decoding(model: PreTrainedModel, token_ids: Iterable[int]) -> None:
+    """Once per model object: an answer decoded from an uncompressed cache must be what the model itself predicts.
+
+    Models that add something to their logits, share layers or count positions in a way of their own fail here, whatever
+    they are called. Tried on the last `CHECKED` of the given tokens, of which the last quarter is decoded.
+    raises InputError: logits differ by more than `TOLERANCE` of their standard deviation, or the attempt fails.
+    """
+    if getattr(model, "_chunkkv_decodes", False):
+        return
+    ids = torch.as_tensor(list(token_ids))[-CHECKED:].to(model.device)
+    n = max(1, 3 * len(ids) // 4)
+    cache, everything = CompressedCache(n), torch.arange(n)[None]
+    name = model.config.get_text_config().model_type
+    try:
+        captured = capture(model, ids, lambda layer: cache.add(layer.keys[:, :n], layer.values[:, :n],
+                           [everything.to(layer.keys.device)]), logits_to_keep=len(ids) - n)  # fmt: skip
+        decoded = decode(model, cache, ids[n:])[0]
+        with torch.inference_mode():
+            expected = model(input_ids=ids[None]).logits[0, n:]
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # anything: the model's own code works in ways that were not foreseen
+        reason = " ".join(str(error).split())[:160].rstrip(".")
+        raise InputError(
+            f"{name} cannot be measured: reading its attention fails ({reason}). "
+            "Take a model with ordinary causal attention, such as Llama, Mistral, Qwen or Phi-3."
+        ) from error
+    tolerance = TOLERANCE[model.dtype]
+    for found, how in ((captured, "in the captured pass"), (decoded, "decoded from an uncompressed cache")):
+        difference = ((found - expected).abs().max() / expected.float().std()).item()
+        if not difference <= tolerance:
+            raise InputError(
+                f"{name} predicts something else {how} than by itself: its logits differ by {difference:.2g} of their "
+                f"standard deviation, at most {tolerance:g} is rounding. Take another model (or pass check=False)."
+            )
+    model._chunkkv_decodes = True
 
 
 def _extend(kept: Tensor, new: Tensor) -> Tensor:
@@ -123,7 +164,7 @@ def generate(
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens} does not work; it must be at least 1.")
     try:
-        check_model(model, cache.next_position + max_new_tokens - 1)
+        check_model(model, cache.next_position + max_new_tokens - 1, cache.next_position)
     except InputError as error:
         raise InputError(f"max_new_tokens={max_new_tokens} does not fit: {error}") from None
     stops = set(stop_ids)

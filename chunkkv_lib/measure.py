@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from .attention import PromptAttention, not_finite, output_rows
 from .capture import Layer, capture
 from .compressors import Compressor, preset
-from .decoding import CompressedCache, answer_scores, decode, generate
+from .decoding import CompressedCache, answer_scores, check_decoding, decode, generate
 from .errors import InputError
 from .metrics import (
     kept_outputs,
@@ -56,6 +56,7 @@ def analyse(
     methods: Mapping[str, Compressor] | None = None,
     reuse: int = 1,
     all_queries: bool = False,
+    check: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compress one sequence's cache with every method and measure the loss, in one forward pass and one short one.
 
@@ -63,10 +64,13 @@ def analyse(
     methods      name -> compressor; None: all methods at 10 %, preset "paper"
     reuse        N: layers l with l mod N != 0 take the kept sets of the layer below (the paper's index reuse); 1: off
     all_queries  also the attention cosine of all prompt queries, a second sweep over the attention
+    check        compare decoding with the model's own forward pass first, once per model (`check_decoding`)
     return       two DataFrames: one row per method and layer, and one per method ("Full" first) for the answer
     raises InputError: an empty prompt or answer, a sequence longer than the model's positions, a budget or window
-        that does not fit the prompt, layers that cannot be measured.
+        that does not fit the prompt, layers that cannot be measured, a model that decodes differently.
     """
+    if check:
+        check_decoding(model, (*sequence.prompt_ids, *sequence.answer_ids))
     measurement = Measurement(model, sequence, methods, reuse, all_queries)
     return measurement.tables()
 
@@ -94,6 +98,7 @@ def write_answers(
               (the most likely first token would have ended the answer, so the next one opens it)
     raises InputError: what `analyse` refuses, answers longer than the model's positions.
     """
+    check_decoding(model, (*sequence.prompt_ids, *sequence.answer_ids))
     measurement = Measurement(model, sequence, methods, reuse, all_queries, keep_full=True)
     layers, answers = measurement.tables()  # before the answers are written, which lengthens the caches
     stops = stop_ids(model, tokenizer) | (line_breaks(tokenizer) if one_line else frozenset())

@@ -281,6 +281,11 @@ def test_a_model_with_more_than_causal_softmax_is_refused():
         capture(model, IDS, lambda layer: None)
 
 
+def test_a_token_that_the_model_does_not_embed_is_refused():
+    """On a GPU the assertion would end the process."""
+    refuses(tiny_model(), torch.tensor([1, 97]), "token id 97", "0 to 96", "own tokenizer")
+
+
 def test_a_batch_is_refused():
     with refused("(1, 40)", "one"):
         capture(tiny_model(), IDS[None], lambda layer: None)

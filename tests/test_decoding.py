@@ -13,9 +13,10 @@ from common import each_architecture, refused, tiny_model, token_ids
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.models.llama import modeling_llama
 
+from chunkkv_lib import Sequence, analyse, decoding
 from chunkkv_lib.capture import capture
 from chunkkv_lib.compressors import ChunkKV, Random, Recent, SnapKV
-from chunkkv_lib.decoding import CompressedCache, answer_scores, decode, generate
+from chunkkv_lib.decoding import CompressedCache, answer_scores, check_decoding, decode, generate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -325,3 +326,46 @@ def test_recent_tokens_alone_are_not_enough():
     torch.testing.assert_close(logits[0], logits[1])
     full, _ = fill(model, everything)
     assert (decode(model, full, ANSWER)[0] - logits[0]).abs().max() > 0.1
+
+
+# --- the check of a model's decoding ------------------------------------------------------------------------------
+
+
+def altered(monkeypatch, change) -> torch.nn.Module:
+    """A model of its own whose MLP of layer 1 is followed by `change`."""
+    model = copy.deepcopy(tiny_model())
+    forward = model.model.layers[1].mlp.forward
+    monkeypatch.setattr(model.model.layers[1].mlp, "forward", lambda x: change(forward(x)))
+    return model
+
+
+def test_a_model_that_decodes_as_it_predicts_is_checked_once(monkeypatch):
+    model = copy.deepcopy(tiny_model())
+    check_decoding(model, PROMPT)
+    monkeypatch.setattr(decoding, "decode", lambda *_: pytest.fail("checked again"))
+    check_decoding(model, PROMPT)
+
+
+@pytest.mark.parametrize("count", [2, 3, 200])
+def test_short_and_long_sequences_are_checked(count):
+    check_decoding(copy.deepcopy(tiny_model(max_position_embeddings=256)), token_ids(count))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16])
+def test_rounding_passes_the_check(kind):
+    check_decoding(copy.deepcopy(tiny_model()).to(kind), PROMPT)
+
+
+def test_a_model_that_counts_positions_by_itself_is_refused(monkeypatch):
+    """As Llama 4 and BART do: what follows a token depends on how many stand in this pass."""
+    model = altered(monkeypatch, lambda x: x + torch.arange(x.shape[1])[None, :, None] * 0.1)
+    with refused("llama predicts something else decoded from an uncompressed cache", "0.001 is rounding"):
+        analyse(model, Sequence.from_ids(PROMPT, ANSWER), {"SnapKV": SnapKV(budget=0.5)})
+    layers, _ = analyse(model, Sequence.from_ids(PROMPT, ANSWER), {"SnapKV": SnapKV(budget=0.5)}, check=False)
+    assert len(layers) == 3
+
+
+def test_a_model_that_cannot_be_read_is_refused_in_one_line(monkeypatch):
+    model = altered(monkeypatch, lambda x: x.reshape(0, 3))
+    with refused("llama cannot be measured: reading its attention fails (shape '[0, 3]' is invalid"):
+        check_decoding(model, PROMPT)
