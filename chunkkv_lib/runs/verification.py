@@ -64,28 +64,33 @@ def verify(
     run = load_run(name)
     if count < 1:
         raise InputError(f"count={count} does not work; it must be at least 1.")
-    if (version := run.manifest["measurement_version"]) != MEASUREMENT_VERSION:
-        raise InputError(
-            f"run {run.name!r} was measured by version {version} of the measurement, and this is version "
-            f"{MEASUREMENT_VERSION}; measure it again."
-        )
     settings = replace(run.parameters, **{key: value for key, value in places.items() if value is not None})
-    model, tokenizer = load_model(settings.model, settings.device, run.manifest["model"]["dtype"], settings.device_map)
-    _same(run, "model", describe(model, settings.model), ignore=("device", "name"))
-    _same(run, "data", data_identity(settings), ignore=("prompts", "source"))
+    dtype = run.manifest["model"]["dtype"]
+    model, tokenizer = load_model(settings.model, settings.device, dtype, settings.device_map)
+    here = {"model": describe(model, settings.model), "data": data_identity(settings)}
+    here["measurement_version"] = MEASUREMENT_VERSION
+    if changed := differences(*({key: _essential(one[key]) for key in here} for one in (run.manifest, here))):
+        raise InputError(
+            f"run {run.name!r} was measured with {changed[0]}. Point to the right model or data with --model or "
+            "--data-path, or measure the run again."
+        )
     chosen = random.Random(seed).sample(list(run.sequences["sequence"]), min(count, len(run.sequences)))
     again = [
         analyse(model, sequence, settings.compressors, settings.reuse, settings.all_queries)
         for sequence in tqdm(_find(run, settings, tokenizer, chosen), unit="sequence", disable=not progress)
     ]
-    limits = TOLERANCE[run.manifest["model"]["dtype"]]
-    found = [
-        _worst(run.layers, pd.concat(layers for layers, _ in again), lambda column: limits["layers"]),
-        _worst(run.answers, pd.concat(answers for _, answers in again), lambda column: limits.get(column, 0.0)),
+    layers, answers = (pd.concat(frames) for frames in zip(*again))
+    limits = TOLERANCE[dtype]
+    worst = [
+        _worst(run.layers, layers, lambda column: limits["layers"]),
+        _worst(run.answers, answers, lambda column: limits.get(column, 0.0)),
     ]
-    result = Verification(run.name, tuple(chosen), pd.concat(found, ignore_index=True))
-    _report(result, report)
-    return result
+    found = Verification(run.name, tuple(chosen), pd.concat(worst, ignore_index=True))
+    report(f"run {found.run}: {len(chosen)} sequences measured again: {', '.join(chosen)}")
+    for row in found.worst.itertuples():
+        mark = "ok" if row.difference <= row.limit else f"TOO FAR ({row.method}, {row.sequence})"
+        report(f"  {row.column:<30} differs by {row.difference:.1e} at most, limit {row.limit:g}  {mark}")
+    return found
 
 
 def verify_runs(names: list[str], count: int = 3, seed: int | None = None, report=print, **places: object) -> None:
@@ -107,13 +112,10 @@ def verify_runs(names: list[str], count: int = 3, seed: int | None = None, repor
         raise InputError("no run could be verified. Name one below runs/ or data/runs, or measure one first.")
 
 
-def _same(run: Run, what: str, here: dict, ignore: tuple[str, ...]) -> None:
-    old, new = ({k: v for k, v in x.items() if k not in ignore} for x in (run.manifest[what], here))
-    if changed := differences(old, new):
-        raise InputError(
-            f"run {run.name!r} was measured with another {what}: {changed[0]}. Point to the right one with --model or "
-            "--data-path, or measure the run again."
-        )
+def _essential(record: object) -> object:
+    """A part of a manifest without what may differ: where it ran, how a file is called, whose prompts they are."""
+    ignored = ("device", "name", "prompts", "source")
+    return {key: value for key, value in record.items() if key not in ignored} if isinstance(record, dict) else record
 
 
 def _find(run: Run, settings: Parameters, tokenizer, chosen: list[str]) -> list[Sequence]:
@@ -141,10 +143,3 @@ def _worst(old: pd.DataFrame, new: pd.DataFrame, limit: Callable[[str], float]) 
             sequence, method = away[column].idxmax()
             rows.append((column, float(away[column].max()), limit(column), sequence, method))
     return pd.DataFrame(rows, columns=["column", "difference", "limit", "sequence", "method"])
-
-
-def _report(found: Verification, report: Callable[[str], None]) -> None:
-    report(f"run {found.run}: {len(found.sequences)} sequences measured again: {', '.join(found.sequences)}")
-    for row in found.worst.itertuples():
-        mark = "ok" if row.difference <= row.limit else f"TOO FAR ({row.method}, {row.sequence})"
-        report(f"  {row.column:<30} differs by {row.difference:.1e} at most, limit {row.limit:g}  {mark}")
