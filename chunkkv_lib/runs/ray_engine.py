@@ -1,7 +1,8 @@
 """The Ray engine: a run's sequences shared out to workers on one machine or a cluster, one model each.
 
-Ray starts lost workers anew and repeats what they were at; the driver alone writes, so whatever dies takes nothing with
-it. It imports Ray inside functions: nothing else of the library needs it.
+Ray starts lost workers anew; the driver alone writes, so whatever dies takes nothing with it but the sequence it was
+at, which is tried again. (Ray's ActorPool does not say at which sequence a worker died: the loop here is our own.)
+Ray is imported inside functions: nothing else of the library needs it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from .parameters import Parameters
 
 TRIES = 3  # of a sequence before it is given up
 HOPELESS = 9  # failures before anything succeeds: then it is not the sequences
-PATIENCE = 60  # seconds without an answer before idle workers are given what others have not finished
+PATIENCE = 60  # seconds without an answer before the user is told that the run waits
 LIBRARY = Path(__file__).resolve().parents[1]
 
 
@@ -43,6 +44,7 @@ class Answer:
     same: dict = field(default_factory=dict)
     machine: dict = field(default_factory=dict)
     node: str = ""
+    died: bool = False
 
 
 class Worker:
@@ -87,6 +89,8 @@ class RayEngine:
         self.settings = replace(settings, model=full) if local else settings
         self.address, self.workers, self.report = address, workers, report
         self.failed: dict[str, str] = {}
+        self.idle: list = []
+        self.at_work: dict[object, tuple[object, str]] = {}  # answer to come -> worker, sequence ("": it loads a model)
         self.same: dict[str, object] = {"versions": versions(), "measurement_version": MEASUREMENT_VERSION}
         self.machine: dict[str, object] = {}
 
@@ -94,7 +98,9 @@ class RayEngine:
         self.tokenizer = load_tokenizer(self.settings.model)  # a wrong name is told now, and downloads are done once
         try:
             _connect(self.address)
-            self.actors = self._start()
+            self._start()
+            while "model" not in self.same:  # others may join later
+                self._next()
         except BaseException:
             self.__exit__()
             raise
@@ -111,52 +117,31 @@ class RayEngine:
 
         Longest first, so that no worker is left with a long one when the others are through.
         """
-        import ray
-        from ray.util import ActorPool
-
-        pool, at, tries, finished = ActorPool(self.actors), {}, Counter(), False
-        missing = {one.id: one for one in sorted(sequences, key=lambda one: -len(one.prompt_ids))}
-
-        def submit(name: str) -> None:
-            gold = missing[name].answers if self.settings.max_new_tokens else ()  # a worker scores what it writes
-            lean = replace(missing[name], prompt_text=None, evidence=(), answers=gold)  # other texts stay here
-            pool.submit(lambda actor, one: at.update({name: actor}) or actor.analyse.remote(one), lean)
-
-        for name in missing:
-            submit(name)
-        while missing and pool.has_next():
-            try:
-                answer = pool.get_next_unordered(timeout=PATIENCE)
-            except TimeoutError:  # a lost node's workers may wait for a place that never comes
-                self.report(f"No answer for {PATIENCE} s; {len(missing)} sequences are not finished (Ctrl-C stops).")
-                for name in list(missing) if pool.has_free() else ():
-                    submit(name)
-                continue
-            except ray.exceptions.RayError:  # the same sequence killed its worker TRIES times; the pool goes on
-                continue
-            if answer.mistake:
-                raise InputError(answer.mistake)
-            if answer.failure and answer.sequence in missing:
+        waiting = deque(sorted(sequences, key=lambda one: -len(one.prompt_ids)))
+        by_name, tries, finished = {one.id: one for one in sequences}, Counter(), False
+        while waiting or any(name for _, name in self.at_work.values()):
+            while waiting and self.idle:
+                actor, one = self.idle.pop(), waiting.popleft()
+                gold = one.answers if self.settings.max_new_tokens else ()  # a worker scores what it writes
+                lean = replace(one, prompt_text=None, evidence=(), answers=gold)  # other texts stay here
+                self.at_work[actor.analyse.remote(lean)] = actor, one.id
+            answer = self._next()
+            if not answer.failure and answer.tables:
+                finished = True
+                yield answer.sequence, *answer.tables
+            elif answer.failure and (name := answer.sequence):
+                tries[name] += 1
                 why = _last_line(answer.failure)
-                tries[answer.sequence] += 1
-                self.report(f"Sequence {answer.sequence} failed, try {tries[answer.sequence]} of {TRIES}: {why}")
+                self.report(f"Sequence {name} failed, try {tries[name]} of {TRIES}: {why}")
                 if not finished and tries.total() >= HOPELESS:
                     raise RuntimeError(f"no sequence can be measured; the last worker said:\n{answer.failure}")
-                ray.kill(at[answer.sequence], no_restart=False)  # after an error its GPU may be in no state to measure
-                if tries[answer.sequence] < TRIES:
-                    submit(answer.sequence)
+                if tries[name] < TRIES:
+                    waiting.append(by_name[name])
                 else:
-                    self.failed[answer.sequence] = why
-                    del missing[answer.sequence]
-            elif answer.sequence in missing:
-                self._same(answer)
-                finished = True
-                del missing[answer.sequence]
-                yield answer.sequence, *answer.tables
-        self.failed |= dict.fromkeys(missing, f"its worker died, {TRIES} times")
+                    self.failed[name] = why
 
-    def _start(self) -> list:
-        """Workers with a loaded model, as many as fit: each uses a GPU, or an equal share of a node's cores."""
+    def _start(self) -> None:
+        """Start workers, as many as fit: each uses a GPU, or an equal share of a node's cores."""
         import ray
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -174,42 +159,44 @@ class RayEngine:
         else:
             cores = max(n for n in range(1, places + 1) if sum(node["CPU"] // n for node in nodes) >= wanted)
         self.report(f"Starting {wanted} workers, each with {self.settings.model} ...")
-        options = {"num_cpus": cores, "num_gpus": int(kind == "GPU"), "max_restarts": -1, "max_task_retries": TRIES - 1}
-        actor = ray.remote(**options)(Worker)
-        loading, ready, why = {}, [], "no place in the cluster"
+        self.machine["workers"] = wanted
         for _ in range(wanted):
-            worker = actor.remote(self.settings)
-            loading[worker.analyse.remote(None)] = worker
-        while loading:
-            done = ray.wait(list(loading), timeout=PATIENCE)[0]
-            if not done and ready:
-                break  # go on with those that are there
-            if not done:
-                self.report("No worker could start yet; waiting for a free place in the cluster (Ctrl-C stops).")
-            for reference in done:
-                worker = loading.pop(reference)
-                try:
-                    answer = ray.get(reference)
-                except ray.exceptions.RayError as error:
-                    answer = Answer(failure=f"the worker died, or its node did ({type(error).__name__})")
-                if answer.mistake:
-                    raise InputError(answer.mistake)
-                if answer.failure:
-                    why = _last_line(answer.failure)
-                    self.report(f"A worker could not start: {why}")
-                    ray.kill(worker)
-                else:
-                    self._same(answer)
-                    ready.append(worker)
-        for worker in loading.values():
-            ray.kill(worker)
-        if not ready:
-            raise InputError(
-                f"{wanted} workers could not load {self.settings.model}: {why}. Lower --workers if memory is short; "
-                "--engine local shows an error in full."
-            )
-        self.machine["workers"] = len(ready)
-        return ready
+            options = {"num_cpus": cores, "num_gpus": int(kind == "GPU"), "max_restarts": -1}
+            self._load(ray.remote(**options)(Worker).remote(self.settings), TRIES - 1)
+
+    def _load(self, actor: object, retries: int) -> None:
+        """Let a worker load its model, before it is given a sequence; -1: Ray tries until there is a place for it."""
+        self.at_work[actor.analyse.options(max_task_retries=retries).remote(None)] = actor, ""
+
+    def _next(self) -> Answer:
+        """The next answer of any worker, which is then free again, or starts anew after a failure."""
+        import ray
+
+        while not (ready := ray.wait(list(self.at_work), timeout=PATIENCE)[0]):
+            self.report(f"No worker answered for {PATIENCE} s; waiting for one, or for a free place (Ctrl-C stops).")
+        actor, name = self.at_work.pop(ready[0])
+        try:
+            answer = ray.get(ready[0])
+        except ray.exceptions.RayError as error:
+            answer = Answer(name, failure=f"the worker died, or its node did ({type(error).__name__})", died=True)
+        if answer.mistake:
+            raise InputError(answer.mistake)
+        if not answer.failure:
+            self._same(answer)
+            self.idle.append(actor)
+        elif name:
+            if not answer.died:  # after an error its GPU may be in no state to measure anything
+                ray.kill(actor, no_restart=False)
+            self._load(actor, -1)
+        else:
+            ray.kill(actor)
+            self.report(f"A worker could not start: {_last_line(answer.failure)}")
+            if not self.idle and not self.at_work:
+                raise InputError(
+                    f"no worker could load {self.settings.model}: {_last_line(answer.failure)}. Lower --workers if "
+                    "memory is short; --engine local shows an error in full."
+                )
+        return answer
 
     def _same(self, answer: Answer) -> None:
         """Refuse a worker whose records would not belong to the same run; remember what the workers run on."""
