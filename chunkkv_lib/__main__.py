@@ -126,9 +126,11 @@ def book(
                                          "data/build_times.json, for the next build's page of versions")] = False,
 ) -> None:  # fmt: skip
     """Measure the profile's live run, execute every chapter, build the static site and check it."""
-    from .book import make_book
+    from .book import build_book
+    from .runs import load_profile
 
-    make_book(profile, parameter or (), output, record_times)
+    load_profile(profile)  # a name that is none is told before anything is read or written
+    build_book(profile, parameter or (), output, record_times)
 
 
 @app.command()

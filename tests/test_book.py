@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from demo_book import built_demo, first_chapter, measured_elsewhere, silent, write_demo_book
+from demo_book import built_demo, first_chapter, measured_elsewhere, not_measured, silent, write_demo_book
 
 from chunkkv_lib.book import build_book, check_site, parameter_table, project_root, provenance, read_chapters
 from chunkkv_lib.book.build import (
@@ -96,7 +96,7 @@ def differences(one: Path, two: Path) -> list[str]:
 def test_a_failing_chapter_stops_the_build_and_leaves_the_old_site(site):
     before = {p: p.stat().st_mtime_ns for p in site.rglob("*.html")}
     with pytest.raises(InputError) as stop:
-        build_book("broken", ["fail=true"], root=built_demo(), report=silent)
+        build_book("broken", ["fail=true"], root=built_demo(), prepare=not_measured, report=silent)
     message = str(stop.value)
     assert "\n" not in message and "chapters/02_second: cell 4 ('if fail:')" in message
     assert "RuntimeError: asked to fail" in message
@@ -119,7 +119,7 @@ def test_a_failing_chapter_stops_the_build_and_leaves_the_old_site(site):
 def test_a_wrong_parameter_fails_before_anything_runs(given, words, tmp_path):
     root = write_demo_book(tmp_path / "book")
     with pytest.raises(InputError) as error:
-        build_book("quick", [given], root=root, prepare=lambda _: pytest.fail("prepared"), report=silent)
+        build_book("quick", [given], root=root, prepare=lambda *_: pytest.fail("prepared"), report=silent)
     assert all(word in str(error.value) for word in words)
     assert not (root / "_build").exists()
 

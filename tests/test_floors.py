@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,13 @@ def test_every_module_imports_from_its_own_floor_or_below():
     own = {path: path.relative_to(ROOT).parts[0].removesuffix(".py") for path in ROOT.rglob("*.py")}
     found = {(own[path], name) for path in own if own[path] != "__init__" for name in imports(path)}
     assert len(found) > 20 and {(a, b) for a, b in found if FLOOR[b] > FLOOR[a]} == set()
+
+
+def test_the_readme_lists_every_entry_in_the_order_of_the_floors():
+    tree = (ROOT.parent / "README.md").read_text(encoding="utf-8").partition("## The tree is the map")[2]
+    rows = [line.split("|")[2] for line in tree.splitlines() if line.startswith("| ")][1:]
+    listed = [name for cell in rows for name in re.findall(r"`(\w+)(?:\.py|/)`", cell)]
+    assert listed == [name for name in FLOOR if (ROOT / name).is_dir() or (ROOT / f"{name}.py").is_file()]
 
 
 # --- what an import costs and does --------------------------------------------------------------------------------

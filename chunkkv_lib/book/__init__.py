@@ -1,6 +1,6 @@
 """The book: notebook chapters in, a static site out.
 
-    make_book("quick", ["budget=0.2"])         # measure the live run, execute the chapters, build the site
+    build_book("quick", ["budget=0.2"])        # measure the live run, execute the chapters, build the site
     check_site("_build/html")                  # -> list of problems of a finished site
     parameter_table()                          # -> a MyST table of the parameters of all chapters
 
@@ -16,14 +16,14 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .build import build_book, make_book
+    from .build import build_book
     from .chapters import read_chapters
     from .checks import check_site
     from .inside import check_parameters, project_root, provenance
     from .parameters import parameter_table
 
 _HOME = {
-    "build_book": "build", "make_book": "build", "read_chapters": "chapters", "check_site": "checks",
+    "build_book": "build", "read_chapters": "chapters", "check_site": "checks",
     "check_parameters": "inside", "project_root": "inside", "provenance": "inside", "parameter_table": "parameters",
 }  # fmt: skip
 
@@ -31,7 +31,6 @@ __all__ = [
     "build_book",
     "check_parameters",
     "check_site",
-    "make_book",
     "parameter_table",
     "project_root",
     "provenance",

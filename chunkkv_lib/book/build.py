@@ -41,51 +41,35 @@ REDIRECT = """\
 Report = Callable[..., None]  # called like `print`
 
 
-def make_book(
-    profile: str = "quick",
-    assignments: Iterable[str] = (),
-    output: str | Path | None = None,
-    record_times: bool = False,
-) -> Path:
-    """Measure the profile's live run if it is not there yet, execute every chapter and build the site.
+def measured_live(profile: str, values: dict[str, object]) -> dict[str, object]:
+    """Measure the live run that the chapters show, if it is not there yet; the parameters that lead them to it."""
+    from chunkkv_lib.runs import live_run
 
-    profile       name of a file in data/profiles
-    assignments   "name=value" texts, parameters of the chapters
-    output        where the site goes; None: _build/html
-    record_times  write the chapters' execution times to data/build_times.json, for the next build's page of versions
-    """
-    from chunkkv_lib.runs import live_run, load_profile
-
-    load_profile(profile)
-
-    def prepare(values: dict[str, object]) -> dict[str, object]:
-        chosen = str(values.get("profile", profile))
-        live_run(chosen, **{name: values[name] for name in LIVE if name in values})
-        return {"profile": chosen}
-
-    return build_book(profile, assignments, output, prepare=prepare, times=record_times)
+    chosen = str(values.get("profile", profile))
+    live_run(chosen, **{name: values[name] for name in LIVE if name in values})
+    return {"profile": chosen}
 
 
 def build_book(
     profile: str = "quick",
     assignments: Iterable[str] = (),
     output: str | Path | None = None,
-    *,
-    prepare: Callable[[dict[str, object]], dict[str, object]] = lambda values: {},
     times: bool = False,
+    *,
+    prepare: Callable[[str, dict[str, object]], dict[str, object]] = measured_live,
     root: str | Path | None = None,
     report: Report = print,
 ) -> Path:
-    """Execute every chapter and build the site; the folder of its pages.
+    """Measure the profile's live run, execute every chapter and build the site; the folder of its pages.
 
-    profile      names the working folder `_build/sources/<profile>`.
-    assignments  "name=value" texts as given on a command line; checked before anything runs.
-    output       where the site goes, by default `_build/html`; replaced only by a complete new site.
-    prepare      called with the checked values before the first chapter (here a live run is measured); what it
-                 returns is passed to the chapters as well, and wins.
-    times        whether the seconds that every chapter took are written to `versions.TIMES` at the end.
-    report       called like `print` with the progress.
-    raises       InputError for a wrong parameter, a failed chapter, a warning, a faulty site, a second build meanwhile.
+    profile      of the live run; names the working folder `_build/sources/<profile>`
+    assignments  "name=value" texts, parameters of the chapters; checked before anything runs
+    output       where the site goes, by default `_build/html`; replaced only by a complete new site
+    times        whether the seconds that every chapter took are written to `versions.TIMES` at the end
+    prepare      called with the profile and the checked values before the first chapter; what it returns is passed to
+                 the chapters as well, and wins
+    report       called like `print` with the progress
+    raises       InputError: a wrong parameter, a failed chapter, a warning, a faulty site, a second build meanwhile.
     """
     root = Path(root).resolve() if root else project_root()
     output = Path(output).resolve() if output else root / "_build" / "html"
@@ -96,7 +80,7 @@ def build_book(
     values = parse_assignments(assignments, chapters)
     check_output(output)
     with only_build(root), clean_environment(folder):
-        values |= prepare(values)
+        values |= prepare(profile, values)
         fresh_sources(root, chapters, folder)
         seconds = execute_chapters(chapters, values, root, folder, report)
         stamp_chapters(chapters, values, folder)
