@@ -89,9 +89,7 @@ def paper_table_11(path: str | Path = PAPER_TABLE_11) -> pd.DataFrame:
         ) from None
 
 
-def choose(
-    records: pd.DataFrame, category: str | None = None, methods: Iterable[str] | None = None
-) -> pd.DataFrame:
+def choose(records: pd.DataFrame, category: str | None = None, methods: Iterable[str] | None = None) -> pd.DataFrame:
     """The rows of one category and of some methods; None takes all.
 
     raises  InputError: a category or method that the records do not hold, naming those they do.
@@ -164,9 +162,7 @@ def comparisons(
     for category, group in records.groupby("category", sort=False):
         for metric in metrics:
             wide = sequence_means(group, metric)
-            rows += [
-                {"category": category, "metric": metric, **_comparison(wide, *pair, kind)} for pair in pairs
-            ]
+            rows += [{"category": category, "metric": metric, **_comparison(wide, *pair, kind)} for pair in pairs]
     table = pd.DataFrame(rows)
     table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table["p"]))
     return table

@@ -120,9 +120,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, **options) -> Interval:
 
 
 # -------------------------------------------------------------------------------- tests
-def paired_test(
-    a: ArrayLike, b: ArrayLike, kind: str = "wilcoxon", *, resamples: int = 9999, seed: int = 0
-) -> float:
+def paired_test(a: ArrayLike, b: ArrayLike, kind: str = "wilcoxon", *, resamples: int = 9999, seed: int = 0) -> float:
     """Two-sided p-value of "a and b do not differ", a and b [n] paired by sequence.
 
     kind    "wilcoxon": signed ranks, pairs without a difference left out;
@@ -177,9 +175,7 @@ def rank_biserial(a: ArrayLike, b: ArrayLike) -> float:
 
 def compare(a: ArrayLike, b: ArrayLike, kind: str = "wilcoxon", **options) -> Comparison:
     """One paired comparison of a and b [n], with the options of `mean_interval`; p is not yet corrected."""
-    return Comparison(
-        paired_difference(a, b, **options), paired_test(a, b, kind), cohen_d(a, b), rank_biserial(a, b)
-    )
+    return Comparison(paired_difference(a, b, **options), paired_test(a, b, kind), cohen_d(a, b), rank_biserial(a, b))
 
 
 # -------------------------------------------------------------------------------- correlations
@@ -292,18 +288,14 @@ def _measured(values: ArrayLike) -> np.ndarray:
     if values.ndim == 0:
         raise InputError(f"one number ({values}) is no sample: pass an array with one row per sequence.")
     if np.isinf(values).any():
-        raise InputError(
-            f"{np.isinf(values).sum()} infinite value(s) have no mean: leave them out or set them to NaN."
-        )
+        raise InputError(f"{np.isinf(values).sum()} infinite value(s) have no mean: leave them out or set them to NaN.")
     return values
 
 
 def _paired(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     a, b = _measured(a), _measured(b)
     if a.shape != b.shape:
-        raise InputError(
-            f"paired values need equal shapes, got {a.shape} and {b.shape}: align them by sequence first."
-        )
+        raise InputError(f"paired values need equal shapes, got {a.shape} and {b.shape}: align them by sequence first.")
     return a - b
 
 
@@ -329,8 +321,7 @@ def _matrices(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 def _check_pairs(complete: int, given: int) -> None:
     if complete < 2:
         raise InputError(
-            f"{complete} complete pair(s) of {given}: a paired comparison needs at least 2. "
-            "Measure more sequences."
+            f"{complete} complete pair(s) of {given}: a paired comparison needs at least 2. Measure more sequences."
         )
 
 

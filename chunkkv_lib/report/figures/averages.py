@@ -73,11 +73,7 @@ def gaps_figure(
         _finish_rows(ax, rows)
         ax.axvline(0, color=INK, linewidth=0.8, zorder=1)
         ax.set_xlabel(
-            "\n".join(
-                filter(
-                    None, [f"Gap in {METRICS[metric].short}, % of the baseline", METRICS[metric].direction]
-                )
-            )
+            "\n".join(filter(None, [f"Gap in {METRICS[metric].short}, % of the baseline", METRICS[metric].direction]))
         )
     _legend(figure, baselines, runs, [f"{method} − {baseline}" for method, baseline in pairs])
     _say_missing(figure, paper, runs)
@@ -93,11 +89,7 @@ def _rows(paper: pd.DataFrame, runs: Mapping[str, Any]) -> list[str]:
 def _sources(
     paper: pd.DataFrame, runs: Mapping[str, Any], methods: Sequence[str], metric: str
 ) -> dict[str, pd.DataFrame]:
-    printed = (
-        paper[["category", "method", metric]]
-        .rename(columns={metric: "estimate"})
-        .assign(low=np.nan, high=np.nan)
-    )
+    printed = paper[["category", "method", metric]].rename(columns={metric: "estimate"}).assign(low=np.nan, high=np.nan)
     found = {"Paper": printed[printed["method"].isin(methods)]}
     for label, run in runs.items():
         found[label] = averages(choose(run.records, methods=present(run.records, None, methods)), [metric])
@@ -133,9 +125,7 @@ def run_gaps(records: pd.DataFrame, metric: str, pairs) -> pd.DataFrame:
     )
 
 
-def _dots(
-    ax: Axes, source: pd.DataFrame, rows: list[str], methods: Sequence[str], label: str, runs: list[str]
-) -> None:
+def _dots(ax: Axes, source: pd.DataFrame, rows: list[str], methods: Sequence[str], label: str, runs: list[str]) -> None:
     slots = len(methods) * (1 + len(runs))
     place = 0 if label == "Paper" else 1 + runs.index(label)
     for found in source.itertuples():
@@ -171,9 +161,7 @@ def _legend(
     """The methods by colour and shape, and below them the sources by how a marker is filled."""
 
     def entry(method: str, label: str, colour: str, name: str) -> Line2D:
-        return Line2D(
-            [], [], color=colour, linestyle="none", label=name, **_marker(method, label, list(runs))
-        )
+        return Line2D([], [], color=colour, linestyle="none", label=name, **_marker(method, label, list(runs)))
 
     shapes = [
         entry(method, next(iter(runs), "Paper"), look(method).colour, name)
@@ -194,11 +182,7 @@ def _legend(
 
 def _say_missing(figure: Figure, paper: pd.DataFrame, runs: Mapping[str, Any]) -> None:
     rows = _rows(paper, runs)
-    gaps = {
-        label: [row for row in rows if row not in set(run.records["category"])] for label, run in runs.items()
-    }
-    lines = [
-        fill(f"Not measured in {label}: {', '.join(names)}.", 80) for label, names in gaps.items() if names
-    ]
+    gaps = {label: [row for row in rows if row not in set(run.records["category"])] for label, run in runs.items()}
+    lines = [fill(f"Not measured in {label}: {', '.join(names)}.", 80) for label, names in gaps.items() if names]
     if lines:
         figure.supxlabel("\n".join(lines), fontsize=SMALL, color=GREY, x=0.01, ha="left")

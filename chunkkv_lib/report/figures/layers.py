@@ -55,9 +55,7 @@ def figure_6(
     chosen = choose(records, category)
     methods, controls = present(chosen, methods, METHODS), present(chosen, controls, CONTROLS)
     if not methods:
-        raise InputError(
-            f"none of the methods {', '.join(METHODS)} was measured for {category}: pass `methods`."
-        )
+        raise InputError(f"none of the methods {', '.join(METHODS)} was measured for {category}: pass `methods`.")
     figure, axes = panels(len(metrics), height=3.5, sharex=True)
     for ax, metric in zip(axes, metrics, strict=True):
         _metric_panel(ax, chosen, metric, methods, controls, budget, bands, zoom)
@@ -107,9 +105,7 @@ def _metric_panel(ax: Axes, records, metric: str, methods, controls, budget, ban
         _line(ax, values.columns, values.mean().to_numpy(), control, linewidth=1.1)
         ends.append((values.mean().iloc[-1], control, GREY))
     shown = [_method_line(ax, layer_values(records, metric, method), method) for method in methods]
-    ends += [
-        (mean.estimate[-1], method, look(method).colour) for method, mean in zip(methods, shown, strict=True)
-    ]
+    ends += [(mean.estimate[-1], method, look(method).colour) for method, mean in zip(methods, shown, strict=True)]
     if metric.startswith("kv_l1_loss") and isinstance(budget, float) and budget < 1:
         ax.axhline(1 - budget, color=INK, linewidth=0.8, zorder=1)
         ends.append((1 - budget, f"1 − budget = {1 - budget:.2f}", INK))

@@ -35,17 +35,13 @@ def leads_figure(leads: Mapping[str, Mapping[str, pd.DataFrame]], sequences: int
         _finish(ax, metric, by_category)
     axes[-1].set_xlabel(LAYER_AXIS)
     _legend(figure, leads)
-    headline(
-        figure, "The leader of each layer", sequences, "Full colour: clearly ahead of the second. Pale: not."
-    )
+    headline(figure, "The leader of each layer", sequences, "Full colour: clearly ahead of the second. Pale: not.")
     return figure
 
 
 def _cell(ax: Axes, layer: int, y: int, method: str, clear: bool) -> None:
     colour = look(method).colour
-    ax.add_patch(
-        Rectangle((layer - 0.46, y - 0.42), 0.92, 0.84, color=colour, alpha=1 if clear else PALE, linewidth=0)
-    )
+    ax.add_patch(Rectangle((layer - 0.46, y - 0.42), 0.92, 0.84, color=colour, alpha=1 if clear else PALE, linewidth=0))
     ink = "white" if clear else legible(colour)
     ax.text(layer, y, method[0], ha="center", va="center", fontsize=7, color=ink, fontweight="bold")
 

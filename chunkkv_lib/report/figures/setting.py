@@ -38,9 +38,7 @@ def budget_memory(
     raises         InputError: a budget outside (0, 1), no architecture.
     """
     if not architectures or not 0 < budget < 1:
-        raise InputError(
-            f"budget={budget} must lie between 0 and 1, and at least one architecture is needed."
-        )
+        raise InputError(f"budget={budget} must lie between 0 and 1, and at least one architecture is needed.")
     lengths = np.asarray(lengths)
     figure, (ax,) = panels(height=4)
     ax.set(xscale="log", yscale="log", xlabel="Prompt length (tokens)", ylabel="KV cache of one sequence")
@@ -60,9 +58,7 @@ def budget_memory(
 
 
 @styled
-def sequence_lengths(
-    sequences: pd.DataFrame | Iterable[Any], cuts: Mapping[str, int] | None = None
-) -> Figure:
+def sequence_lengths(sequences: pd.DataFrame | Iterable[Any], cuts: Mapping[str, int] | None = None) -> Figure:
     """Prompt length of every sequence as a dot, a row per data set, grouped by category, over a box plot.
 
     sequences  the run's table (columns category, dataset, prompt_tokens) or `Sequence` objects

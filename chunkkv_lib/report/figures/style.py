@@ -137,9 +137,7 @@ def save(figure: Figure, path: str | Path, dpi: int = 200) -> Path:
     """
     path = Path(path)
     if path.suffix not in (".svg", ".png"):
-        raise InputError(
-            f"cannot save a figure as {path.suffix or 'a file without ending'!r}: use .svg or .png."
-        )
+        raise InputError(f"cannot save a figure as {path.suffix or 'a file without ending'!r}: use .svg or .png.")
     with replace_atomically(path) as temporary:
         if path.suffix == ".svg":
             temporary.write_bytes(svg(figure))
@@ -214,9 +212,7 @@ def text_on(colour: str | tuple) -> str:
 def luminance(rgb: ArrayLike) -> float:
     """WCAG relative luminance of a colour, red, green and blue in 0..1."""
     rgb = np.asarray(rgb, dtype=float)
-    return float(
-        np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
-    )
+    return float(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
 
 
 def say_start(axes: Axes, axis: str = "y", note: str = "") -> None:

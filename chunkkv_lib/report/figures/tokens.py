@@ -68,18 +68,14 @@ def token_strip(
     n = len(tokens)
     for method in kept_by_method:
         if method not in scores_by_method or np.shape(scores_by_method[method]) != (n,):
-            raise InputError(
-                f"{method} needs one score for each of the {n} tokens: use NaN where it gives none."
-            )
+            raise InputError(f"{method} needs one score for each of the {n} tokens: use NaN where it gives none.")
     figure, (ax,) = panels(height=0.62 * len(kept_by_method) + 1.25, width=6.0)
     for row, (method, kept) in enumerate(kept_by_method.items()):
         stays = kept_share(kept, n) > 0
         for column, (score, stay) in enumerate(
             zip(np.asarray(scores_by_method[method], dtype=float), stays, strict=True)
         ):
-            _cell(
-                ax, column, row, look(method).colour, "–" if np.isnan(score) else f"{score:.{digits}f}", stay
-            )
+            _cell(ax, column, row, look(method).colour, "–" if np.isnan(score) else f"{score:.{digits}f}", stay)
         if method == "ChunkKV" and chunk_size:
             _chunk_borders(ax, row, n - window, chunk_size)
     _strip_axes(ax, tokens, list(kept_by_method), window)
@@ -97,9 +93,7 @@ def kept_share(kept: ArrayLike, n: int) -> np.ndarray:
     """
     kept = np.atleast_2d(np.asarray(kept, dtype=int))
     if kept.size and not 0 <= kept.min() <= kept.max() < n:
-        raise InputError(
-            f"kept positions run from {kept.min()} to {kept.max()}, the prompt from 0 to {n - 1}."
-        )
+        raise InputError(f"kept positions run from {kept.min()} to {kept.max()}, the prompt from 0 to {n - 1}.")
     share = np.zeros(n)
     for row in kept:
         share[np.unique(row)] += 1 / len(kept)
@@ -159,9 +153,7 @@ def _strip_axes(ax: Axes, tokens: Sequence[str], methods: list[str], window: int
     ax.set_xlim(-0.1, n + 0.1)
     ax.set_ylim(len(methods) + (0.5 if window else 0.05), -0.05)
     ax.xaxis.tick_top()
-    ax.set_xticks(
-        np.arange(n) + 0.5, [_printable(token) for token in tokens], rotation=40, ha="left", parse_math=False
-    )
+    ax.set_xticks(np.arange(n) + 0.5, [_printable(token) for token in tokens], rotation=40, ha="left", parse_math=False)
     ax.set_yticks(np.arange(len(methods)) + 0.5, methods)
     for tick, method in zip(ax.get_yticklabels(), methods, strict=True):
         tick.set(color=legible(look(method).colour), fontweight="bold")

@@ -40,9 +40,7 @@ def table_11(
     raises    InputError: a run labelled "Paper", an unknown method.
     """
     if PAPER in runs:
-        raise InputError(
-            f"a run cannot be labelled {PAPER!r}, which names the printed values: choose another label."
-        )
+        raise InputError(f"a run cannot be labelled {PAPER!r}, which names the printed values: choose another label.")
     controls = _measured_controls(runs) if controls is None else list(controls)
     for method in [*methods, *controls]:
         known = [
@@ -51,9 +49,7 @@ def table_11(
         ]
         if method not in known:
             raise unknown("method", method, dict.fromkeys(known))
-    cells = {PAPER: _paper_cells(paper)} | {
-        label: _run_cells(run.records, metrics) for label, run in runs.items()
-    }
+    cells = {PAPER: _paper_cells(paper)} | {label: _run_cells(run.records, metrics) for label, run in runs.items()}
     categories = list(
         dict.fromkeys([*paper["category"], *(c for run in runs.values() for c in run.records["category"])])
     )
@@ -72,10 +68,7 @@ def table_11(
 
 def _paper_cells(paper: pd.DataFrame) -> dict[tuple[str, str, str], Interval]:
     long = paper.melt(["category", "method"], var_name="metric", value_name="value")
-    return {
-        (row.category, row.method, row.metric): Interval(row.value, np.nan, np.nan, 0)
-        for row in long.itertuples()
-    }
+    return {(row.category, row.method, row.metric): Interval(row.value, np.nan, np.nan, 0) for row in long.itertuples()}
 
 
 def _run_cells(records: pd.DataFrame, metrics: Sequence[str]) -> dict[tuple[str, str, str], Interval]:
@@ -86,9 +79,7 @@ def _run_cells(records: pd.DataFrame, metrics: Sequence[str]) -> dict[tuple[str,
     }
 
 
-def _fill_block(
-    block: dict, cells: Mapping, category: str, label: str, methods, metrics, ranks: bool
-) -> None:
+def _fill_block(block: dict, cells: Mapping, category: str, label: str, methods, metrics, ranks: bool) -> None:
     """Write one source's columns into the rows of one category."""
     nothing = Interval(np.nan, np.nan, np.nan, 0)
     for metric in metrics:
@@ -113,16 +104,12 @@ def _rank_of(cells: Mapping, category: str, methods: Sequence[str], metric: str)
         for method in methods
         if (key := (category, method, metric)) in cells
     }
-    values = {
-        method: -METRICS[metric].sign * value for method, value in values.items() if not np.isnan(value)
-    }
+    values = {method: -METRICS[metric].sign * value for method, value in values.items() if not np.isnan(value)}
     return {method: 1 + sum(other < value for other in values.values()) for method, value in values.items()}
 
 
 def _measured_controls(runs: Mapping[str, Any]) -> list[str]:
-    return [
-        control for control in CONTROLS if any(control in set(run.records["method"]) for run in runs.values())
-    ]
+    return [control for control in CONTROLS if any(control in set(run.records["method"]) for run in runs.values())]
 
 
 def _table_11_caption(runs: Mapping[str, Any], metrics: Sequence[str]) -> str:

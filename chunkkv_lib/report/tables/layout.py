@@ -45,9 +45,7 @@ def number(found: Interval, digits: int = 4) -> str:
     """An estimate with its interval, "0.9019 [0.9012, 0.9026]"; alone if it has none; "–" if it is NaN."""
     if np.isnan(found.estimate):
         return MISSING
-    interval = (
-        "" if np.isnan(found.low) else f" [{found.low:.{digits}f},\N{NO-BREAK SPACE}{found.high:.{digits}f}]"
-    )
+    interval = "" if np.isnan(found.low) else f" [{found.low:.{digits}f},\N{NO-BREAK SPACE}{found.high:.{digits}f}]"
     return minus(f"{found.estimate:.{digits}f}{interval}")
 
 

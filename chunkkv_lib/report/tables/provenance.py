@@ -29,9 +29,7 @@ def provenance_line(manifest: Mapping[str, Any]) -> str:
         f"n = {measured} sequences",
         f"budget {budget_text(manifest.get('parameters', {}).get('budget'))}",
         f"code {str(manifest.get('code', 'not recorded'))[:12]}",
-        ", ".join(
-            f"{package} {versions[package]}" for package in ("torch", "transformers") if package in versions
-        )
+        ", ".join(f"{package} {versions[package]}" for package in ("torch", "transformers") if package in versions)
         or "versions not recorded",
         str(manifest.get("finished") or manifest.get("started") or "")[:10] or "date not recorded",
     ]
@@ -46,8 +44,7 @@ def versions_table(manifest: Mapping[str, Any], name: str = "") -> str:
         "status": manifest.get("status"),
         "model": model.get("name"),
         "model SHA-256": _short(model.get("sha256")),
-        "number format and device": ", ".join(str(model[key]) for key in ("dtype", "device") if key in model)
-        or None,
+        "number format and device": ", ".join(str(model[key]) for key in ("dtype", "device") if key in model) or None,
         "data": data_source(manifest),
         "budget": budget_text(manifest.get("parameters", {}).get("budget")),
         "sequences": manifest.get("sequences", {}).get("measured"),
@@ -74,11 +71,7 @@ def budget_text(budget: float | int | None) -> str:
 
 
 def data_source(manifest: Mapping[str, Any]) -> str:
-    return str(
-        manifest.get("data", {}).get("source")
-        or manifest.get("parameters", {}).get("source")
-        or "not recorded"
-    )
+    return str(manifest.get("data", {}).get("source") or manifest.get("parameters", {}).get("source") or "not recorded")
 
 
 def _short(digest: str | None) -> str | None:

@@ -105,8 +105,7 @@ def answers_table(
     rows = []
     for method in present(hurt, None, dict.fromkeys([*METHODS, *CONTROLS, *hurt["method"]])):
         found = {
-            outcome: mean_interval(sequence_means(hurt, outcome)[method], method="expanded")
-            for outcome in outcomes
+            outcome: mean_interval(sequence_means(hurt, outcome)[method], method="expanded") for outcome in outcomes
         }
         texts = {header(outcome): number(interval, 3) for outcome, interval in found.items()}
         rows.append({"Method": row_name(method), **texts, "n": found["nll_increase"].n})
@@ -139,9 +138,7 @@ def correlations_table(
                 "Metric": METRICS[metric].label,
                 "All sequences and methods": number(rank_correlation(x, y, method="expanded"), 2),
                 "Over methods, within a sequence": number(within, 2),
-                "Over sequences, method taken out": number(
-                    partial_rank_correlation(x, y, method="expanded"), 2
-                ),
+                "Over sequences, method taken out": number(partial_rank_correlation(x, y, method="expanded"), 2),
                 "n": within.n,
             }
         )
@@ -171,9 +168,7 @@ def claims_table(
                 "Claim of the paper": claim.statement,
                 "Verdict": claim.verdict,
                 "Rests on": claim.evidence or MISSING,
-                "Number [95 % interval]": MISSING
-                if claim.number is None
-                else number(claim.number, claim.digits),
+                "Number [95 % interval]": MISSING if claim.number is None else number(claim.number, claim.digits),
                 "n": 0 if claim.number is None else claim.number.n,
             }
         )
@@ -181,9 +176,7 @@ def claims_table(
 
 
 def _numbers(found: pd.DataFrame, column: str, digits: int) -> list[str]:
-    return [
-        number(Interval(*row), digits) for row in found[[column, "low", "high", "n"]].itertuples(index=False)
-    ]
+    return [number(Interval(*row), digits) for row in found[[column, "low", "high", "n"]].itertuples(index=False)]
 
 
 def _effect(value: float) -> str:
