@@ -79,7 +79,7 @@ def bench(
     from . import load_model
     from .files import write_text
     from .report.costs import load_report, print_report
-    from .report.guide import Architecture
+    from .report.arithmetic import Architecture
     from .runs.identity import machine, versions
 
     if rounds < 1:

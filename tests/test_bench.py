@@ -19,8 +19,8 @@ from chunkkv_lib import bench
 from chunkkv_lib.attention import attention_rows
 from chunkkv_lib.report import costs
 from chunkkv_lib.report.costs import cost_growth, cost_ratios, load_report, share_by_length, step_look
-from chunkkv_lib.report.figures import svg
-from chunkkv_lib.report.guide import (
+from chunkkv_lib.report.style import svg
+from chunkkv_lib.report.arithmetic import (
     ARCHITECTURES,
     Architecture,
     analysis_flops,

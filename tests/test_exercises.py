@@ -15,7 +15,7 @@ import chunkkv_lib
 from chunkkv_lib.compressors import H2O, METHODS, ChunkKV, Compressor, Recent, SnapKV, WindowCompressor, budget_tokens
 from chunkkv_lib.exercises import TASKS, check, check_method, example, tasks
 from chunkkv_lib.metrics import overlap
-from chunkkv_lib.report.figures import kv_cache_bytes
+from chunkkv_lib.report.arithmetic import kv_cache_bytes
 from chunkkv_lib.report.statistics import holm, paired_test
 from chunkkv_lib.sequences import truncate_middle
 

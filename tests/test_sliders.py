@@ -17,11 +17,11 @@ from browser import browser, find_browser
 from common import refused
 
 from chunkkv_lib.book.site_extension import add_scripts
-from chunkkv_lib.report.figures.sliders import sliders_view
-from chunkkv_lib.report.figures.sliders_data import ALL, measured_grid, payload, ticks, value_text
-from chunkkv_lib.report.figures.sliders_panel import marker_path
+from chunkkv_lib.report.sliders import sliders_view
+from chunkkv_lib.report.sliders_data import ALL, measured_grid, payload, ticks, value_text
+from chunkkv_lib.report.sliders_panel import marker_path
 from chunkkv_lib.report.records import sequence_means
-from chunkkv_lib.report.resampling import honest_interval
+from chunkkv_lib.report.statistics import interval
 
 ASSETS = Path(__file__).resolve().parents[1] / "chunkkv_lib" / "book" / "assets"
 L1, COSINE = "kv_l1_loss", "attention_cosine_similarity"
@@ -88,7 +88,7 @@ def test_means_and_intervals_are_those_of_the_records(grid, records):
         for label, (method, axis, value) in {
             "ChunkKV, chunk_size 64": ("ChunkKV", "chunk_size", 2), "Random, budget 0.05": ("Random", "budget", 0),
         }.items():  # fmt: skip
-            found = honest_interval(sequence_means(group, COSINE)[label])
+            found = interval(sequence_means(group, COSINE)[label])
             setting = grid.series[axis][method][value]
             np.testing.assert_allclose(grid.means[c, 1, setting], [found.estimate, found.low, found.high])
             by_layer = group[group["method"] == label].groupby("layer")[COSINE].mean()

@@ -13,7 +13,7 @@ import pytest
 from browser import browser, find_browser
 from common import refused
 
-from chunkkv_lib.report.figures.survival import survival_data, survival_view
+from chunkkv_lib.report.survival import survival_data, survival_view
 
 ASSETS = Path(__file__).resolve().parents[1] / "chunkkv_lib" / "book" / "assets"
 N, LAYERS, HEADS = 45, 3, 2

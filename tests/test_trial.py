@@ -12,8 +12,9 @@ from common import refused
 from chunkkv_lib import ChunkKV, Random, trial_run
 from chunkkv_lib.compressors import Compressor
 from chunkkv_lib.report import figures
-from chunkkv_lib.report.figures.style import svg
-from chunkkv_lib.report.tables import paper_table_11, table_11
+from chunkkv_lib.report.style import svg
+from chunkkv_lib.report.records import paper_table_11
+from chunkkv_lib.report.table_11 import side_by_side, table_11
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from chunkkv_lib.book.chapters import Chapter
 from chunkkv_lib.book.inside import project_root
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.files import write_text
-from chunkkv_lib.report.tables.layout import MISSING, myst_table
+from chunkkv_lib.report.tables import MISSING, myst_table
 
 TIMES = "data/build_times.json"  # below the book's folder
 

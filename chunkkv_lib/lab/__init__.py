@@ -27,7 +27,7 @@ def lab_view(model: PreTrainedModel, tokenizer: Any) -> HTML:
     """The lab of the book, for a notebook: its two open prompts, run through a model now."""
     from IPython.display import HTML
 
-    from ..report.figures.prompt import credit
+    from ..report.prompt import credit
     from .data import prompt_data
     from .page import lab_fragment
     from .prompts import TEXTS_OF, open_prompts

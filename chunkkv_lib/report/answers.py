@@ -1,23 +1,25 @@
-"""Written answers and needles of a run: can the model do the task, what compression costs, what foretells it."""
+"""Written answers and needles of a run: can the model do the task, what compression costs, what is still found."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
+import matplotlib as mpl
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..errors import InputError
 from ..sequences.needles import depth_of
-from .claims import on_average, verdict
-from .records import CONTROLS, METHODS, METRICS, PAIRS, PRIMARY, damage, present, sequence_means
-from .resampling import honest_interval
-from .statistics import Interval, partial_rank_correlation, proportion_interval, within_sequence_rank_correlation
-from .tables import Claim, myst_table, number
+from .claims import CANNOT_TELL, NOT_EVERY, OTHER_WAY, SUPPORTED, Claim, on_average, order_claim, unless, verdict
+from .damage import relations
+from .records import CONTROLS, METHODS, PAIRS, PRIMARY, damage, present, sequence_means
+from .statistics import Interval, interval, proportion_interval
+from .style import SMALL, brief, headline, panels, styled, text_on
 
 FULL = "Full"
-FLOOR = "Floor"  # somebody else's right answer, in this one's place
+FLOOR = "Floor"  # the gold answer to another question, in this one's place
 OUTCOMES = ("score_loss", "answer_change", "nll_increase", "kl")
 EVERYTHING = "All"
 
@@ -26,16 +28,15 @@ EVERYTHING = "All"
 
 
 def scores(run: Any) -> pd.DataFrame:
-    """Scores by sequence: columns category and sequence, then the floor and every cache, "Full" first.
+    """Scores by sequence: a column per cache, "Full" and the floor first; the index as of `sequence_means`.
 
     raises  InputError: a run without written answers.
     """
     _check(run)
-    wide = _wide(run, "score")
-    ours = run.sequences.set_index("sequence")
-    wide.insert(0, FLOOR, ours["chance_score"].reindex(wide.index))
-    wide.insert(0, "category", ours["category"].reindex(wide.index))
-    return wide.reset_index()
+    wide = sequence_means(run.answer_records, "score").astype(float)
+    floor = run.sequences.set_index("sequence")["chance_score"]
+    wide.insert(0, FLOOR, floor.reindex(wide.index.get_level_values("sequence")).to_numpy())
+    return wide[[FLOOR, FULL, *wide.columns.drop([FLOOR, FULL])]]
 
 
 def ability(run: Any) -> pd.DataFrame:
@@ -44,90 +45,23 @@ def ability(run: Any) -> pd.DataFrame:
     return  columns category, full and floor (mean scores), gap (full - floor, paired), each an `Interval`, and forced,
             the share of sequences in which the model wanted to end at once
     """
-    table = scores(run)
-    forced = _wide(run, "forced_opening")[FULL].reindex(table["sequence"]).to_numpy(dtype=float)
-    rows = []
-    for category in [*table["category"].unique(), EVERYTHING]:
-        here = (table["category"] == category) if category != EVERYTHING else np.ones(len(table), dtype=bool)
-        full, floor = table.loc[here, FULL], table.loc[here, FLOOR]
-        gap = honest_interval(full - floor)
-        rows.append((category, honest_interval(full), honest_interval(floor), gap, forced[here].mean()))
+    table, rows = scores(run), []
+    full = run.answer_records[run.answer_records["method"] == FULL].set_index("sequence")
+    names = table.index.get_level_values("sequence")
+    forced, category = (full[column].reindex(names).to_numpy() for column in ("forced_opening", "category"))
+    for name in [*dict.fromkeys(category), EVERYTHING]:
+        here = (category == name) | (name == EVERYTHING)
+        mine = table[here]
+        gap = interval(mine[FULL] - mine[FLOOR])
+        rows.append((name, interval(mine[FULL]), interval(mine[FLOOR]), gap, forced[here].astype(float).mean()))
     return pd.DataFrame(rows, columns=["category", "full", "floor", "gap", "forced"])
 
 
 def able(run: Any) -> list[str]:
-    """The categories in which the full cache's answers are clearly better than somebody else's."""
+    """The categories in which the full cache's answers are clearly better than the floor."""
     found = ability(run)
     clear = [row.category for row in found.itertuples() if row.gap.excludes(0) and row.gap.estimate > 0]
     return [category for category in clear if category != EVERYTHING]
-
-
-def score_dots(run: Any, methods: Iterable[str]) -> pd.DataFrame:
-    """Mean scores by category and for all, in the columns of `figures.dots.dots_figure`; source is the run's name."""
-    table = scores(run)
-    rows = []
-    for category, group in [*table.groupby("category", sort=False), (EVERYTHING, table)]:
-        for method in [FLOOR, FULL, *methods]:
-            found = honest_interval(group[method])
-            rows.append((category, method, run.name, found.estimate, found.low, found.high))
-    return pd.DataFrame(rows, columns=["row", "method", "source", "estimate", "low", "high"])
-
-
-def outcome_table(run: Any, outcomes: Sequence[str], caption: str, name: str = "", digits: int = 3) -> str:
-    """What each cache costs, mean over all sequences with interval: a row per method, a column per outcome."""
-    hurt = damage(run.answer_records)
-    methods = present(hurt, None, METHODS + CONTROLS)
-    wide = {outcome: sequence_means(hurt, outcome) for outcome in outcomes}
-    rows = []
-    for method in methods:
-        cells = {outcome: honest_interval(wide[outcome][method]) for outcome in outcomes}
-        row = {"Method": f"{method} (control)" if method in CONTROLS else method}
-        rows.append(row | {_head(outcome): number(found, digits) for outcome, found in cells.items()})
-    table = pd.DataFrame(rows)
-    return myst_table(table, caption, name, table.columns[1:])
-
-
-# --- what foretells the outcome -----------------------------------------------------------------------------------
-
-
-def relations(
-    run: Any,
-    metrics: Sequence[str] = PRIMARY,
-    outcomes: Sequence[str] = OUTCOMES,
-    methods: Iterable[str] | None = None,
-) -> pd.DataFrame:
-    """Rank correlation of each metric with each outcome, in two ways.
-
-    methods  whose values are compared; None: all methods and controls
-    return   columns metric, outcome, within (over methods in each sequence, averaged over sequences) and partial (over
-             sequences, the method's mean rank taken out), each an `Interval`; the n of `within` counts the sequences
-             in which the outcome differs between methods
-    """
-    hurt = damage(run.answer_records)
-    methods = present(hurt, methods, METHODS + CONTROLS)
-    rows = []
-    for metric in metrics:
-        x = sequence_means(run.records, metric)[methods]
-        for outcome in outcomes:
-            y = sequence_means(hurt, outcome).reindex(index=x.index, columns=methods)
-            within = within_sequence_rank_correlation(x, y, method="expanded")
-            rows.append((metric, outcome, within, partial_rank_correlation(x, y, method="expanded")))
-    return pd.DataFrame(rows, columns=["metric", "outcome", "within", "partial"])
-
-
-def relations_table(found: pd.DataFrame, caption: str, name: str = "") -> str:
-    """`relations` as a MyST table, with the sign that one would hope for."""
-    table = pd.DataFrame(
-        {
-            "Metric": [METRICS[name].label for name in found["metric"]],
-            "Outcome": [METRICS[name].label for name in found["outcome"]],
-            "Hoped for": ["+" if METRICS[name].sign < 0 else "−" for name in found["metric"]],
-            "Over methods, within a sequence": [number(one, 2) for one in found["within"]],
-            "n": [one.n for one in found["within"]],
-            "Over sequences, method taken out": [number(one, 2) for one in found["partial"]],
-        }
-    )
-    return myst_table(table, caption, name, table.columns[3:])
 
 
 # --- needles ------------------------------------------------------------------------------------------------------
@@ -137,65 +71,108 @@ def hit_rates(run: Any, methods: Iterable[str] | None = None) -> pd.DataFrame:
     """Needles found by depth: columns method, depth, hits, n, estimate, low, high (Wilson); "Full" first."""
     _check(run)
     records = run.answer_records.assign(depth=run.answer_records["category"].map(depth_of))
-    chosen = [FULL, *present(records, methods, METHODS + CONTROLS)]
     rows = []
-    for method in chosen:
+    for method in [FULL, *present(records, methods, METHODS + CONTROLS)]:
         for depth, group in records[records["method"] == method].groupby("depth"):
-            found = proportion_interval(int(group["score"].sum()), len(group))
             hits = int(group["score"].sum())
-            rows.append((method, depth, hits, found.n, found.estimate, found.low, found.high))
-    return pd.DataFrame(rows, columns=["method", "depth", "hits", "n", "estimate", "low", "high"])
+            found = proportion_interval(hits, len(group))
+            rows.append({"method": method, "depth": depth, "hits": hits} | vars(found))
+    return pd.DataFrame(rows)
 
 
 def depth_means(run: Any, metrics: Sequence[str], methods: Sequence[str]) -> pd.DataFrame:
-    """Means by depth, for `figures.sensitivity.axis_figure`: columns metric, method, depth, estimate, low, high, n.
+    """Means by depth, for `sensitivity.axis_figure`: columns metric, method, depth, estimate, low, high, n.
 
     metrics  columns of the layers, or outcomes of `damage`
     """
-    hurt = damage(run.answer_records)
-    rows = []
+    hurt, rows = damage(run.answer_records), []
     for metric in metrics:
         records = hurt if metric in hurt else run.records
-        for category, group in records.groupby("category", sort=False):
-            wide = sequence_means(group, metric)
-            for method in methods:
-                found = honest_interval(wide[method])
-                rows.append((metric, method, depth_of(category), found.estimate, found.low, found.high, found.n))
-    table = pd.DataFrame(rows, columns=["metric", "method", "depth", "estimate", "low", "high", "n"])
-    order = table["method"].map({method: i for i, method in enumerate(methods)})
-    return table.assign(_order=order).sort_values(["_order", "depth"], kind="stable").drop(columns="_order")
+        groups = {depth_of(name): sequence_means(group, metric) for name, group in records.groupby("category")}
+        for method in methods:
+            for depth in sorted(groups):
+                rows.append(
+                    {"metric": metric, "method": method, "depth": depth} | vars(interval(groups[depth][method]))
+                )
+    return pd.DataFrame(rows)
 
 
 def found_gap(run: Any, method: str, baseline: str) -> Interval:
     """Share of needles that one cache finds, less that of another; paired by needle."""
-    wide = _wide(run, "score")
-    return honest_interval(wide[method] - wide[baseline])
+    wide = scores(run)
+    return interval(wide[method] - wide[baseline])
+
+
+@styled
+def needle_map(found: pd.DataFrame) -> Figure:
+    """A row per cache, a column per depth: how many needles were found, as a count and as a shade.
+
+    found  columns method, depth (0 to 1), hits, n, in the order of the rows (`hit_rates`)
+    The last column adds up the depths.
+    """
+    methods, depths = list(found["method"].unique()), sorted(found["depth"].unique())
+    figure, (ax,) = panels(height=0.36 * len(methods) + 0.95)
+    for row, method in enumerate(methods):
+        mine = found[found["method"] == method].set_index("depth")
+        for column, depth in enumerate(depths):
+            _cell(ax, column, row, int(mine.loc[depth, "hits"]), int(mine.loc[depth, "n"]))
+        _cell(ax, len(depths) + 0.25, row, int(mine["hits"].sum()), int(mine["n"].sum()))
+    ax.set_xticks([*range(len(depths)), len(depths) + 0.25], [*(f"{100 * depth:.0f} %" for depth in depths), "all"])
+    ax.set_yticks(range(len(methods)), map(brief, methods))
+    ax.set(xlim=(-0.5, len(depths) + 0.75), ylim=(len(methods) - 0.5, -0.5))
+    ax.set_xlabel("Depth of the needle (100 %: right before the question)", fontsize=SMALL)
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    total = int(found[found["method"] == methods[0]]["n"].sum())
+    headline(figure, f"Needles found, {total} hidden", note="Number found of number hidden; the darker, the more")
+    return figure
+
+
+def _cell(ax: Axes, x: float, y: int, hits: int, n: int) -> None:
+    colour = mpl.colormaps["Blues"](0.9 * hits / n) if n else (1.0, 1.0, 1.0, 1.0)  # from nothing to everything found
+    ax.add_patch(mpl.patches.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=colour, edgecolor="#c8c8c8"))
+    text = f"{hits}/{n}" if n else "–"
+    ax.text(x, y, text, ha="center", va="center", fontsize=SMALL, color=text_on(colour[:3]))
 
 
 # --- verdicts -----------------------------------------------------------------------------------------------------
 
 
 def answer_claims(run: Any) -> list[Claim]:
-    """What would have to hold if the metrics stood for written answers: score, likeness to the full cache's answer."""
-    hurt = damage(run.answer_records)
-    found = []
+    """What would have to hold if the metrics stood for written answers: score, likeness to the full cache's answer.
+
+    Scores say nothing where the full cache's own are not clearly above the floor in every sub-category.
+    """
     gaps = ability(run).set_index("category")["gap"].drop(EVERYTHING)
-    clear = [name for name, gap in gaps.items() if verdict(gap, 1) == "supported"]
+    clear = [name for name, gap in gaps.items() if verdict(gap, 1) == SUPPORTED]
+    judged = {verdict(gap, 1) for gap in gaps}
+    result = SUPPORTED if judged == {SUPPORTED} else NOT_EVERY if OTHER_WAY in judged else CANNOT_TELL
     worst = min(gaps.index, key=lambda name: gaps[name].estimate)
-    result = _for_all([verdict(gap, 1) for gap in gaps])
-    evidence = f"full cache − another's answer; clearly so in {len(clear)} of {len(gaps)} rows; worst: {worst}"
-    found.append(Claim("With its full cache the model can do every sub-category", result, evidence, gaps[worst], 3))
+    evidence = f"full cache − floor; clearly above it in {len(clear)} of {len(gaps)} rows; worst: {worst}"
+    said = "With its full cache the model can do every sub-category"
+    found = [Claim("able", said, result, evidence, gaps[worst], 3, ours=True)]
+    below = (
+        "" if result == SUPPORTED else f"the full cache is clearly above the floor in {len(clear)} of {len(gaps)} rows"
+    )
+
+    hurt = damage(run.answer_records)
     for outcome, words in (("score_loss", "the score falls less"), ("answer_change", "the answer changes less")):
+        void = below if outcome == "score_loss" else ""
         for pair in PAIRS:
-            found.append(on_average(f"With ChunkKV {words} than with {pair[1]}", hurt, outcome, [pair]))
-    for metric, words in ((PRIMARY[0], "less L1 loss"), (PRIMARY[1], "a higher attention cosine")):
-        for methods, who in ((METHODS, "the three methods"), (None, "all methods and controls")):
-            table = relations(run, [metric], OUTCOMES[:2], methods).set_index("outcome")["within"]
-            for outcome, end in zip(OUTCOMES[:2], ("a smaller loss of score", "a smaller change of the answer")):
-                one = table[outcome]
-                side = verdict(one, -METRICS[metric].sign)
-                statement = f"Among {who}, {words} goes with {end}"
-                found.append(Claim(statement, side, "rank correlation within a sequence", one, 2))
+            id = f"{outcome.replace('_', '-')}-{pair[1].lower()}"
+            found.append(
+                unless(void, on_average(id, f"With ChunkKV {words} than with {pair[1]}", hurt, outcome, pair, True))
+            )
+    table = relations(run.records, hurt, PRIMARY, OUTCOMES[:2])
+    ends = {"score_loss": "a smaller loss of score", "answer_change": "a smaller change of the answer"}
+    for _, row in table.iterrows():
+        short, words = (
+            ("l1", "less L1 loss") if row["metric"] == PRIMARY[0] else ("cosine", "a higher attention cosine")
+        )
+        said = f"Among all methods and controls, {words} goes with {ends[row['outcome']]}"
+        claim = order_claim(f"order-{short}-{row['outcome'].replace('_', '-')}", said, row)
+        found.append(unless(below if row["outcome"] == "score_loss" else "", claim))
     return found
 
 
@@ -204,12 +181,9 @@ def needle_claims(run: Any, method: str = "ChunkKV") -> list[Claim]:
     found = []
     for baseline in [name for name in ("SnapKV", "H2O", "StreamingLLM", "Random") if name != method]:
         gap = found_gap(run, method, baseline)
-        evidence = f"share found, {method} − {baseline}"
-        found.append(Claim(f"{method} finds more needles than {baseline}", verdict(gap, 1), evidence, gap, 2))
+        id, said = f"needles-{baseline.lower()}", f"{method} finds more needles than {baseline}"
+        found.append(Claim(id, said, verdict(gap, 1), f"share found, {method} − {baseline}", gap, 2, ours=True))
     return found
-
-
-# --- inside -------------------------------------------------------------------------------------------------------
 
 
 def _check(run: Any) -> None:
@@ -217,25 +191,3 @@ def _check(run: Any) -> None:
         raise InputError(
             f"run {run.name!r} holds no written answers; measure some: python -m chunkkv_lib measure --profile answers."
         )
-
-
-def _wide(run: Any, column: str) -> pd.DataFrame:
-    """A column of the answers: a row per sequence, a column per cache, "Full" first."""
-    _check(run)
-    wide = run.answers.pivot(index="sequence", columns="method", values=column).astype(float)
-    others = [method for method in run.answers["method"].unique() if method != FULL]
-    return wide.reindex(index=run.answers["sequence"].unique(), columns=[FULL, *others])
-
-
-def _for_all(verdicts: Sequence[str]) -> str:
-    """Supported if all are, not supported if one is not, else open."""
-    for name in ("not supported", "cannot be told here"):
-        if name in verdicts:
-            return name
-    return "supported"
-
-
-def _head(outcome: str) -> str:
-    about = METRICS[outcome]
-    unit = f" ({about.unit})" if about.unit else ""
-    return f"{about.label}{unit} {'↓' if about.sign < 0 else '↑'}"

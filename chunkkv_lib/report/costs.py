@@ -15,10 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..errors import InputError
-from .figures.setting import SERIES, readable
-from .figures.style import GREY, INK, SMALL, Look, headline, label_ends, look, panels, styled
-from .guide import Architecture, analysis_flops, prefill_flops
-from .tables.layout import MISSING, myst_table
+from .arithmetic import Architecture, analysis_flops, prefill_flops, readable
+from .style import GREY, INK, SERIES, SMALL, Look, headline, label_ends, line_panel, look, panels, styled
+from .tables import MISSING, myst_table
 
 OWN, ANALYSIS, PREFILL, FEW_METHODS = "chunkkv_lib", "all methods", "prefill", "SnapKV + ChunkKV"
 
@@ -261,11 +260,6 @@ def step_label(library: str, step: str) -> str:
     return step if library == OWN else f"{library} {step}"
 
 
-def _end_label(library: str, step: str) -> str:
-    """The same, short enough to stand beside a line."""
-    return step_label(library, step.removesuffix("Attention"))
-
-
 def step_look(library: str, step: str) -> Look:
     """How a step is drawn: solid for this library, dashed for a peer."""
     if library == OWN:
@@ -341,9 +335,9 @@ def share_by_length(shares: Mapping[str, tuple[np.ndarray, np.ndarray]], label: 
     """Shares in per cent against prompt length, one line per name; shares: name -> tokens, fractions."""
     figure, (ax,) = panels(height=3.2)
     ends = []
-    for colour, (name, (tokens, share)) in zip(SERIES, shares.items()):
-        ax.plot(tokens, 100 * np.asarray(share), color=colour, marker="o", markersize=4, label=name)
-        ends.append((100 * share[-1], name, colour))
+    for style, (name, (tokens, share)) in zip(SERIES, shares.items()):
+        ax.plot(tokens, 100 * np.asarray(share), color=style.colour, marker="o", markersize=4, label=name)
+        ends.append((100 * share[-1], name, style.colour))
     ax.set(xscale="log", xlabel="Prompt length (tokens)", ylabel=label)
     ax.set_ylim(0)
     _plain_ticks(ax, pd.Series(tokens[::2]), numbers=False)
@@ -360,19 +354,14 @@ def _how_to_read(rows: pd.DataFrame) -> str:
 
 def _lines(ax: Axes, rows: pd.DataFrame, column: str) -> list[tuple[float, str, str]]:
     """A line per library and step; returns what `label_ends` needs."""
-    ends = []
-    for (library, step), points in rows.groupby(["library", "step"], sort=False):
-        points, style, label = points.sort_values("tokens"), step_look(library, step), step_label(library, step)
-        if column == "time_ratio":
-            ax.fill_between(
-                points["tokens"], points["time_ratio_low"], points["time_ratio_high"],
-                color=style.colour, alpha=0.15, linewidth=0,
-            )  # fmt: skip
-        ax.plot(
-            points["tokens"], points[column], color=style.colour, linestyle=style.line, marker=style.marker, label=label
-        )
-        ends.append((points[column].iloc[-1], _end_label(library, step), style.colour))
-    return ends
+    names = [step_label(*row) for row in zip(rows["library"], rows["step"])]
+    rows = rows.assign(name=names).sort_values("tokens", kind="stable")
+    looks = {row.name: step_look(row.library, row.step) for row in rows.itertuples(index=False)}
+    if column == "time_ratio":
+        rows = rows.rename(columns={"time_ratio_low": "low", "time_ratio_high": "high"})
+    # The peer's classes are called ...Attention; beside a line the first part of the name is enough.
+    ends = line_panel(ax, rows, "tokens", by="name", y=column, looks=looks)
+    return [(y, name.removesuffix("Attention"), colour) for y, name, colour in ends]
 
 
 def _plain_ticks(ax: Axes, tokens: pd.Series, numbers: bool = True) -> None:

@@ -1,22 +1,34 @@
 """What the columns of a run's records mean, and how records become averages and comparisons.
 
-Records are pandas DataFrames with the columns `sequence`, `method`, `category` and one column per metric.
-Where there is a `layer` column, values are averaged over layers first and then over sequences, so that one
+Records are pandas DataFrames with the columns `sequence`, `method`, `category`, perhaps `document`, and one column per
+metric. Where there is a `layer` column, values are averaged over layers first and then over sequences, so that one
 sequence counts once. Methods and categories keep the order of their first appearance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from chunkkv_lib.errors import InputError, unknown
-from chunkkv_lib.files import DATA
-from chunkkv_lib.report.statistics import compare, holm, mean_interval
+from ..errors import InputError, unknown
+from ..files import DATA
+from .statistics import (
+    LEVEL,
+    Interval,
+    cohen_d,
+    documents_of,
+    ends,
+    holm,
+    interval,
+    paired_test,
+    rank_biserial,
+    resampled_means,
+    smallest_margin,
+)
 
 METHODS = ("ChunkKV", "SnapKV", "H2O")
 CONTROLS = ("StreamingLLM", "Recent", "Random", "Oracle")
@@ -44,6 +56,16 @@ class Metric:
         """+1 if a larger value is better, -1 if a smaller one is, 0 if neither."""
         return {"lower": -1, "higher": 1, "": 0}[self.better]
 
+    @property
+    def axis(self) -> str:
+        """For an axis: what, in which unit, which direction is better; on lines of their own."""
+        return "\n".join(filter(None, [self.label, f"({self.unit})" if self.unit else "", self.direction]))
+
+    @property
+    def header(self) -> str:
+        """For a table's column: label, unit, and an arrow that points to the better side."""
+        return self.label + (f" ({self.unit})" if self.unit else "") + {1: " ↑", -1: " ↓", 0: ""}[self.sign]
+
 
 METRICS = {
     "kv_l1_loss": Metric("KV-cache L1 loss", "L1 loss", "lower"),
@@ -60,6 +82,9 @@ METRICS = {
     "attention_cosine_prompt": Metric("Attention cosine, prompt queries", "cosine, prompt", "higher"),
     "attention_mass": Metric("Attention mass kept", "attention mass", "higher"),
     "attention_output_cosine": Metric("Cosine of attention outputs", "output cosine", "higher"),
+    "injected_error": Metric("Injected error", "injected error", "lower"),
+    "injected_error_worst_head": Metric("Injected error, worst head", "error, worst head", "lower"),
+    "pages_freed": Metric("Pages of 16 tokens that are freed", "pages freed", "higher"),
     "overlap_layer_below": Metric("Jaccard index with the layer below", "Jaccard", ""),
     "evidence_kept": Metric("Evidence tokens that stay", "evidence kept", "higher"),
     "evidence_whole": Metric("Evidence passages that stay whole", "evidence whole", "higher"),
@@ -72,7 +97,7 @@ METRICS = {
     "token_f1": Metric("Tokens shared with the full cache's answer", "shared tokens", "higher", "F1"),
     "answer_change": Metric("Change of the written answer", "answer change", "lower", "1 − F1"),
 }
-DEFINITIONS = tuple(name for name in METRICS if name.startswith(("kv_l1", "key_", "value_", "attention_")))
+DEFINITIONS = tuple(name for name in METRICS if name.startswith(("kv_l1", "key_", "value_", "attention_", "injected")))
 
 
 def paper_table_11(path: str | Path = PAPER_TABLE_11) -> pd.DataFrame:
@@ -87,6 +112,9 @@ def paper_table_11(path: str | Path = PAPER_TABLE_11) -> pd.DataFrame:
         raise InputError(
             f"cannot read the paper's table {path} ({error}): restore the file from the repository."
         ) from None
+
+
+# --- choosing -----------------------------------------------------------------------------------------------------
 
 
 def choose(records: pd.DataFrame, category: str | None = None, methods: Iterable[str] | None = None) -> pd.DataFrame:
@@ -114,35 +142,62 @@ def present(records: pd.DataFrame, methods: Iterable[str] | None, default: Itera
 
 
 def layer_values(records: pd.DataFrame, metric: str, method: str) -> pd.DataFrame:
-    """One method's values: a row per sequence, a column per layer.
+    """One method's values: a row per sequence, a column per layer; the index holds sequence and document.
 
     raises  InputError: unknown metric or method.
     """
-    _known("metric", [metric], _metrics_of(records))
     return _wide(choose(records, methods=[method]), metric, "layer").sort_index(axis="columns")
 
 
 def sequence_means(records: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The metric's mean over layers: a row per sequence, a column per method. NaN layers do not count."""
-    _known("metric", [metric], _metrics_of(records))
+    """The metric's mean over layers: a row per sequence, a column per method. NaN layers do not count.
+
+    The index holds the sequence and, where the records tell it, its document, which `interval` then resamples.
+    """
     return _wide(records, metric, "method")
 
 
-def averages(
-    records: pd.DataFrame, metrics: Sequence[str] = PRIMARY, methods: Iterable[str] | None = None
-) -> pd.DataFrame:
-    """Means over layers, then over sequences, with 95 % intervals (expanded percentiles).
+def _wide(records: pd.DataFrame, metric: str, columns: str) -> pd.DataFrame:
+    """Mean of the metric by sequence and another column, both in order of appearance."""
+    _known("metric", [metric], [name for name in METRICS if name in records.columns])
+    means = records.groupby(["sequence", columns], sort=False)[metric].mean().unstack(columns, sort=False)
+    wide = means.reindex(index=records["sequence"].unique(), columns=records[columns].unique())
+    wide.index.name = "sequence"
+    if "document" not in records:
+        return wide
+    documents = records.drop_duplicates("sequence").set_index("sequence")["document"]
+    return wide.set_index(documents.reindex(wide.index), append=True)
 
-    return  columns category, method, metric, estimate, low, high, n (sequences that have a value).
+
+def metric_and_damage(
+    records: pd.DataFrame, hurt: pd.DataFrame, metric: str, outcome: str, methods: Iterable[str] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A metric and an outcome of the same sequences and methods, two tables of one shape; methods None: all."""
+    x, y = sequence_means(records, metric), sequence_means(hurt, outcome)
+    x = x if methods is None else x[list(methods)]
+    y = y.droplevel("document") if "document" in y.index.names else y
+    y = y.reindex(index=x.index.get_level_values("sequence"), columns=x.columns)
+    return x, y.set_index(x.index)
+
+
+# --- averages, differences, damage --------------------------------------------------------------------------------
+
+
+def averages(
+    records: pd.DataFrame, metrics: Sequence[str] = PRIMARY, methods: Iterable[str] | None = None, by: str = "category"
+) -> pd.DataFrame:
+    """Means over layers, then over sequences, with 95 % intervals.
+
+    by      what makes a row: "category", or "dataset" to take the rows of Paper Table 11 apart
+    return  columns <by>, method, metric, estimate, low, high, n (sequences that have a value).
     """
     records = choose(records, methods=methods)
     rows = []
-    for category, group in records.groupby("category", sort=False):
+    for name, group in records.groupby(by, sort=False):
         for metric in metrics:
             for method, values in sequence_means(group, metric).items():
-                found = mean_interval(values, method="expanded")
-                rows.append((category, method, metric, found.estimate, found.low, found.high, found.n))
-    return pd.DataFrame(rows, columns=["category", "method", "metric", "estimate", "low", "high", "n"])
+                rows.append({by: name, "method": method, "metric": metric} | vars(interval(values)))
+    return pd.DataFrame(rows)
 
 
 def comparisons(
@@ -150,22 +205,47 @@ def comparisons(
     metrics: Sequence[str] = PRIMARY,
     pairs: Sequence[tuple[str, str]] = PAIRS,
     kind: str = "wilcoxon",
+    by: str = "category",
 ) -> pd.DataFrame:
-    """Paired differences "method - baseline" by category, metric and pair; p-values Holm-corrected together.
+    """Paired differences "method - baseline" by row, metric and pair; p-values Holm-corrected together.
 
-    return  columns category, metric, method, baseline, difference, low, high, n, p, p_holm, cohen_d,
-            rank_biserial. With fewer than 2 pairs a row holds NaN and its n.
+    by      "category", or "dataset"
+    return  columns <by>, metric, method, baseline, difference, low, high, n, p, p_holm, cohen_d, rank_biserial, trimmed
+            (mean without a tenth at either end, as an `Interval`: robust where tails are heavy) and margin (the
+            smallest within which the difference is equivalent to none). Fewer than 2 pairs: NaN and n.
     raises  InputError: a method that the records do not hold at all.
     """
     _known("method", [name for pair in pairs for name in pair], records["method"].unique())
     rows = []
-    for category, group in records.groupby("category", sort=False):
+    for name, group in records.groupby(by, sort=False):
         for metric in metrics:
             wide = sequence_means(group, metric)
-            rows += [{"category": category, "metric": metric, **_comparison(wide, *pair, kind)} for pair in pairs]
+            for pair in pairs:
+                row = {by: name, "metric": metric, "method": pair[0], "baseline": pair[1]}
+                rows.append(row | _comparison(wide.reindex(columns=list(pair)).dropna(), kind))
     table = pd.DataFrame(rows)
     table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table["p"]))
     return table
+
+
+def _comparison(pair: pd.DataFrame, kind: str) -> dict:
+    a, b = pair.iloc[:, 0], pair.iloc[:, 1]
+    if len(pair) < 2:
+        names = ("difference", "low", "high", "p", "cohen_d", "rank_biserial", "margin")
+        nothing = dict.fromkeys(names, np.nan) | {"n": len(pair)}
+        return nothing | {"trimmed": Interval(np.nan, np.nan, np.nan, len(pair))}
+    found = interval(a - b)
+    return {
+        "difference": found.estimate,
+        "low": found.low,
+        "high": found.high,
+        "n": found.n,
+        "p": paired_test(a, b, kind, groups=documents_of(pair)),
+        "cohen_d": cohen_d(a, b),
+        "rank_biserial": rank_biserial(a, b),
+        "trimmed": interval(a - b, trim=0.1, resamples=1000),
+        "margin": smallest_margin(a - b),
+    }
 
 
 def damage(answers: pd.DataFrame) -> pd.DataFrame:
@@ -188,40 +268,65 @@ def damage(answers: pd.DataFrame) -> pd.DataFrame:
     return rest.reset_index(drop=True)
 
 
-def _comparison(wide: pd.DataFrame, method: str, baseline: str, kind: str) -> dict:
-    pair = wide.reindex(columns=[method, baseline]).dropna()
-    row = {
-        "method": method,
-        "baseline": baseline,
-        "difference": np.nan,
-        "low": np.nan,
-        "high": np.nan,
-        "n": len(pair),
-        "p": np.nan,
-        "cohen_d": np.nan,
-        "rank_biserial": np.nan,
-    }
-    if len(pair) >= 2:
-        found = compare(pair[method], pair[baseline], kind, method="expanded")
-        row |= {
-            "difference": found.difference.estimate,
-            "low": found.difference.low,
-            "high": found.difference.high,
-            "p": found.p_value,
-            "cohen_d": found.cohen_d,
-            "rank_biserial": found.rank_biserial,
-        }
-    return row
+# --- statistics of a whole table ----------------------------------------------------------------------------------
 
 
-def _wide(records: pd.DataFrame, metric: str, columns: str) -> pd.DataFrame:
-    """Mean of the metric by sequence and another column, both in order of appearance."""
-    wide = records.groupby(["sequence", columns], sort=False)[metric].mean().unstack(columns, sort=False)
-    return wide.reindex(index=records["sequence"].unique(), columns=records[columns].unique())
+@dataclass(frozen=True)
+class Draws:
+    """A table of means, categories by methods, and its bootstrap resamples.
+
+    means       method -> [1 + resamples, categories]; row 0 is the estimate, the others one resample each
+    categories  names of the columns
+    counts      sequences behind each category
+    groups      documents behind each category
+    Documents are drawn anew within their category, the same ones for every method: differences stay paired.
+    """
+
+    means: Mapping[str, np.ndarray]
+    categories: tuple[str, ...]
+    counts: tuple[int, ...]
+    groups: tuple[int, ...]
+
+    def __getitem__(self, method: str) -> np.ndarray:
+        return self.means[method]
+
+    def row(self, category: str) -> Draws:
+        """The same draws, of one category alone."""
+        at = self.categories.index(category)
+        means = {method: values[:, [at]] for method, values in self.means.items()}
+        return Draws(means, (category,), (self.counts[at],), (self.groups[at],))
+
+    def interval(self, drawn: np.ndarray, level: float = LEVEL) -> Interval:
+        """The interval of a statistic: `drawn` [1 + resamples], computed from these means row by row.
+
+        Widened as `statistics.ends` says, with as many degrees of freedom as the categories have together.
+        """
+        n, groups = sum(self.counts), sum(self.groups) - len(self.groups) + 1
+        return Interval(*map(float, ends(drawn, groups if min(self.groups) > 1 else 1, level)), n)
 
 
-def _metrics_of(records: pd.DataFrame) -> list[str]:
-    return [name for name in METRICS if name in records.columns]
+def draws(records: pd.DataFrame, metric: str, methods: Iterable[str] | None = None, seed: int = 0) -> Draws:
+    """Means of a metric by category and method with their resamples, the base of every statement about the table.
+
+    records  layers, or one row per sequence and method; a sequence that lacks the metric for one of the methods is
+             left out, and so is a category without any sequence
+    raises   InputError: a metric or method that the records do not hold, or no sequence at all.
+    """
+    records = choose(records, methods=methods)
+    names, found = list(records["method"].unique()), {}
+    for place, (category, group) in enumerate(records.groupby("category", sort=False)):
+        values = sequence_means(group, metric).reindex(columns=names).dropna()
+        if len(values):
+            documents = documents_of(values)
+            codes = np.arange(len(values)) if documents is None else pd.factorize(documents)[0]
+            members = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
+            drawn = resampled_means(values.to_numpy(), members, seed=(seed, place))
+            found[category] = drawn, len(values), len(members)
+    if not found:
+        raise InputError(f"no sequence has a value of {metric} for every method; measure more sequences.")
+    means = {name: np.stack([drawn[:, i] for drawn, _, _ in found.values()], axis=1) for i, name in enumerate(names)}
+    counts, groups = zip(*((count, documents) for _, count, documents in found.values()), strict=True)
+    return Draws(means, tuple(found), counts, groups)
 
 
 def _known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:

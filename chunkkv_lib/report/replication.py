@@ -1,70 +1,18 @@
-"""The same question put to several runs: other data, another model. Do they give the same answer?"""
+"""Several runs on one question: layers on a common axis of depth, and the same texts measured twice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ..errors import InputError
-from .layerwise import layer_gaps
-from .records import METHODS, PRIMARY, damage, sequence_means
-from .resampling import honest_interval
-from .tables import VERDICTS, Claim, myst_table
-from .tables.layout import MISSING
-
-SUPPORTED, NOT_SUPPORTED, CANNOT_TELL = VERDICTS
-ALL, NONE, CONTRADICTION, SOME, UNTOLD = (
-    "all support it",
-    "none supports it",
-    "they contradict each other",
-    "only some can tell",
-    "none can tell",
-)
-#: What several runs can say of one claim together, the clearest first.
-AGREEMENTS = (ALL, NONE, CONTRADICTION, SOME, UNTOLD)
-
-
-def verdicts(judged: Mapping[str, Sequence[Claim]]) -> pd.DataFrame:
-    """A row per statement, a column per run with its verdict; None where a run could not be asked.
-
-    judged  label of the run -> its claims
-    raises  InputError: no run.
-    """
-    if not judged:
-        raise InputError("no run was given; pass at least one, as label -> claims.")
-    columns = {label: {one.statement: one.verdict for one in found} for label, found in judged.items()}
-    statements = dict.fromkeys(statement for column in columns.values() for statement in column)
-    return pd.DataFrame(
-        {label: [column.get(statement) for statement in statements] for label, column in columns.items()},
-        index=pd.Index(list(statements), name="statement"),
-        dtype=object,
-    )
-
-
-def agreement(given: Iterable[str | None]) -> str:
-    """What the verdicts of several runs on one claim say together, one of AGREEMENTS; None: a run was not asked.
-
-    "All support it" and "none supports it" need a clear verdict of every run that was asked.
-    """
-    told = [verdict for verdict in given if verdict in VERDICTS]
-    kinds = set(told)
-    if kinds == {SUPPORTED}:
-        return ALL
-    if kinds == {NOT_SUPPORTED}:
-        return NONE
-    if {SUPPORTED, NOT_SUPPORTED} <= kinds:
-        return CONTRADICTION
-    return SOME if kinds - {CANNOT_TELL} else UNTOLD
-
-
-def agreement_table(judged: Mapping[str, Sequence[Claim]], caption: str, name: str = "") -> str:
-    """A row per statement with every run's verdict, and what they say together; MyST text."""
-    found = verdicts(judged)
-    together = found.apply(agreement, axis=1)
-    table = found.fillna(MISSING).assign(Together=together.map("**{}**".format))
-    return myst_table(table.reset_index(names="Claim of the paper"), caption, name)
+from .layers import layer_gaps
+from .records import METHODS, METRICS, PRIMARY, damage, sequence_means
+from .statistics import interval
+from .style import GREY, INK, SERIES, SMALL, headline, line_panel, panels, styled
 
 
 def depth_gaps(
@@ -76,7 +24,7 @@ def depth_gaps(
     """Paired differences by relative depth, so that models with different numbers of layers share an axis.
 
     runs    label -> run; those without the category are left out
-    return  columns run, depth (0 next to the input, 1 next to the output), and those of `layerwise.layer_gaps`
+    return  columns run, depth (0 next to the input, 1 next to the output), and those of `layers.layer_gaps`
     raises  InputError: no run has the category; an unknown method or metric.
     """
     tables = []
@@ -116,7 +64,7 @@ def measured_twice(first: Any, second: Any, methods: Sequence[str] = METHODS) ->
     rows = []
     for metric in (*PRIMARY, "nll_increase"):
         one, other = (
-            sequence_means(damage(run.answers) if metric == "nll_increase" else run.records, metric)
+            sequence_means(damage(run.answer_records) if metric == "nll_increase" else run.records, metric)
             for run in (first, second)
         )
         common = one.index.intersection(other.index)
@@ -124,8 +72,36 @@ def measured_twice(first: Any, second: Any, methods: Sequence[str] = METHODS) ->
             raise InputError(f"runs {first.name!r} and {second.name!r} have no sequence in common; compare others.")
         for method in methods:
             both = pd.DataFrame({"first": one.loc[common, method], "second": other.loc[common, method]}).dropna()
-            found = honest_interval(both["second"] - both["first"])
-            row = {"metric": metric, "method": method, "n": len(both), **both.mean()}
-            row |= {"estimate": found.estimate, "low": found.low, "high": found.high}
-            rows.append(row | {"spread": (both["second"] - both["first"]).std()})
+            moved = both["second"] - both["first"]
+            row = {"metric": metric, "method": method, **both.mean(), **vars(interval(moved))}
+            rows.append(row | {"spread": moved.std()})
     return pd.DataFrame(rows)
+
+
+@styled
+def depth_figure(gaps: pd.DataFrame, subject: str) -> Figure:
+    """Paired differences of one pair of methods against relative depth, a panel per metric and a line per run.
+
+    gaps    of `depth_gaps`; bands are 95 % intervals over each run's own documents
+    raises  InputError: more runs than can be told apart.
+    """
+    runs = list(gaps["run"].unique())
+    if len(runs) > len(SERIES):
+        raise InputError(f"{len(runs)} runs cannot be told apart in one figure; choose at most {len(SERIES)}.")
+    counts = gaps.groupby("run")["n"].max()
+    gaps = gaps.assign(run=[f"{run}, n = {counts[run]}" for run in gaps["run"]])
+    looks = dict(zip(gaps["run"].unique(), SERIES))
+    figure, axes = panels(gaps["metric"].nunique(), height=2.9, sharex=True)
+    for ax, (metric, table) in zip(axes, gaps.groupby("metric", sort=False), strict=True):
+        line_panel(ax, table, "depth", by="run", looks=looks, markevery=3)
+        ax.axhline(0, color=INK, linewidth=0.8, zorder=1)
+        method, baseline = table.iloc[0][["method", "baseline"]]
+        ax.set(xlim=(0, 1), ylabel=f"{method} − {baseline}\nin {METRICS[metric].short}")
+        if METRICS[metric].sign:
+            height, side = (0.97, "top") if METRICS[metric].sign > 0 else (0.03, "bottom")
+            ax.text(0.99, height, f"{method} better", transform=ax.transAxes, ha="right", va=side, fontsize=SMALL,
+                    color=GREY)  # fmt: skip
+    axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+    axes[-1].set_xlabel("Relative depth (0: next to the input, 1: next to the output)")
+    headline(figure, subject)
+    return figure

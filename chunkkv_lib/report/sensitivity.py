@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ..errors import InputError, unknown
 from ..runs import Parameters
 from ..runs.variants import AXES, Variant, along, labels_of, own_value, variants
-from .records import METHODS, METRICS, PRIMARY, damage, sequence_means
-from .resampling import honest_interval
-from .statistics import Interval
+from .records import METHODS, METRICS, PRIMARY, choose, damage, sequence_means
+from .statistics import Interval, interval
+from .style import GREY, headline, label_ends, line_panel, look, panels, say_start, styled
 
 OUTCOME = "nll_increase"
 
@@ -26,8 +27,8 @@ def axis_values(run: Any, field: str, metric: str, method: str, category: str | 
     records = _along(run, field, metric, category)
     if method not in set(records["method"]):
         raise unknown("method on this axis", method, records["method"].unique())
-    mine = records[records["method"] == method]
-    return mine.groupby(["sequence", field], sort=False)[metric].mean().unstack(field, sort=False)
+    # The values of the axis stand where the methods usually do, so documents come along.
+    return sequence_means(records[records["method"] == method].assign(method=lambda rows: rows[field]), metric)
 
 
 def axis_gap(
@@ -38,7 +39,7 @@ def axis_gap(
     for one in (value, against):
         if one not in values:
             raise unknown(f"value of {field}", one, map(str, values))
-    return honest_interval((values[value] - values[against]).to_numpy())
+    return interval(values[value] - values[against])
 
 
 def axis_means(
@@ -47,7 +48,7 @@ def axis_means(
     """Means over layers, then over sequences, for every value of one hyper-parameter.
 
     run      of a profile with `variants`
-    field    an axis of `measure.variants.AXES`
+    field    an axis of `runs.variants.AXES`
     return   columns metric, method, <field>, estimate, low, high, n; in the order of the axis
     raises   InputError: the run has no variants; an unknown field or metric.
     """
@@ -93,15 +94,15 @@ def axis_base(run: Any, field: str) -> object:
 
 def _records(run: Any, metric: str, category: str | None) -> pd.DataFrame:
     records = damage(run.answer_records) if metric in ("nll_increase", "kl", "top1_agreement") else run.records
-    return records if category is None else records[records["category"] == category]
+    return choose(records, category)
 
 
 def _means(records: pd.DataFrame, field: str, metric: str) -> pd.DataFrame:
     rows = []
     for (method, value), group in records.groupby(["method", field], sort=False):
-        found = honest_interval(sequence_means(group, metric)[method].to_numpy())
-        rows.append((metric, method, value, found.estimate, found.low, found.high, found.n))
-    return pd.DataFrame(rows, columns=["metric", "method", field, "estimate", "low", "high", "n"])
+        found = interval(sequence_means(group, metric)[method])
+        rows.append({"metric": metric, "method": method, field: value} | vars(found))
+    return pd.DataFrame(rows)
 
 
 # --- runs that differ in one parameter ----------------------------------------------------------------------------
@@ -151,3 +152,43 @@ def _check_alike(runs: Mapping[object, Any], field: str) -> None:
                     f"the run at {field}={value} has {name}={mine}, the first has {first.get(name)}; compare runs that "
                     f"differ in {field} alone."
                 )
+
+
+@styled
+def axis_figure(means: pd.DataFrame, field: str, label: str, marked: object = None, subject: str = "") -> Figure:
+    """Metrics against one hyper-parameter, a panel per metric and a line per method, with 95 % intervals.
+
+    means   columns metric, method, <field>, estimate, low, high, n (`axis_means`)
+    label   of the x axis, with its unit
+    marked  the value that the rest of the book uses
+    The values stand at equal distances; numbers are joined by lines, names are not.
+    """
+    metrics, values = list(means["metric"].unique()), list(means[field].unique())
+    numbers = not any(isinstance(value, str | bool) for value in values)
+    values = sorted(values) if numbers else values
+    figure, axes = panels(len(metrics), height=2.3, sharex=True)
+    for ax, metric in zip(axes, metrics, strict=True):
+        mine = means[means["metric"] == metric].dropna(subset="estimate")
+        mine = mine.assign(at=[float(values.index(value)) for value in mine[field]]).sort_values("at", kind="stable")
+        methods = list(means["method"].unique())
+        mine = mine.assign(turn=mine["method"].map(methods.index)).sort_values(["turn", "at"])
+        if numbers:
+            ends = line_panel(ax, mine, "at")
+        else:  # beside each other, with bars: between two names there is nothing
+            mine["at"] += 0.12 * (mine["turn"] - (len(methods) - 1) / 2)
+            ax.vlines(
+                mine["at"], mine["low"], mine["high"], color=[look(m).colour for m in mine["method"]], linewidth=1.4
+            )
+            ends = line_panel(ax, mine.drop(columns=["low", "high"]), "at", linestyle="none")
+        if marked in values:
+            ax.axvline(values.index(marked), color=GREY, linewidth=0.8, linestyle=(0, (3, 2)), zorder=0)
+        about = METRICS[metric]
+        unit = f" ({about.unit})" if about.unit else ""
+        ax.set(xlim=(-0.4, len(values) - 0.6), ylabel="\n".join(filter(None, [about.short + unit, about.direction])))
+        say_start(ax)
+        label_ends(ax, len(values) - 1, ends, gap=0.12)
+    ticks = [f"{value:g}" if numbers else str(value) for value in values]
+    axes[-1].set_xticks(range(len(values)), ticks)
+    axes[-1].set_xlabel(label)
+    headline(figure, subject or METRICS[metrics[0]].label, int(means["n"].max()))
+    return figure

@@ -1,34 +1,37 @@
-"""Intervals, paired tests and rank correlations; the unit of replication is the sequence.
+"""Intervals, paired tests and rank correlations. What is resampled is the document.
 
-Pure functions of numpy arrays: no files, no global random state. NaN means "not measured" (an answer of one
-token has no likelihood): such sequences are left out, and `n` says how many stayed. Every random number comes
-from `seed`, so the same values give the same interval on every machine.
+Pure functions of arrays: no files, no global random state. NaN means "not measured" (an answer of one token has no
+likelihood): such sequences are left out, and `n` says how many stayed. Every random number comes from `seed`.
+
+Sequences that were made from one document are not independent, so documents are drawn, each with all its sequences.
+Which they are is said by `groups`, or by the level "document" of a pandas index, as `records.sequence_means` and
+`records.layer_values` give it; without either, every sequence is a document of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from chunkkv_lib.errors import InputError, unknown
+from ..errors import InputError, unknown
 
 LEVEL = 0.95
 RESAMPLES = 4000
-METHODS = ("percentile", "expanded", "BCa")
-_NUMBERS_AT_ONCE = 4_000_000  # of one batch of resamples: 32 MB
+FEWEST_BEYOND = 5  # resamples that must lie beyond an end; an end with fewer is not a percentile but an extreme
 
 
 @dataclass(frozen=True)
 class Interval:
     """An estimate with its confidence interval: numbers, or arrays of one shape.
 
-    low, high are NaN where no interval exists (fewer than 2 sequences); n counts the sequences used.
+    low, high are NaN where no interval exists (fewer than 2 documents); n counts the sequences used.
     """
 
     estimate: float | np.ndarray
@@ -37,52 +40,96 @@ class Interval:
     n: int
 
     def excludes(self, value: float = 0.0) -> bool | np.ndarray:
-        """True where the whole interval lies on one side of `value`; False where there is no interval."""
-        return (np.asarray(self.low) > value) | (np.asarray(self.high) < value)
+        """True where the whole interval lies beyond `value`; an end that equals it, up to rounding, does not."""
+        low, high = np.asarray(self.low, dtype=float), np.asarray(self.high, dtype=float)
+        rounding = 1e-9 * np.fmax(np.abs(low), np.abs(high))
+        return (low - value > rounding) | (value - high > rounding)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A paired comparison a - b: mean difference with interval, two-sided p, and two effect sizes."""
-
-    difference: Interval
-    p_value: float
-    cohen_d: float
-    rank_biserial: float
+# --- intervals ----------------------------------------------------------------------------------------------------
 
 
-# -------------------------------------------------------------------------------- intervals
-def mean_interval(
+def interval(
     values: ArrayLike,
+    groups: ArrayLike | None = None,
     *,
     level: float = LEVEL,
+    trim: float = 0.0,
     resamples: int = RESAMPLES,
-    method: str = "percentile",
     seed: int = 0,
 ) -> Interval:
-    """Mean over sequences with a bootstrap interval.
+    """Mean over sequences with a bootstrap interval over documents, widened for few of them.
 
     values  [n, ...] one row per sequence. Further axes (layers) share the resamples: dependence stays.
-    level   coverage, e.g. 0.95.
-    method  "percentile"; "expanded": percentiles further out for few sequences (Hesterberg, The American
-            Statistician 69, 2015); "BCa": bias-corrected and accelerated.
-    anchor  nominal 95 % intervals of 6 normal values cover 86 % by percentiles, 94 % expanded; of 6 strongly
-            skewed ones 75 % and 83 %. With 100 values the two agree.
-    return  Interval of shape [...]. A column that is NaN throughout stays NaN; a sequence with a NaN in any
-            other column is left out as a whole. One sequence: the mean without an interval. None: NaN, n = 0.
-    raises  InputError: infinite values, a level outside (0, 1), an unknown method.
+    groups  [n] the document of each sequence; None: of the index of `values`, else each sequence is its own.
+    trim    share of the sequences left out at either end, for differences with heavy tails (a trimmed mean)
+    return  Interval of shape [...]. A column that is NaN throughout stays NaN; a sequence with a NaN in any other
+            column is left out as a whole. One document: the mean without an interval. None: NaN, n = 0.
+    raises  InputError: infinite values, or a level outside (0, 1).
     """
-    _check_options(level, resamples, method)
+    if not 0 < level < 1:
+        raise InputError(f"level={level} must lie between 0 and 1, for example 0.95.")
+    groups = documents_of(values) if groups is None else np.asarray(groups)
     values = _measured(values)
     shape = values.shape[1:]
     columns = values.reshape(len(values), int(np.prod(shape)))
     present = ~np.isnan(columns).all(axis=0)
-    complete = columns[~np.isnan(columns[:, present]).any(axis=1)] if present.any() else columns[:0]
+    complete = ~np.isnan(columns[:, present]).any(axis=1) if present.any() else np.zeros(len(columns), dtype=bool)
     result = np.full((3, columns.shape[1]), np.nan)
-    if len(complete):
-        result[:, present] = _bootstrap_mean(complete[:, present], level, resamples, method, seed)
+    if complete.any():
+        members = _members(groups, len(values), complete)
+        drawn = resampled_means(columns[:, present], members, resamples, seed, trim)
+        result[:, present] = ends(drawn, len(members), level)
     estimate, low, high = (row.reshape(shape) if shape else float(row[0]) for row in result)
-    return Interval(estimate, low, high, len(complete))
+    return Interval(estimate, low, high, int(complete.sum()))
+
+
+def resampled_means(
+    columns: np.ndarray, members: list[np.ndarray], resamples: int = RESAMPLES, seed: int = 0, trim: float = 0.0
+) -> np.ndarray:
+    """Means of columns [n, c] over the rows of `members`, then over resamples of its groups: [1 + resamples, c]."""
+    rng, count = np.random.default_rng(seed), len(members)
+    picked = rng.integers(count, size=(resamples, count))
+    if trim:
+        every = [np.concatenate(members), *(np.concatenate([members[i] for i in draw]) for draw in picked)]
+        return np.stack([stats.trim_mean(columns[rows], trim, axis=0) for rows in every])
+    # How often each group was drawn, times the group's sum: all resamples in one matrix product.
+    places = count * np.arange(resamples)[:, None] + picked
+    times = np.ones((1 + resamples, count))
+    times[1:] = np.bincount(places.ravel(), minlength=resamples * count).reshape(resamples, count)
+    sizes = np.array([len(rows) for rows in members])
+    sums = np.add.reduceat(columns[np.concatenate(members)], np.cumsum(sizes) - sizes, axis=0)
+    means = times @ sums / (times @ sizes)[:, None]
+    constant = np.ptp(columns[np.concatenate(members)], axis=0) == 0
+    means[:, constant] = columns[members[0][0], constant]  # exactly, or rounding would pass for a difference
+    return means
+
+
+def ends(drawn: np.ndarray, groups: int, level: float = LEVEL) -> np.ndarray:
+    """Rows estimate, low, high of a statistic `drawn` [1 + resamples, ...] from resamples of so many groups.
+
+    A percentile bootstrap of few values is too narrow: its spread lacks a factor sqrt(n / (n - 1)), and it takes normal
+    tails where Student's are due. Percentiles further out repair both (T. Hesterberg, The American Statistician 69,
+    2015: the expanded percentile interval); with 100 values nothing changes that a reader could see. Where they would
+    be so far out that the resamples end there, as for 6 values at 99.5 %, the interval is Student's, from the
+    resamples' standard deviation: the largest and the smallest resample are no percentiles.
+    """
+    estimate = drawn[0]
+    if groups < 2:
+        return np.stack([estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan)])
+    wider, student = np.sqrt(groups / (groups - 1)), stats.t.ppf((1 + level) / 2, groups - 1)
+    tail = stats.norm.cdf(-wider * student)
+    if tail * (len(drawn) - 1) >= FEWEST_BEYOND:
+        return np.stack([estimate, *np.nanquantile(drawn[1:], [tail, 1 - tail], axis=0)])
+    reach = student * wider * np.nanstd(drawn[1:], axis=0)
+    return np.stack([estimate, estimate - reach, estimate + reach])
+
+
+def documents_of(values: ArrayLike) -> np.ndarray | None:
+    """The level "document" of a pandas index, or None."""
+    if isinstance(values, pd.Series | pd.DataFrame) and "document" in values.index.names:
+        return values.index.get_level_values("document").to_numpy()
+    return None
 
 
 def proportion_interval(successes: int, n: int, level: float = LEVEL) -> Interval:
@@ -98,46 +145,41 @@ def proportion_interval(successes: int, n: int, level: float = LEVEL) -> Interva
     return Interval(successes / n, float(low), float(high), n)
 
 
-def expanded_level(n: int, level: float = LEVEL) -> float:
-    """The nominal level at which percentiles of n resampled values cover about `level`: 0.9951 for n = 6.
+def smallest_margin(difference: ArrayLike, groups: ArrayLike | None = None) -> float:
+    """The margin within which a mean difference is equivalent to none: two one-sided tests at 5 % pass from here on.
 
-    A percentile bootstrap lacks the factor sqrt(n / (n - 1)) and takes normal tails where Student's are due.
+    That is the farther end of the 90 % interval; NaN where there is none.
     """
-    tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + level) / 2, n - 1))
-    return float(min(1 - 2 * tail, 1 - 1e-6))  # 2 or 3 values: from the smallest resample to the largest
+    found = interval(difference, groups, level=0.9)
+    return float(max(abs(found.low), abs(found.high)))
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike, **options) -> Interval:
-    """Mean of a - b over sequences, with the options of `mean_interval`.
-
-    a, b    [n, ...], row i of both from the same sequence.
-    raises  InputError: different shapes, or fewer than 2 pairs without NaN.
-    """
-    difference = _paired(a, b)
-    result = mean_interval(difference, **options)
-    _check_pairs(result.n, len(difference))
-    return result
+# --- tests --------------------------------------------------------------------------------------------------------
 
 
-# -------------------------------------------------------------------------------- tests
-def paired_test(a: ArrayLike, b: ArrayLike, kind: str = "wilcoxon", *, resamples: int = 9999, seed: int = 0) -> float:
+def paired_test(
+    a: ArrayLike, b: ArrayLike, kind: str = "wilcoxon", *, groups: ArrayLike | None = None, seed: int = 0
+) -> float:
     """Two-sided p-value of "a and b do not differ", a and b [n] paired by sequence.
 
     kind    "wilcoxon": signed ranks, pairs without a difference left out;
-            "permutation": the mean difference under random signs, exact where 2**n <= resamples.
+            "permutation": the mean difference under random signs, exact where there are few pairs.
+    groups  documents as in `interval`: each then counts once, with the mean of its differences
     return  1.0 where all pairs are equal. The smallest value n pairs can give is 2 / 2**n.
     raises  InputError: different shapes, fewer than 2 pairs, unknown kind.
     """
+    groups = documents_of(a) if groups is None else groups
     difference = _pairs(a, b)
+    if groups is not None:
+        given = pd.Series(np.asarray(a, dtype=float) - np.asarray(b, dtype=float))
+        difference = given.groupby(np.asarray(groups), sort=False).mean().dropna().to_numpy()
     if kind not in ("wilcoxon", "permutation"):
         raise unknown("paired test", kind, ("wilcoxon", "permutation"))
     if not difference.any():
         return 1.0
     if kind == "wilcoxon":
         return float(stats.wilcoxon(difference).pvalue)
-    test = stats.permutation_test(
-        (difference,), np.mean, permutation_type="samples", vectorized=True, n_resamples=resamples, rng=seed
-    )
+    test = stats.permutation_test((difference,), np.mean, permutation_type="samples", vectorized=True, rng=seed)
     return float(test.pvalue)
 
 
@@ -157,109 +199,92 @@ def cohen_d(a: ArrayLike, b: ArrayLike) -> float:
     return  0 if all pairs are equal; plus or minus infinity if all differ by the same amount.
     """
     difference = _pairs(a, b)
-    spread, mean = difference.std(ddof=1), difference.mean()
     if np.ptp(difference) == 0:
-        return float(np.sign(mean) * np.inf) if mean else 0.0
-    return float(mean / spread)
+        return float(np.sign(difference[0]) * np.inf) if difference[0] else 0.0
+    return float(difference.mean() / difference.std(ddof=1))
 
 
 def rank_biserial(a: ArrayLike, b: ArrayLike) -> float:
     """Rank-biserial correlation of pairs: the rank sum's share with a > b minus that with a < b."""
     difference = _pairs(a, b)
     difference = difference[difference != 0]
-    if not len(difference):
-        return 0.0
     ranks = stats.rankdata(np.abs(difference))
-    return float((np.sign(difference) * ranks).sum() / ranks.sum())
+    return float((np.sign(difference) * ranks).sum() / ranks.sum()) if len(difference) else 0.0
 
 
-def compare(a: ArrayLike, b: ArrayLike, kind: str = "wilcoxon", **options) -> Comparison:
-    """One paired comparison of a and b [n], with the options of `mean_interval`; p is not yet corrected."""
-    return Comparison(paired_difference(a, b, **options), paired_test(a, b, kind), cohen_d(a, b), rank_biserial(a, b))
+# --- correlations -------------------------------------------------------------------------------------------------
 
 
-# -------------------------------------------------------------------------------- correlations
-def rank_correlation(x: ArrayLike, y: ArrayLike, **options) -> Interval:
-    """Spearman's correlation over all sequences and methods together.
+def rank_correlation(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Interval:
+    """Spearman's correlation of two columns [n], one value per sequence; NaN pairs are left out.
 
-    x, y    [sequences, methods]; NaN pairs are left out. The interval resamples whole sequences: values of
-            one sequence are not independent. It mixes differences between methods with those between
-            sequences: read it beside the other two. A constant x or y gives NaN.
-    options level, resamples, seed and method ("percentile" or "expanded"), as in `mean_interval`.
-    raises  InputError: shapes that differ or are not 2-D.
+    This is the test of a metric against damage that carries information: x is the difference of the metric between two
+    methods, y that of the damage. A constant x or y gives NaN.
     """
-    return _over_sequences(_spearman, x, y, **options)
+    groups = documents_of(x) if groups is None else groups
+    return _over_sequences(_spearman, _measured(x)[:, None], _measured(y)[:, None], groups)
 
 
-def partial_rank_correlation(x: ArrayLike, y: ArrayLike, **options) -> Interval:
-    """Spearman's correlation with the method's mean rank taken out: sequences compared within methods.
+def partial_rank_correlation(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Interval:
+    """Spearman's correlation of x and y [sequences, methods], each method's mean rank taken out first.
 
-    x, y    [sequences, methods], as in `rank_correlation`.
+    Sequences are compared within methods. raises InputError: shapes that differ or are not 2-D.
     """
-    return _over_sequences(_partial_spearman, x, y, **options)
+    groups = documents_of(x) if groups is None else groups
+    return _over_sequences(_partial_spearman, *_matrices(x, y), groups)
 
 
-def within_sequence_rank_correlation(x: ArrayLike, y: ArrayLike, **options) -> Interval:
+def within_sequence_rank_correlation(
+    x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, level: float = LEVEL
+) -> Interval:
     """Mean over sequences of Spearman's correlation over the methods: does x rank the methods as y does?
 
-    x, y    [sequences, methods]. A sequence counts if 3 methods or more are measured and neither is constant.
+    x, y    [sequences, methods]. A sequence counts if 3 methods or more are measured and neither is constant. Where x
+            ranks the methods alike in every sequence, this is the correlation of one order with the damage, and says
+            nothing about the values of x: see `constant_order`.
     """
+    groups = documents_of(x) if groups is None else groups
     x, y = _matrices(x, y)
-    return mean_interval([_spearman(*pair) for pair in zip(x, y, strict=True)], **options)
+    return interval([_spearman(*pair) for pair in zip(x, y, strict=True)], groups, level=level)
 
 
-def jaccard(a: Iterable[int], b: Iterable[int]) -> float:
-    """Shared over all distinct elements of two sets, in [0, 1]; two empty sets are equal: 1."""
-    a, b = set(np.asarray(a).ravel().tolist()), set(np.asarray(b).ravel().tolist())
-    return len(a & b) / len(a | b) if a | b else 1.0
+def constant_order(x: ArrayLike) -> float:
+    """Share of the sequences whose methods have the most frequent order by x [sequences, methods]; NaN rows left out.
+
+    Near 1, a correlation within sequences rests on that one order.
+    """
+    x = _measured(x)
+    orders = np.argsort(x[~np.isnan(x).any(axis=1)], axis=1, kind="stable")
+    return float(np.unique(orders, axis=0, return_counts=True)[1].max() / len(orders)) if len(orders) else float("nan")
 
 
-# -------------------------------------------------------------------------------- inside
-def _bootstrap_mean(sample: np.ndarray, level: float, resamples: int, method: str, seed: int) -> np.ndarray:
-    """Rows mean, low, high of sample [n, c] without NaN."""
-    mean = sample.mean(axis=0)
-    if len(sample) < 2:
-        return np.stack([mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)])
-    if method == "expanded":
-        level, method = expanded_level(len(sample), level), "percentile"
-    low, high = mean.copy(), mean.copy()
-    varies = np.ptp(sample, axis=0) > 0  # BCa has no answer for a constant column; its interval is the value
-    if varies.any():
-        batch = max(1, _NUMBERS_AT_ONCE // sample.size)
-        low[varies], high[varies] = stats.bootstrap(
-            (sample[:, varies],),
-            np.mean,
-            axis=0,
-            n_resamples=resamples,
-            batch=batch,
-            confidence_level=level,
-            method=method,
-            rng=seed,
-        ).confidence_interval
-    return np.stack([mean, low, high])
+# --- inside -------------------------------------------------------------------------------------------------------
 
 
-def _over_sequences(
-    statistic: Callable,
-    x: ArrayLike,
-    y: ArrayLike,
-    *,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES // 4,
-    method: str = "percentile",
-    seed: int = 0,
-) -> Interval:
-    """statistic(x, y) of matrices, with an interval from resampled rows, each ranked anew; no BCa."""
-    _check_options(level, resamples, method, METHODS[:2])
-    x, y = _matrices(x, y)
-    rows = np.flatnonzero((~np.isnan(x) & ~np.isnan(y)).any(axis=1))
-    estimate, low, high = statistic(x[rows], y[rows]), np.nan, np.nan
-    if len(rows) >= 2 and not np.isnan(estimate):
-        drawn = np.random.default_rng(seed).choice(rows, size=(resamples, len(rows)))
-        level = expanded_level(len(rows), level) if method == "expanded" else level
-        found = [statistic(x[draw], y[draw]) for draw in drawn]  # NaN where a resample happens to be constant
-        low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(estimate), float(low), float(high), len(rows))
+def _over_sequences(statistic: Callable, x: np.ndarray, y: np.ndarray, groups: ArrayLike | None) -> Interval:
+    """statistic(x, y) of matrices, with an interval from resampled documents, each resample ranked anew."""
+    used = (~np.isnan(x) & ~np.isnan(y)).any(axis=1)
+    if not used.any():
+        return Interval(np.nan, np.nan, np.nan, 0)
+    members = _members(groups, len(x), used)
+    rows, rng = np.concatenate(members), np.random.default_rng(0)
+    draws = rng.integers(len(members), size=(RESAMPLES // 4 if len(members) > 1 else 0, len(members)))
+    every = [rows, *(np.concatenate([members[i] for i in draw]) for draw in draws)]
+    found = np.array([statistic(x[chosen], y[chosen]) for chosen in every])  # NaN where a resample is constant
+    if np.isnan(found[0]):
+        return Interval(np.nan, np.nan, np.nan, len(rows))
+    return Interval(*map(float, ends(found, len(members))), len(rows))
+
+
+def _members(groups: ArrayLike | None, n: int, used: np.ndarray) -> list[np.ndarray]:
+    """The used rows of each group, in order of appearance."""
+    rows = np.flatnonzero(used)
+    if groups is None:
+        return [rows[[i]] for i in range(len(rows))]
+    if len(groups) != n:
+        raise InputError(f"{len(groups)} documents were given for {n} sequences: pass one for each.")
+    codes = pd.factorize(np.asarray(groups)[rows])[0]
+    return [rows[codes == code] for code in range(codes.max() + 1)]
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
@@ -292,22 +317,14 @@ def _measured(values: ArrayLike) -> np.ndarray:
     return values
 
 
-def _paired(a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    a, b = _measured(a), _measured(b)
-    if a.shape != b.shape:
-        raise InputError(f"paired values need equal shapes, got {a.shape} and {b.shape}: align them by sequence first.")
-    return a - b
-
-
 def _pairs(a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    """Differences of the complete pairs, 1-D."""
-    difference = _paired(a, b)
-    if difference.ndim != 1:
-        raise InputError(
-            f"a test needs one value per sequence, got shape {difference.shape}: average over layers first."
-        )
-    complete = difference[~np.isnan(difference)]
-    _check_pairs(len(complete), len(difference))
+    """Differences of the complete pairs, 1-D and at least 2."""
+    a, b = _measured(a), _measured(b)
+    if a.shape != b.shape or a.ndim != 1:
+        raise InputError(f"paired values need one value per sequence, got shapes {a.shape} and {b.shape}.")
+    complete = (a - b)[~np.isnan(a - b)]
+    if len(complete) < 2:
+        raise InputError(f"{len(complete)} complete pair(s) of {len(a)}: a paired comparison needs at least 2.")
     return complete
 
 
@@ -316,19 +333,3 @@ def _matrices(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     if x.ndim != 2 or x.shape != y.shape:
         raise InputError(f"need two arrays [sequences, methods] of one shape, got {x.shape} and {y.shape}.")
     return x, y
-
-
-def _check_pairs(complete: int, given: int) -> None:
-    if complete < 2:
-        raise InputError(
-            f"{complete} complete pair(s) of {given}: a paired comparison needs at least 2. Measure more sequences."
-        )
-
-
-def _check_options(level: float, resamples: int, method: str, known: tuple[str, ...] = METHODS) -> None:
-    if not 0 < level < 1:
-        raise InputError(f"level={level} must lie between 0 and 1, for example 0.95.")
-    if resamples < 1:
-        raise InputError(f"resamples={resamples} must be at least 1, for example {RESAMPLES}.")
-    if method not in known:
-        raise unknown("bootstrap method", method, known)

@@ -67,16 +67,17 @@ class Run:
 
     @cached_property
     def records(self) -> pd.DataFrame:
-        """`layers` with the category and data set of each sequence."""
+        """`layers` with the category, data set and document of each sequence."""
         return self._with_category(self.layers)
 
     @cached_property
     def answer_records(self) -> pd.DataFrame:
-        """`answers` with the category and data set of each sequence."""
+        """`answers` with the category, data set and document of each sequence."""
         return self._with_category(self.answers)
 
     def _with_category(self, frame: pd.DataFrame) -> pd.DataFrame:
-        return frame.merge(self.sequences[["sequence", "category", "dataset"]], on="sequence", how="left")
+        known = [name for name in ("sequence", "category", "dataset", "document") if name in self.sequences]
+        return frame.merge(self.sequences[known], on="sequence", how="left")
 
 
 # --- where runs lie -----------------------------------------------------------------------------------------------

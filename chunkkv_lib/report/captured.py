@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from numpy.typing import ArrayLike
 
-from chunkkv_lib.errors import InputError
-from chunkkv_lib.report.figures.setting import SERIES, readable
-from chunkkv_lib.report.figures.style import GREY, INK, SMALL, headline, label_ends, panels, styled
+from ..errors import InputError
+from .costs import readable
+from .style import GREY, INK, SERIES, SMALL, headline, label_ends, panels, styled
 
 COLUMNS = 300  # points of a line over positions; longer prompts are binned
 PARTS = {"sink": "#882255", "middle": "#bdbdbd", "window": "#8a5a00"}
@@ -74,30 +74,6 @@ def attention_shares(rows: Sequence[ArrayLike], window: int) -> dict[str, np.nda
 
 
 @styled
-def norms_by_position(norms: Mapping[str, Mapping[int, ArrayLike]]) -> Figure:
-    """Norms along the prompt, a panel per kind, a line per layer, relative to the layer's median.
-
-    norms  "keys", "values" -> layer -> [n]
-    """
-    figure, axes = panels(len(norms), height=2.4, sharex=True)
-    for ax, (kind, layers) in zip(axes, norms.items(), strict=True):
-        ends = []
-        for colour, (layer, norm) in zip(SERIES, layers.items(), strict=False):
-            relative = np.asarray(norm, dtype=float) / np.median(norm)
-            at, mean = _binned(relative, np.add)
-            ax.plot(at[1:], mean[1:], color=colour, linewidth=1.1)
-            ax.plot(0, relative[0], "o", color=colour, markersize=7, clip_on=False, zorder=5)
-            ends.append((mean[-1], f"layer {layer}", colour))
-        n = len(relative)
-        ax.axhline(1, color=GREY, linewidth=0.7, zorder=1)
-        ax.set(ylim=(0, None), xlim=(-0.01 * n, 1.01 * n), ylabel=f"Norm of the {kind}\n(1: the layer's median)")
-        label_ends(ax, at[-1], ends, gap=0.11)
-    axes[-1].set_xlabel("Prompt position (tokens)")
-    headline(figure, "Lines: mean over neighbouring positions. Dots: position 0")
-    return figure
-
-
-@styled
 def attention_memory(sizes: Mapping[str, ArrayLike], lengths: Sequence[int], marked: int | None = None) -> Figure:
     """Bytes against prompt length for several things that could be kept, both axes logarithmic.
 
@@ -110,9 +86,9 @@ def attention_memory(sizes: Mapping[str, ArrayLike], lengths: Sequence[int], mar
     figure, (ax,) = panels(height=3.6)
     ax.set(xscale="log", yscale="log", xlabel="Prompt length (tokens)", ylabel="Memory")
     ends = []
-    for colour, style, (what, values) in zip(SERIES, ("-", "--", "-.", ":"), sizes.items(), strict=False):
-        ax.plot(lengths, values, color=colour, linestyle=style, marker="o", markersize=4)
-        ends.append((values[-1], what, colour))
+    for style, line, (what, values) in zip(SERIES, ("-", "--", "-.", ":"), sizes.items(), strict=False):
+        ax.plot(lengths, values, color=style.colour, linestyle=line, marker="o", markersize=4)
+        ends.append((values[-1], what, style.colour))
     if marked:
         ax.axvline(marked, color=INK, linewidth=0.8, linestyle=(0, (3, 2)))
         ax.set_title(f"dashed: this prompt, {marked:,} tokens", loc="left", fontsize=SMALL, color=GREY)

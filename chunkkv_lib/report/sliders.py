@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chunkkv_lib.errors import unknown
-from chunkkv_lib.report.figures.sliders_data import Grid, payload, value_text
-from chunkkv_lib.report.figures.sliders_panel import FRAME, STEP, dashes, kind, marker_path, panel
-from chunkkv_lib.report.figures.style import look
-from chunkkv_lib.report.records import METHODS, METRICS
+from ..errors import unknown
+from .records import METHODS, METRICS
+from .sliders_data import Grid, payload, value_text
+from .sliders_panel import FRAME, STEP, dashes, kind, marker_path, panel
+from .style import look
 
 if TYPE_CHECKING:
     from IPython.display import HTML

@@ -9,23 +9,26 @@ points or more, so that they stay legible on a phone of 390 pixels.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
+import matplotlib.style
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
 
-from chunkkv_lib.errors import InputError
-from chunkkv_lib.files import replace_atomically
+from ..errors import InputError
+from ..files import replace_atomically
 
 if TYPE_CHECKING:
     from IPython.display import SVG
@@ -53,15 +56,24 @@ LOOKS = {
     "Random": Look("#6b6b6b", "x", (0, (1, 1))),
     "Oracle": Look("#6b6b6b", "*", (0, (7, 2, 1, 2))),
     "Full": Look("#222222", "D", "-"),
+    "SnapKV-15": Look("#8C3D00", "p", "-"),
+    "ChunkKV-15": Look("#003F63", "h", "-"),
 }
-OTHERS = (
-    Look("#CC79A7", "P", "-"),
-    Look("#E69F00", "X", "-"),
-    Look("#56B4E9", "d", "-"),
-)  # a reader's own methods
+OTHERS = (Look("#CC79A7", "P", "-"), Look("#E69F00", "X", "-"), Look("#56B4E9", "d", "-"))  # a reader's own methods
+#: Runs and other things that are no methods: told apart by marker and dashes, in colours that no method has.
+SERIES = (
+    Look("#332288", "o", "-"),
+    Look("#CC79A7", "D", (0, (5, 1.5))),
+    Look("#882255", "s", (0, (1, 1))),
+    Look("#6b6b12", "^", (0, (3, 1, 1, 1))),
+    Look("#222222", "v", (0, (7, 2))),
+)
+PAPER = "Paper"
+FILLS = ("full", "left", "bottom", "top")  # how a run's markers are filled, by its place; the paper's are hollow
 
 RC = {
     "font.family": "DejaVu Sans",
+    "text.parse_math": False,  # names of methods and tokens come from outside: nothing in them is markup
     "font.size": 10,
     "text.color": INK,
     "axes.titlesize": 11,
@@ -92,6 +104,11 @@ RC = {
 }
 
 
+def own_style() -> object:
+    """A context with matplotlib's defaults and our settings, whatever the user's matplotlibrc says."""
+    return matplotlib.style.context(["default", RC])
+
+
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """Decorate a function that draws: our settings hold inside it and nowhere else, and its layout is final.
 
@@ -100,7 +117,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
     @wraps(draw)
     def drawn(*args, **options) -> Figure:
-        with mpl.rc_context(RC):
+        with own_style():
             figure = draw(*args, **options)
             figure.get_layout_engine().execute(figure)
             figure.set_layout_engine("none")
@@ -110,7 +127,11 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def look(method: str) -> Look:
-    """The method's fixed look; an unknown method gets one of the spare looks, always the same one."""
+    """The method's fixed look; an unknown method gets one of the spare looks, always the same one.
+
+    A difference, "ChunkKV − SnapKV", has the look of what is subtracted.
+    """
+    method = method.split(" − ")[-1]
     return LOOKS.get(method) or OTHERS[sum(method.encode()) % len(OTHERS)]
 
 
@@ -125,7 +146,7 @@ def panels(
 def svg(figure: Figure) -> bytes:
     """The figure as SVG: the same figure gives the same bytes, whenever it is drawn."""
     buffer = io.BytesIO()
-    with mpl.rc_context(RC):
+    with own_style():
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 
@@ -141,7 +162,8 @@ def save(figure: Figure, path: str | Path, dpi: int = 200) -> Path:
     with replace_atomically(path) as temporary:
         if path.suffix == ".svg":
             temporary.write_bytes(svg(figure))
-        else:
+            return path
+        with own_style():
             figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
     return path
 
@@ -175,7 +197,7 @@ def label_ends(axes: Axes, x: float, labels: Iterable[tuple[float, str, str]], g
     heights = spread([to_axes.transform((x, y))[1] for y, _, _ in labels], gap)
     for (y, text, colour), height in zip(labels, heights, strict=True):
         axes.annotate(
-            text,
+            brief(text),
             xy=(x, y),
             xytext=(1.05, height),
             textcoords="axes fraction",
@@ -183,7 +205,6 @@ def label_ends(axes: Axes, x: float, labels: Iterable[tuple[float, str, str]], g
             fontsize=SMALL,
             va="center",
             annotation_clip=False,
-            parse_math=False,
             fontweight="normal" if colour in (GREY, INK) else "bold",
             arrowprops={
                 "arrowstyle": "-",
@@ -194,6 +215,95 @@ def label_ends(axes: Axes, x: float, labels: Iterable[tuple[float, str, str]], g
                 "shrinkB": 2,
             },
         )
+
+
+def brief(name: str, most: int = 30) -> str:
+    """A name that fits beside a line or into a legend: cut where it is longer."""
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def line_panel(
+    ax: Axes,
+    table: pd.DataFrame,
+    x: str,
+    by: str = "method",
+    y: str = "estimate",
+    looks: Callable[[str], Look] | Mapping[str, Look] = look,
+    **options,
+) -> list[tuple[float, str, str]]:
+    """A line per value of `by`, over a band for its interval where the table has `low` and `high`.
+
+    table    rows in the order of x
+    looks    a name's look; `options` go to every line and win over it
+    return   the lines' ends for `label_ends`: y, name, colour
+    """
+    ends = []
+    for name, points in table.groupby(by, sort=False):
+        style = looks[name] if isinstance(looks, Mapping) else looks(name)
+        if "low" in points:
+            ax.fill_between(points[x], points["low"], points["high"], color=style.colour, alpha=0.18, linewidth=0)
+        drawn = {"color": style.colour, "linestyle": style.line, "marker": style.marker, "label": brief(str(name))}
+        ax.plot(points[x], points[y], **(drawn | options))
+        ends.append((points[y].iloc[-1], str(name), style.colour))
+    return ends
+
+
+@styled
+def dots_figure(
+    tables: Mapping[str, pd.DataFrame],
+    subject: str,
+    note: str = "",
+    zero: str = "",
+    sequences: int | None = None,
+    spacing: float = 0.17,
+) -> Figure:
+    """Dots with intervals: a panel per quantity, a line per row, a dot per method and source.
+
+    tables   label of the x axis -> table with columns row, method, source, estimate, low, high; low and high are NaN
+             where there is no interval. A hollow marker is the paper's; the runs' are filled, each in its own way.
+    subject, note, sequences   the figure's first lines; zero  what the line at 0 stands for, "" draws none
+    spacing  inches from one dot to the next
+    """
+    every = pd.concat(list(tables.values()))
+    rows, methods, sources = (list(every[name].unique()) for name in ("row", "method", "source"))
+    own_rows = set(methods) == set(rows)  # a row is a method: no need to keep places for the others
+    places = len(sources) * (1 if own_rows else len(methods))
+    figure, axes = panels(len(tables), height=len(rows) * (places * spacing + 0.08) + 0.75)
+    for ax, (label, table) in zip(axes, tables.items(), strict=True):
+        for entry in table.itertuples():
+            slot = sources.index(entry.source) + (0 if own_rows else methods.index(entry.method) * len(sources))
+            y = rows.index(entry.row) + 0.8 * ((slot + 0.5) / places - 0.5)
+            colour = look(entry.method).colour
+            ax.hlines(y, entry.low, entry.high, color=colour, linewidth=1.4)
+            ax.plot(entry.estimate, y, color=colour, linestyle="none", **_marker(entry.method, entry.source, sources))
+        ax.set_yticks(range(len(rows)), [fill(brief(row, 60), 14) for row in rows])
+        ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label)
+        ax.xaxis.set_major_locator(MaxNLocator(6))
+        ax.grid(visible=False, axis="y")
+        for edge in range(1, len(rows)):
+            ax.axhline(edge - 0.5, color="#d8d8d8", linewidth=0.7)
+        if zero:
+            ax.axvline(0, color=INK, linewidth=0.8, zorder=1)
+            ax.text(0, 1.005, zero, transform=ax.get_xaxis_transform(), ha="center", fontsize=SMALL, color=GREY)
+    first = next((name for name in sources if name != PAPER), PAPER)
+    shown = [] if own_rows else [(name, first, look(name).colour, name) for name in methods]
+    shown += [("ChunkKV", name, GREY, name) for name in sources] if len(sources) > 1 else []
+    handles = [
+        Line2D([], [], color=colour, linestyle="none", label=brief(name), **_marker(method, source, sources))
+        for method, source, colour, name in shown
+    ]
+    letters = max((len(handle.get_label()) for handle in handles), default=1)
+    if handles:  # as many columns as fit the width
+        columns = min(len(handles), max(1, 60 // (letters + 5)), 4)
+        figure.legend(handles=handles, loc="outside lower left", ncols=columns, fontsize=SMALL)
+    headline(figure, subject, sequences, note)
+    return figure
+
+
+def _marker(method: str, source: str, sources: Sequence[str]) -> dict:
+    runs = [name for name in sources if name != PAPER]
+    style = "none" if source == PAPER else FILLS[runs.index(source) % len(FILLS)]
+    return {"marker": look(method).marker, "fillstyle": style, "markersize": 5.5, "markerfacecoloralt": "white"}
 
 
 def legible(colour: str) -> tuple[float, ...]:

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from chunkkv_lib.errors import InputError
-from chunkkv_lib.report.figures.style import look
-from chunkkv_lib.sequences import ATTRIBUTION, Attribution
+from ..errors import InputError
+from ..sequences import ATTRIBUTION, Attribution
+from .style import look
 
 if TYPE_CHECKING:
     from IPython.display import HTML

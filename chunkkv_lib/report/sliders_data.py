@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from chunkkv_lib.errors import InputError
-from chunkkv_lib.report.records import METHODS, METRICS, PRIMARY, choose, sequence_means
-from chunkkv_lib.report.resampling import honest_interval
-from chunkkv_lib.report.statistics import mean_interval
+from ..errors import InputError
+from .records import METHODS, METRICS, PRIMARY, choose, sequence_means
+from .statistics import interval
 
 ALL = "All sub-categories"
 BAND_RESAMPLES = 1000  # for a band one pixel is enough; the table's intervals use the library's number
@@ -123,7 +122,7 @@ def _base(field: str, labels: Labels, methods: Sequence[str]) -> int:
 
 def _measured(group: pd.DataFrame, metric: str, labels: list[str], bands: int) -> tuple[np.ndarray, np.ndarray, int]:
     """One category's means [S, 3] and layers [S, L, 3] of a metric, and the number of sequences."""
-    average = honest_interval(sequence_means(group, metric)[labels].to_numpy())
+    average = interval(sequence_means(group, metric)[labels])
     wide = group.set_index(["sequence", "method", "layer"])[metric].unstack(["method", "layer"])
     layers = np.sort(group["layer"].unique())
     wide = wide.reindex(columns=pd.MultiIndex.from_product([labels, layers])).dropna()
@@ -131,7 +130,7 @@ def _measured(group: pd.DataFrame, metric: str, labels: list[str], bands: int) -
     curves = np.full((len(labels), len(layers), 3), np.nan)
     if len(values):
         curves[..., 0] = values.mean(axis=0)
-    band = mean_interval(values[:, :bands], method="expanded", resamples=BAND_RESAMPLES)
+    band = interval(values[:, :bands], resamples=BAND_RESAMPLES)
     curves[:bands, :, 1], curves[:bands, :, 2] = band.low, band.high
     return np.stack([average.estimate, average.low, average.high], axis=1), curves, average.n
 

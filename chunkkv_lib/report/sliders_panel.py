@@ -10,10 +10,10 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
-from chunkkv_lib.report.figures.layers import LAYER_AXIS
-from chunkkv_lib.report.figures.sliders_data import Grid, ticks
-from chunkkv_lib.report.figures.style import look
-from chunkkv_lib.report.records import METHODS, METRICS
+from .layers import LAYER_AXIS
+from .records import METHODS, METRICS
+from .sliders_data import Grid, ticks
+from .style import look
 
 WIDTH, HEIGHT = 360, 250  # of a panel, in the units in which its text has 12: about CSS pixels
 FRAME = {"left": 46, "right": 350, "top": 32, "bottom": 212}  # of a panel's axes

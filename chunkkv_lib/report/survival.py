@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from chunkkv_lib.errors import InputError
-from chunkkv_lib.report.figures.prompt import _html, quoted
-from chunkkv_lib.report.figures.style import look
+from ..errors import InputError
+from .prompt import _html, quoted
+from .style import look
 
 if TYPE_CHECKING:
     from IPython.display import HTML

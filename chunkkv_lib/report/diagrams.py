@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from chunkkv_lib.report.figures.style import GREY, INK, SMALL, legible, look, panels, styled, text_on
+from .style import GREY, INK, SMALL, legible, look, panels, styled, text_on
 
 QUERY, KEY, VALUE = ("#d9ecdf", "#1d6b3a"), ("#dcd8f2", "#332288"), ("#f3d6e2", "#882255")
 PLAIN, OURS = ("#f4f4f4", "#8a8a8a"), ("#fdf4e3", "#8a5a00")

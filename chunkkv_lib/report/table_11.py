@@ -1,0 +1,231 @@
+"""Paper Table 11: the paper's values beside each run's, its gaps, and the marks by which it can be recognised."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import InputError, unknown
+from .records import CONTROLS, METHODS, METRICS, PAIRS, PRIMARY, averages, choose, comparisons, sequence_means
+from .statistics import Interval, interval
+from .style import PAPER
+from .tables import MISSING, budget_text, data_source, minus, myst_table, number, row_name, tint
+
+PAPER_SETTING = "Llama-3-8B-Instruct, LongBench, 100 sequences per row, 10 % kept"
+NOTHING = Interval(np.nan, np.nan, np.nan, 0)
+
+
+# --- numbers ------------------------------------------------------------------------------------------------------
+
+
+def side_by_side(
+    paper: pd.DataFrame,
+    runs: Mapping[str, Any],
+    metrics: Sequence[str] = PRIMARY,
+    methods: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """The paper's values and every run's means: columns source, category, method, metric, estimate, low, high, n.
+
+    runs    label -> run with `.records`; methods None: all, the compared ones first
+    raises  InputError: a run labelled "Paper", a method that neither the paper nor a run has.
+    """
+    if PAPER in runs:
+        raise InputError(f"a run cannot be labelled {PAPER!r}, which names the printed values: choose another label.")
+    printed = paper.melt(["category", "method"], [m for m in metrics if m in paper], "metric", "estimate")
+    tables = [printed.assign(source=PAPER, low=np.nan, high=np.nan, n=0)]
+    tables += [averages(run.records, metrics).assign(source=label) for label, run in runs.items()]
+    found = pd.concat(tables, ignore_index=True)
+    measured = list(found["method"].unique())
+    for method in methods or ():
+        if method not in measured:
+            raise unknown("method", method, measured)
+    methods = [m for m in (*METHODS, *CONTROLS, *measured) if m in measured] if methods is None else methods
+    found = found[found["method"].isin(methods)]
+    return found[["source", "category", "method", "metric", "estimate", "low", "high", "n"]]
+
+
+def gaps(
+    paper: pd.DataFrame,
+    runs: Mapping[str, Any],
+    metrics: Sequence[str] = PRIMARY,
+    pairs: Sequence[tuple[str, str]] = PAIRS,
+) -> pd.DataFrame:
+    """The gaps between methods in per cent of the baseline's mean: a gap compares between models, a value does not.
+
+    return  columns source, row (the category), metric, method ("a − b"), estimate, low, high, n
+    """
+    tables = []
+    for metric in metrics:
+        wide = paper.pivot(index="category", columns="method", values=metric).loc[paper["category"].unique()]
+        for a, b in pairs:
+            printed = {
+                "row": wide.index,
+                "estimate": 100 * (wide[a] - wide[b]) / wide[b],
+                "low": np.nan,
+                "high": np.nan,
+            }
+            tables.append(pd.DataFrame(printed | {"n": 0, "source": PAPER, "metric": metric, "method": f"{a} − {b}"}))
+        for label, run in runs.items():
+            found = comparisons(run.records, [metric], pairs)
+            mean = averages(run.records, [metric]).set_index(["category", "method"])["estimate"]
+            share = 100 / mean.reindex(pd.MultiIndex.from_frame(found[["category", "baseline"]])).to_numpy()
+            ours = {"estimate": found["difference"] * share, "low": found["low"] * share, "high": found["high"] * share}
+            names = {"source": label, "metric": metric, "method": found["method"] + " − " + found["baseline"]}
+            tables.append(pd.DataFrame({"row": found["category"], "n": found["n"]} | ours | names))
+    return pd.concat(tables, ignore_index=True)
+
+
+def signature(means: pd.DataFrame) -> pd.DataFrame:
+    """What marks a table of means: order of the methods, size of the gaps, the odd row, the spread over rows.
+
+    means   columns category, method and the two primary metrics, as of `paper_table_11`
+    return  columns id, metric, what, value (a number, or the name of a method, a row or an order), rows (those that
+            have the order); the same ids for every table
+    """
+    rows = []
+    for metric in PRIMARY:
+        wide = means.pivot(index="category", columns="method", values=metric)
+        table, sign = wide.loc[means["category"].unique(), list(METHODS)], METRICS[metric].sign
+        ordered = Counter(", ".join(_order(row, sign)) for _, row in table.iterrows())
+        usual, count = ordered.most_common(1)[0]
+        rows.append((f"order-{metric}", metric, "order, best first", usual, count))
+        for a, b in PAIRS:
+            gap = 100 * (table[a] - table[b]) / table[b]
+            rows.append((f"gap-{metric}-{b}", metric, f"mean gap to {b} in %", gap.mean(), len(gap)))
+            smallest = str((sign * gap).idxmin())
+            rows.append((f"odd-{metric}-{b}", metric, f"row with the smallest gain over {b}", smallest, 1))
+        rows.append((f"highest-{metric}", metric, "highest row", str(table.mean(axis=1).idxmax()), 1))
+        for method in METHODS:
+            spread = table[method].std(ddof=0)
+            rows.append((f"spread-{metric}-{method}", metric, f"standard deviation over rows, {method}", spread, 1))
+    return pd.DataFrame(rows, columns=["id", "metric", "what", "value", "rows"])
+
+
+def run_means(records: pd.DataFrame) -> pd.DataFrame:
+    """A run's means in the shape of `paper_table_11`."""
+    found = averages(records, methods=METHODS)
+    return found.pivot(index=["category", "method"], columns="metric", values="estimate").reset_index()
+
+
+def orders(records: pd.DataFrame, metric: str, methods: Sequence[str] = METHODS) -> pd.DataFrame:
+    """The methods of each category, best first.
+
+    return  columns category, place (1 the best), method, estimate, tied (not distinguishable from the place before)
+    """
+    rows, records = [], choose(records, methods=methods)
+    for category, group in records.groupby("category", sort=False):
+        values = sequence_means(group, metric)
+        order = _order(values.mean(), METRICS[metric].sign)
+        tied = [False, *(not interval(values[a] - values[b]).excludes(0) for a, b in pairwise(order))]
+        for place, (method, same) in enumerate(zip(order, tied, strict=True), start=1):
+            rows.append((category, place, method, values[method].mean(), bool(same)))
+    return pd.DataFrame(rows, columns=["category", "place", "method", "estimate", "tied"])
+
+
+def order_text(places: pd.DataFrame) -> str:
+    """One category's `orders` in a line: "ChunkKV, SnapKV = H2O"."""
+    parts = [f"{' = ' if row.tied else ', '}{row.method}" for row in places.itertuples()]
+    return "".join(parts).removeprefix(", ")
+
+
+def _order(values: pd.Series, sign: int) -> list[str]:
+    """The index, best value first; equal values keep their order."""
+    return list(values.index[np.argsort(-sign * values.to_numpy(), kind="stable")])
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def table_11(
+    found: pd.DataFrame,
+    runs: Mapping[str, Any],
+    methods: Sequence[str] = METHODS,
+    caption: str | None = None,
+    name: str = "table-11",
+    tinted: bool = False,
+) -> str:
+    """Paper Table 11: a row per category and method, the paper's value beside each run's mean and interval.
+
+    found    of `side_by_side`; both metrics fit a page beside one run; beside two or more, give each its own table
+    runs     for the caption: label -> run with `.manifest`
+    methods  among which the best in its column and category is bold, equal at the printed digits included
+    tinted   gives each source's cells its colour: for labels "Published" and "Live"
+    """
+    metrics, rows = list(found["metric"].unique()), []
+    cells = {
+        (row.source, row.category, row.method, row.metric): Interval(row.estimate, row.low, row.high, row.n)
+        for row in found.itertuples()
+    }
+    sources, order = list(found["source"].unique()), dict.fromkeys([*methods, *found["method"]])
+    for category in found["category"].unique():
+        for method in order:
+            row = {"Sub-category": category, "Method": row_name(method)}
+            for source in sources:
+                for metric in metrics:
+                    mine = cells.get((source, category, method, metric), NOTHING)
+                    text = number(mine)
+                    rivals = [cells.get((source, category, m, metric), NOTHING).estimate for m in methods]
+                    rivals = [METRICS[metric].sign * round(float(value), 4) for value in rivals if not np.isnan(value)]
+                    best = len(rivals) > 1 and METRICS[metric].sign * round(float(mine.estimate), 4) == max(rivals)
+                    text = f"**{text}**" if best and method in methods else text
+                    row[f"{source}: {METRICS[metric].short}"] = tint(text, source) if tinted else text
+                if source != PAPER:
+                    n = max(cells.get((source, category, method, metric), NOTHING).n for metric in metrics)
+                    row[f"{source}: n"] = tint(str(n), source) if tinted else n
+            rows.append(row)
+    table = pd.DataFrame(rows)
+    return myst_table(table, caption or _caption(runs, metrics), name, right=table.columns[2:])
+
+
+def _caption(runs: Mapping[str, Any], metrics: Sequence[str]) -> str:
+    directions = ", ".join(f"{METRICS[name].short}: {METRICS[name].better} is better" for name in metrics)
+    settings = [f"{PAPER}: {PAPER_SETTING}."]
+    for label, run in runs.items():
+        model = run.manifest.get("model", {}).get("name", "model not recorded")
+        budget = budget_text(run.manifest.get("parameters", {}).get("budget"))
+        settings.append(f"{label}: {model}, data {data_source(run.manifest)}, budget {budget}.")
+    return (
+        "Paper Table 11. Mean over layers, then over sequences, with 95 % bootstrap interval over documents; "
+        f"{directions}. Bold: best of the compared methods. {MISSING}: not measured. " + " ".join(settings)
+    )
+
+
+def signature_table(shapes: Mapping[str, pd.DataFrame], caption: str, name: str = "") -> str:
+    """Signatures side by side: label -> `signature`, labels as in `table_11`."""
+    first = next(iter(shapes.values()))
+    what = [f"{METRICS[row.metric].short}: {row.what}" for row in first.itertuples()]
+    table = pd.DataFrame({"What": what})
+    for label, shape in shapes.items():
+        texts = []
+        for row in shape.itertuples():
+            number = (
+                "" if isinstance(row.value, str) else f"{row.value:{'+.2f' if row.id.startswith('gap') else '.4f'}}"
+            )
+            order = f" ({row.rows} rows)" if row.id.startswith("order") else ""
+            texts.append(tint(minus(number) or f"{row.value}{order}", label))
+        table[label] = texts
+    return myst_table(table, caption, name)
+
+
+def orders_table(
+    paper: pd.DataFrame, runs: Mapping[str, Any], caption: str, name: str = "", metrics: Sequence[str] = PRIMARY
+) -> str:
+    """The order of the methods, best first, by category: the paper's beside each run's.
+
+    "=" in a run's order: not distinguishable from the next better method (paired 95 % interval).
+    """
+    rows = {}
+    for metric in metrics:
+        for category, group in paper.groupby("category", sort=False):
+            text = ", ".join(_order(group.set_index("method")[metric], METRICS[metric].sign))
+            rows[METRICS[metric].short, category] = {PAPER: tint(text, PAPER)}
+        for label, run in runs.items():
+            for category, places in orders(run.records, metric).groupby("category", sort=False):
+                rows.setdefault((METRICS[metric].short, category), {})[label] = tint(order_text(places), label)
+    table = pd.DataFrame.from_dict(rows, orient="index")[[PAPER, *runs]].fillna(MISSING)
+    return myst_table(table.reset_index(names=["Metric", "Sub-category"]), caption, name)

@@ -1,0 +1,117 @@
+"""How tables are written: MyST text with a caption and a number, how numbers look in it, where they come from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import InputError
+from .records import CONTROLS
+from .statistics import Interval
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
+
+MISSING = "–"
+
+
+def myst_table(rows: pd.DataFrame, caption: str, name: str = "", right: Iterable[str] = ()) -> str:
+    """A numbered MyST table of texts, without an index; `right` names the columns to align right.
+
+    raises  InputError: a column without a name, no rows, or an empty caption.
+    """
+    columns = [str(column).strip() for column in rows.columns]
+    if not all(columns) or rows.empty or not caption.strip():
+        raise InputError("a table needs a caption, at least one row, and a name for each of its columns.")
+    right = set(right)
+    rule = ["---:" if column in right else ":---" for column in columns]
+    lines = [columns, rule, *rows.astype(str).to_numpy().tolist()]
+    head = [f":::{{table}} {_one_line(caption)}", *([f":name: {name}"] if name else []), ""]
+    return "\n".join([*head, *("| " + " | ".join(map(_cell, line)) + " |" for line in lines), ":::"])
+
+
+def show(text: str) -> Markdown:
+    """What a notebook cell ends with: the table as Markdown output."""
+    from IPython.display import Markdown
+
+    return Markdown(text)
+
+
+def number(found: Interval, digits: int = 4) -> str:
+    """An estimate with its interval, "0.9019 [0.9012, 0.9026]"; alone if it has none; "–" if it is NaN."""
+    if np.isnan(found.estimate):
+        return MISSING
+    interval = "" if np.isnan(found.low) else f" [{found.low:.{digits}f},\N{NO-BREAK SPACE}{found.high:.{digits}f}]"
+    return minus(f"{found.estimate:.{digits}f}{interval}")
+
+
+def p_text(p: float) -> str:
+    """A p-value with 3 decimals, "< 0.001" below that, "–" if there is none."""
+    if np.isnan(p):
+        return MISSING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def row_name(method: str) -> str:
+    return f"{method} (control)" if method in CONTROLS else method
+
+
+def minus(text: str) -> str:
+    """The typographic minus sign, which screen readers speak."""
+    return text.replace("-", "−")
+
+
+def tint(text: str, label: str) -> str:
+    """A cell in the colour of its source, free to wrap: labels "Paper", "Published" and "Live" have a colour."""
+    name = re.sub("[^a-z0-9]+", "-", label.lower())  # a class must not have the dots that a run's name may have
+    return f"[{text}]{{.{name} .wraps}}"
+
+
+def provenance_line(manifest: Mapping[str, Any]) -> str:
+    """One line to stand under a figure: run, model, data, n, budget, code, versions, date.
+
+    A fact that the manifest lacks is said to be "not recorded".
+    """
+    model, versions = manifest.get("model", {}), manifest.get("versions", {})
+    wanted, measured = (manifest.get("sequences", {}).get(key, "?") for key in ("wanted", "measured"))
+    unfinished = (
+        ""
+        if manifest.get("status") == "complete"
+        else f" ({manifest.get('status', 'unfinished')}: {measured} of {wanted})"
+    )
+    parts = [
+        f"Run `{manifest.get('name', 'without a name')}`{unfinished}",
+        f"model {model.get('name', 'not recorded')}, {model.get('dtype', '?')} on {model.get('device', '?')}",
+        f"data {data_source(manifest)}",
+        f"n = {measured} sequences",
+        f"budget {budget_text(manifest.get('parameters', {}).get('budget'))}",
+        f"measurement version {manifest.get('measurement_version', 'not recorded')}",
+        ", ".join(f"{package} {versions[package]}" for package in ("torch", "transformers") if package in versions)
+        or "versions not recorded",
+        str(manifest.get("finished") or manifest.get("started") or "")[:10] or "date not recorded",
+    ]
+    return " · ".join(parts)
+
+
+def budget_text(budget: float | int | None) -> str:
+    """A budget in words: 0.1 -> "10 %", 512 -> "512 tokens"."""
+    if budget is None:
+        return "not recorded"
+    return f"{budget} tokens" if isinstance(budget, int) else f"{100 * budget:g} %"
+
+
+def data_source(manifest: Mapping[str, Any]) -> str:
+    return str(manifest.get("data", {}).get("source") or manifest.get("parameters", {}).get("source") or "not recorded")
+
+
+def _one_line(text: str) -> str:
+    """Line breaks would end a row of the table; a no-break space stays."""
+    return re.sub(r"[ \t\r\n]+", " ", text).strip(" ")
+
+
+def _cell(value: object) -> str:
+    return _one_line(str(value)).replace("|", "\\|")
