@@ -11,10 +11,10 @@ from common import refused
 from scipy.stats import spearmanr
 
 from chunkkv_lib.report import answers
-from chunkkv_lib.report.figures.needles import needle_map
-from chunkkv_lib.report.figures.style import svg
+from chunkkv_lib.report import damage as dm
 from chunkkv_lib.report.records import damage
 from chunkkv_lib.report.statistics import proportion_interval
+from chunkkv_lib.report.style import svg
 
 METHODS = ("ChunkKV", "SnapKV", "H2O", "Random", "StreamingLLM")
 
@@ -89,19 +89,11 @@ def test_ability_is_the_full_cache_against_the_floor(run):
 
 def test_a_floor_that_is_higher_is_no_ability():
     worse = run_of(["A"], 6, graded, chance=lambda category, i: 0.9 + i / 50)
-    assert answers.able(worse) == [] and answers.answer_claims(worse)[0].verdict == "not supported"
-
-
-def test_scores_as_dots(run):
-    dots = answers.score_dots(run, ["ChunkKV"])
-    assert list(dots["row"].unique()) == ["A", "B", "All"]
-    assert list(dots["method"].unique()) == ["Floor", "Full", "ChunkKV"]
-    value = dots[(dots["row"] == "A") & (dots["method"] == "ChunkKV")]["estimate"].item()
-    assert value == pytest.approx(0.725)
+    assert answers.able(worse) == [] and answers.answer_claims(worse)[0].verdict == "not in every row"
 
 
 def test_relations_are_rank_correlations_within_sequences(run):
-    found = answers.relations(run, ["kv_l1_loss"], ["answer_change", "score_loss"])
+    found = dm.relations(run.records, damage(run.answer_records), ["kv_l1_loss"], ["answer_change", "score_loss"])
     merged = damage(run.answers).merge(run.layers[["sequence", "method", "kv_l1_loss"]])
     by_hand = [
         spearmanr(group["kv_l1_loss"], group["answer_change"]).statistic for _, group in merged.groupby("sequence")
@@ -109,12 +101,13 @@ def test_relations_are_rank_correlations_within_sequences(run):
     row = found.set_index("outcome").loc["answer_change"]
     assert row["within"].estimate == pytest.approx(np.mean(by_hand)) and row["within"].n == 12
     assert found.set_index("outcome").loc["score_loss", "within"].n == 6, "row B's scores are the same for all methods"
-    text = answers.relations_table(found, "Correlations.", "tab-x")
+    text = dm.relations_table(found, "Correlations.", "tab-x")
     assert ":name: tab-x" in text and "Change of the written answer | + |" in text
 
 
 def test_outcomes_as_a_table(run):
-    text = answers.outcome_table(run, ("score_loss", "prefix_agreement"), "Costs.")
+    costs = dm.outcomes(damage(run.answer_records), ("score_loss", "prefix_agreement"))
+    text = dm.outcomes_table(costs, "Costs.")
     assert "Loss of LongBench score ↓" in text and "in step with the full cache's ↑" in text
     assert "| Random (control) | 0.3" in text
 
@@ -126,15 +119,15 @@ def test_hits_are_counted_by_depth(needles):
     assert mine["depth"].tolist() == [0, 0.5, 1] and mine["hits"].tolist() == [4, 0, 4] and (mine["n"] == 4).all()
     assert (mine["low"] >= 0).all() and (mine["high"] <= 1).all() and (mine["low"] < mine["high"]).all()
     assert answers.found_gap(needles, "ChunkKV", "StreamingLLM").estimate == pytest.approx(1 / 3)
-    judged = {claim.statement: claim.verdict for claim in answers.needle_claims(needles)}
-    assert judged["ChunkKV finds more needles than SnapKV"] == "supported" and len(judged) == 4
+    judged = {claim.id: claim.verdict for claim in answers.needle_claims(needles)}
+    assert judged["needles-snapkv"] == "supported" and len(judged) == 4
 
 
 def test_the_map_names_every_count(needles):
-    drawn = needle_map(answers.hit_rates(needles))
+    drawn = answers.needle_map(answers.hit_rates(needles))
     texts = [text.get_text() for text in drawn.axes[0].texts]
     assert texts[:4] == ["4/4", "4/4", "4/4", "12/12"] and texts[4:8] == ["4/4", "0/4", "4/4", "8/12"]
-    assert "12 hidden" in drawn.get_suptitle() and svg(drawn) == svg(needle_map(answers.hit_rates(needles)))
+    assert "12 hidden" in drawn.get_suptitle() and svg(drawn) == svg(answers.needle_map(answers.hit_rates(needles)))
 
 
 def test_means_by_depth(needles):
@@ -146,11 +139,13 @@ def test_means_by_depth(needles):
     assert row["estimate"].item() == pytest.approx(here)
 
 
-def test_claims_follow_the_numbers(run):
-    judged = {claim.statement: claim.verdict for claim in answers.answer_claims(run)}
-    assert judged["With its full cache the model can do every sub-category"] == "cannot be told here"
-    assert judged["With ChunkKV the score falls less than with SnapKV"] == "supported"
-    assert len(judged) == 1 + 4 + 8
+def test_claims_follow_the_numbers_and_a_score_below_its_floor_supports_nothing(run):
+    judged = {claim.id: claim.verdict for claim in answers.answer_claims(run)}
+    assert judged["able"] == "cannot be told here" and len(judged) == 1 + 4 + 4
+    scores = [id for id in judged if "score-loss" in id]
+    assert len(scores) == 4 and {judged[id] for id in scores} == {"not comparable"}  # row B is at its floor
+    able = {claim.id: claim.verdict for claim in answers.answer_claims(run_of(["A"], 6, graded))}
+    assert able["able"] == able["score-loss-snapkv"] == "supported"
 
 
 def test_a_run_without_written_answers_is_refused(run):

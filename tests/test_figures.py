@@ -1,4 +1,4 @@
-"""Figures: what is drawn equals the records, axes are named, nothing global is left behind, bytes repeat."""
+"""Figures: what is drawn is the table that is published, axes are named, nothing is left behind, bytes repeat."""
 
 from __future__ import annotations
 
@@ -11,28 +11,35 @@ import pytest
 from synthetic_records import tiny_run
 
 from chunkkv_lib.errors import InputError
-from chunkkv_lib.report import figures
-from chunkkv_lib.report.figures import layers, setting, style, tokens
+from chunkkv_lib.report import costs, damage, definitions, kept, layers, style, table_11
+from chunkkv_lib.report.records import damage as rec_damage
 from chunkkv_lib.report.records import paper_table_11
 
 RUN = tiny_run()
+L1 = ["kv_l1_loss"]
 WORDS = ["<s>", "The", "key", "is", "7", "4", "2", ".", "What", "was", "the", "$key\n"]
 KEPT = {"ChunkKV": [[0, 1, 2, 10, 11]] * 4, "SnapKV": [[[0, 4, 5, 10, 11], [0, 1, 6, 10, 11]]] * 4}
 SCORES = {"ChunkKV": np.linspace(0, 1, 12), "SnapKV": [0.5] * 10 + [np.nan] * 2}
 ARCHITECTURES = {"SmolLM2-135M": {"layers": 30, "kv_heads": 3, "head_dim": 64}}
+ROW = "Single-Document QA"
+
+
+def gaps_figure(runs):
+    return style.dots_figure({"Gap in %": table_11.gaps(paper_table_11(), runs, L1)}, "Gaps", zero="baseline")
+
+
 EVERY = {
-    "figure_6": lambda run: figures.figure_6(run.records),
-    "figure_6, zoomed": lambda run: figures.figure_6(run.records, zoom=True, controls=(), bands=False),
-    "layer_differences": lambda run: figures.layer_differences(run.records),
-    "table_11_figure": lambda run: figures.table_11_figure(paper_table_11(), {"published": run, "this run": run}),
-    "gaps_figure": lambda run: figures.gaps_figure(paper_table_11(), {"published": run}),
-    "definitions_figure": lambda run: figures.definitions_figure(run.records),
-    "damage_scatter": lambda run: figures.damage_scatter(run.records, run.answers),
-    "calibration_figure": lambda run: figures.calibration_figure(run.records, run.answers),
-    "kept_raster": lambda run: figures.kept_raster(KEPT, WORDS),
-    "token_strip": lambda run: figures.token_strip(WORDS, SCORES, KEPT | {"SnapKV": [0, 4]}, chunk_size=3, window=2),
-    "budget_memory": lambda run: figures.budget_memory(ARCHITECTURES),
-    "sequence_lengths": lambda run: figures.sequence_lengths(run.sequences),
+    "figure_6": lambda run: layers.figure_6(layers.layer_means(run.records, ROW), ROW),
+    "figure_6, methods": lambda run: layers.figure_6(layers.layer_means(run.records, ROW), view="methods", bands=False),
+    "figure_6, whole": lambda run: layers.figure_6(layers.layer_means(run.records, ROW), view="whole"),
+    "layer_differences": lambda run: layers.layer_differences(layers.layer_gaps(run.records, ROW)),
+    "leads_figure": lambda run: layers.leads_figure(layers.leaders(run.records), 12),
+    "dots_figure": lambda run: gaps_figure({"published": run, "this run": run}),
+    "definitions_figure": lambda run: definitions.definitions_figure(definitions.definition_ranks(run.records)),
+    "damage_scatter": lambda run: damage.damage_scatter(damage.damage_points(run.records, rec_damage(run.answers))),
+    "kept_raster": lambda run: kept.kept_raster(KEPT, WORDS),
+    "token_strip": lambda run: kept.token_strip(WORDS, SCORES, KEPT | {"SnapKV": [0, 4]}, chunk_size=3, window=2),
+    "budget_memory": lambda run: costs.budget_memory(ARCHITECTURES),
 }
 
 
@@ -51,56 +58,76 @@ def test_every_figure_is_named_small_enough_and_leaves_no_trace(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = EVERY[name](RUN)
-        image = figures.svg(figure)
+        image = style.svg(figure)
     assert dict(mpl.rcParams) == before and not plt.get_fignums()
     assert figure.get_size_inches()[0] <= 7 and b"<svg" in image
-    named = [ax for ax in figure.axes if ax.get_xlabel() or any(label.get_text() for label in ax.get_xticklabels())]
+    named = [ax for ax in figure.axes if ax.get_xlabel() or any(one.get_text() for one in ax.get_xticklabels())]
     assert named, "no axis says what it shows"
     sizes = [found.get_fontsize() for found in figure.findobj(mpl.text.Text) if found.get_text().strip()]
-    assert min(sizes) >= 9
+    assert min(sizes) >= (7 if name == "leads_figure" else 9)
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(EVERY) - {"figure_6, zoomed", "kept_raster", "token_strip", "budget_memory"})
+    "name", ["figure_6", "layer_differences", "dots_figure", "definitions_figure", "damage_scatter"]
 )
-def test_one_sequence_draws_without_intervals(name):
-    answers = name in (
-        "damage_scatter",
-        "calibration_figure",
-    )  # the first answer of these runs has no likelihood
+def test_few_sequences_draw_without_intervals(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        EVERY[name](tiny_run(per_category=1 + answers, layers=2))
+        EVERY[name](tiny_run(per_category=1 + (name == "damage_scatter"), layers=2))
 
 
 def test_single_sequence_says_so():
-    assert any("no interval" in text for text in texts(figures.figure_6(tiny_run(per_category=1).records)))
+    assert any("no interval" in text for text in texts(EVERY["figure_6"](tiny_run(per_category=1))))
 
 
-@pytest.mark.parametrize(("name", "ending"), [("figure_6", ".svg"), ("sequence_lengths", ".png")])
+def test_the_user_s_own_settings_of_matplotlib_change_nothing():
+    plain = style.svg(EVERY["figure_6"](RUN))
+    with mpl.rc_context({"text.usetex": True, "font.size": 30, "axes.facecolor": "red", "lines.linestyle": ":"}):
+        assert style.svg(EVERY["figure_6"](RUN)) == plain
+
+
+@pytest.mark.parametrize("name", ["a$b$", r"$\frac{", "long" * 40, "$"])
+def test_names_from_outside_are_no_markup(name):
+    run = tiny_run()
+    for table in (run.records, run.answers):
+        table["method"] = table["method"].replace("H2O", name)
+    means = layers.layer_means(run.records, ROW, methods=["ChunkKV", "SnapKV", name])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = layers.figure_6(means)
+        style.svg(figure)
+        for draw in ("definitions_figure", "damage_scatter"):
+            ranked = definitions.definition_ranks(run.records, methods=["SnapKV", name])
+            points = damage.damage_points(run.records, rec_damage(run.answers), methods=["SnapKV", name])
+            tables = {"definitions_figure": ranked, "damage_scatter": points}
+            style.svg(getattr({"definitions_figure": definitions, "damage_scatter": damage}[draw], draw)(tables[draw]))
+    assert style.brief(name) in texts(figure) and figure.axes[0].get_position().width > 0.36
+
+
+@pytest.mark.parametrize(("name", "ending"), [("figure_6", ".svg"), ("token_strip", ".png")])
 def test_saved_files_are_identical_twice(name, ending, tmp_path):
-    paths = [figures.save(EVERY[name](RUN), tmp_path / f"{i}{ending}") for i in range(2)]
+    paths = [style.save(EVERY[name](RUN), tmp_path / f"{i}{ending}") for i in range(2)]
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert len(list(tmp_path.iterdir())) == 2
     with pytest.raises(InputError, match=r"use \.svg"):
-        figures.save(EVERY["budget_memory"](RUN), tmp_path / "figure.jpeg")
+        style.save(EVERY["budget_memory"](RUN), tmp_path / "figure.jpeg")
 
 
 def test_saved_and_shown_are_the_same_picture(tmp_path):
     figure = EVERY["budget_memory"](RUN)
-    assert figures.save(figure, tmp_path / "a.svg").read_text() == figures.svg(figure).decode()
-    assert figures.show(figure).data.startswith(("<?xml", "<svg"))
+    assert style.save(figure, tmp_path / "a.svg").read_text() == style.svg(figure).decode()
+    assert style.show(figure).data.startswith(("<?xml", "<svg"))
 
 
 # -------------------------------------------------------------------------------- style
 def test_each_method_has_its_own_marker_and_the_three_their_own_colour():
-    assert len({look.marker for look in figures.LOOKS.values()}) == len(figures.LOOKS)
-    assert len({figures.LOOKS[m].colour for m in ("ChunkKV", "SnapKV", "H2O")}) == 3
-    assert figures.look("MyMethod") == figures.look("MyMethod") in style.OTHERS
+    assert len({look.marker for look in style.LOOKS.values()}) == len(style.LOOKS)
+    assert len({style.LOOKS[m].colour for m in ("ChunkKV", "SnapKV", "H2O")}) == 3
+    assert style.look("MyMethod") == style.look("MyMethod") in style.OTHERS
 
 
 def test_label_colours_reach_contrast_on_white():
-    for look in figures.LOOKS.values():
+    for look in style.LOOKS.values():
         assert 1.05 / (style.luminance(style.legible(look.colour)) + 0.05) >= 4.5
     assert style.luminance((1, 1, 1)) == pytest.approx(1) and style.text_on("#000000") == "white"
     assert style.text_on("#009E73") == style.INK
@@ -115,54 +142,55 @@ def test_spread_by_hand():
 
 
 # -------------------------------------------------------------------------------- layers
-def test_figure_6_draws_the_means_and_the_budget_line():
-    figure = figures.figure_6(RUN.records, "Few-shot Learning")
+def test_figure_6_draws_the_published_table_and_the_budget_line():
+    """Of five sequences, where a plain percentile interval would be narrower by a third."""
+    run = tiny_run(per_category=5)
+    table = layers.layer_means(run.records, "Few-shot Learning")
+    figure = layers.figure_6(table, "Few-shot Learning")
     l1, cosine = figure.axes
     assert l1.get_ylabel() == "KV-cache L1 loss\n← lower is better"
     assert cosine.get_ylabel() == "Attention cosine similarity\nhigher is better →"
     assert cosine.get_xlabel().startswith("Layer")
     for ax, metric in ((l1, "kv_l1_loss"), (cosine, "attention_cosine_similarity")):
+        bands = {}
         for method in ("ChunkKV", "SnapKV", "H2O", "Random"):
-            chosen = RUN.records[(RUN.records["category"] == "Few-shot Learning") & (RUN.records["method"] == method)]
-            means = [chosen.loc[chosen["layer"] == layer, metric].mean() for layer in range(4)]
-            assert line(ax, method).get_ydata() == pytest.approx(means)
+            rows = table[(table["method"] == method) & (table["metric"] == metric)]
+            assert line(ax, method).get_ydata() == pytest.approx(rows["estimate"].to_numpy())
+            bands[method] = rows[["low", "high"]].to_numpy()
         assert len(ax.collections) == 3  # a band for each method, none for the control
+        for band, (low, high) in zip(ax.collections, (bands[m].T for m in ("ChunkKV", "SnapKV", "H2O")), strict=True):
+            corners = band.get_paths()[0].vertices[:, 1]
+            assert set(np.round(np.r_[low, high], 9)) <= set(np.round(corners, 9))
+    chosen = run.records[(run.records["category"] == "Few-shot Learning") & (run.records["method"] == "H2O")]
+    means = chosen.groupby("layer")["kv_l1_loss"].mean()
+    assert line(l1, "H2O").get_ydata() == pytest.approx(means.to_numpy())
     assert any(set(np.round(drawn.get_ydata(), 6)) == {0.9} for drawn in l1.lines)
     assert "1 − budget = 0.90" in texts(figure) and "Random" in texts(figure)
     assert "y axis does not start at 0" in texts(figure)
 
 
-def test_figure_6_band_is_the_bootstrap_interval():
-    from chunkkv_lib.report.records import layer_values
-    from chunkkv_lib.report.statistics import mean_interval
-
-    ax = figures.figure_6(RUN.records, methods=["SnapKV"], controls=()).axes[0]
-    chosen = RUN.records[RUN.records["category"] == "Single-Document QA"]
-    found = mean_interval(layer_values(chosen, "kv_l1_loss", "SnapKV").to_numpy(), method="expanded")
-    heights = ax.collections[0].get_paths()[0].vertices[:, 1]
-    assert heights.max() == pytest.approx(found.high.max()) and heights.min() == pytest.approx(found.low.min())
-
-
-def test_figure_6_draws_what_was_measured_and_refuses_what_was_asked_but_is_absent():
+def test_means_are_of_what_was_measured_and_refuse_what_is_absent():
     records = tiny_run(methods=("ChunkKV", "Random")).records
-    assert {drawn.get_label() for drawn in figures.figure_6(records).axes[0].lines} >= {"ChunkKV", "Random"}
+    assert list(layers.layer_means(records)["method"].unique()) == ["ChunkKV", "Random"]
     for call in (
-        lambda: figures.figure_6(records, methods=["SnapKV"]),
-        lambda: figures.figure_6(records, controls=["Oracle"]),
-        lambda: figures.layer_differences(records),
+        lambda: layers.layer_means(records, methods=["SnapKV"]),
+        lambda: layers.layer_gaps(records),
+        lambda: layers.leaders(records),
     ):
         with pytest.raises(InputError, match="Known: ChunkKV, Random"):
             call()
-    with pytest.raises(InputError, match="none of the methods"):
-        figures.figure_6(records[records["method"] == "Random"])
+    with pytest.raises(InputError, match="pass `methods`"):
+        layers.layer_means(records.assign(method="mine"))
     with pytest.raises(InputError, match=r"unknown category 'Few-shot'\. Did you mean 'Few-shot Learning'"):
-        figures.figure_6(records, category="Few-shot")
+        layers.layer_means(records, category="Few-shot")
 
 
-def test_zoom_names_the_control_that_lies_outside():
-    figure = figures.figure_6(RUN.records, zoom=True)
+def test_views_of_the_axis():
+    means = layers.layer_means(RUN.records, ROW)
+    figure = layers.figure_6(means, view="methods")
     assert any("outside (mean): Random 0.40" in text.replace("\n", " ") for text in texts(figure))
     assert figure.axes[1].get_ylim()[0] > 0.9
+    assert layers.figure_6(means, view="whole", bands=False).axes[0].get_ylim() == (0, 1.02)
 
 
 def test_paper_bands_keep_their_relative_depth():
@@ -172,38 +200,54 @@ def test_paper_bands_keep_their_relative_depth():
     assert layers.paper_bands("attention_mass", 32) == []
 
 
-def test_layer_differences_are_paired_and_filled_where_clear():
-    ax = figures.layer_differences(RUN.records, bands=False).axes[0]
-    chosen = RUN.records[RUN.records["category"] == "Single-Document QA"]
-    wide = chosen.pivot_table(index="layer", columns="method", values="kv_l1_loss")
+def test_a_band_is_ranked_among_all_of_its_width():
+    """A gain in layers 3 to 10 makes the paper's band, 5 to 25, larger inside than outside, but not the first."""
+    records = tiny_run(layers=32).records
+    records.loc[(records["method"] == "ChunkKV") & records["layer"].between(0, 10), "kv_l1_loss"] -= 0.05
+    row = layers.band_contrasts(records, None, ["kv_l1_loss"], [("ChunkKV", "SnapKV")]).iloc[0]
+    assert row["layers"] == "5–25 of 32" and row["bands"] == 12 and row["rank"] == 6 and row["best"] == "0–20"
+    assert row["behind"].estimate > 0 and row["behind"].excludes(0)
+    gap = records.pivot_table("kv_l1_loss", "layer", "method", "mean", sort=True)
+    gap = gap["ChunkKV"] - gap["SnapKV"]
+    assert row["contrast"].estimate == pytest.approx(gap[5:26].mean() - gap.drop(range(5, 26)).mean())
+
+
+def test_layer_differences_draw_their_table_and_are_filled_where_clear():
+    gaps = layers.layer_gaps(RUN.records, ROW)
+    ax = layers.layer_differences(gaps, bands=False).axes[0]
+    wide = RUN.records[RUN.records["category"] == ROW].pivot_table("kv_l1_loss", "layer", "method")
     assert ax.lines[0].get_ydata() == pytest.approx((wide["ChunkKV"] - wide["SnapKV"]).to_numpy())
-    filled = [drawn for drawn in ax.lines if drawn.get_linestyle() == "None" and drawn.get_markerfacecolor() != "white"]
-    assert sum(len(drawn.get_xdata()) for drawn in filled) == 8  # differences of 5 and 15 standard deviations
-    assert {entry.get_text() for entry in ax.get_legend().get_texts()} == {
-        "ChunkKV − SnapKV",
-        "ChunkKV − H2O",
-    }
+    filled = [one for one in ax.lines if one.get_linestyle() == "None" and one.get_markerfacecolor() != "white"]
+    clear = gaps[gaps["metric"] == "kv_l1_loss"]["clear"].sum()
+    assert sum(len(one.get_xdata()) for one in filled) == clear == 8  # differences of 5 and 15 standard deviations
+    names = {entry.get_text() for entry in ax.get_legend().get_texts()}
+    assert names == {"ChunkKV − SnapKV", "ChunkKV − H2O"}
 
 
-# -------------------------------------------------------------------------------- averages
-def test_table_11_figure_holds_every_value_once_and_names_what_is_missing():
-    figure = figures.table_11_figure(paper_table_11(), {"published": RUN}, metrics=["kv_l1_loss"])
-    drawn = [found.get_xdata()[0] for found in figure.axes[0].lines if len(found.get_xdata()) == 1]
-    assert len(drawn) == 15 + 2 * 3
-    assert sorted(drawn)[:2] == [0.8726, 0.8741]
-    assert any("Not measured in published: Multi-Document QA" in text.replace("\n", " ") for text in texts(figure))
+def test_reuse_is_compared_layer_by_layer_on_shared_sequences():
+    plain, shared = tiny_run().records, tiny_run(per_category=4).records
+    shared.loc[shared["layer"] == 2, "attention_cosine_similarity"] -= 0.2
+    found = layers.reuse_by_layer({1: plain, 3: shared}, "attention_cosine_similarity", "SnapKV")
+    assert (found["n"] == 8).all() and found["reuse"].tolist() == [3] * 4
+    assert found["estimate"].idxmin() == 2 and found["estimate"][2] == pytest.approx(-0.2, abs=0.01)
+
+
+# -------------------------------------------------------------------------------- dots
+def test_hollow_is_the_paper_and_every_value_is_drawn_once():
+    figure = gaps_figure({"published": RUN})
+    dots = [found for found in figure.axes[0].lines if len(found.get_xdata()) == 1]
+    hollow = [found.get_xdata()[0] for found in dots if found.get_fillstyle() == "none"]
+    assert len(dots) == 5 * 2 + 2 * 2 and len(hollow) == 10
+    assert min(hollow) == pytest.approx(100 * (0.8741 - 0.8921) / 0.8921, abs=0.5)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()][2] == "Summarization"
+    legend = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert legend == {"ChunkKV − SnapKV", "ChunkKV − H2O", "Paper", "published"}
 
 
-def test_gaps_are_percentages_of_the_baseline():
-    figure = figures.gaps_figure(paper_table_11(), {"published": RUN}, metrics=["kv_l1_loss"])
-    drawn = [found.get_xdata()[0] for found in figure.axes[0].lines if len(found.get_xdata()) == 1]
-    assert 100 * (0.8741 - 0.8921) / 0.8921 == pytest.approx(drawn[0]) == pytest.approx(-2.02, abs=0.005)
-    assert drawn[10] == pytest.approx(100 * (0.89 - 0.90) / 0.90, abs=0.3)
-
-
+# -------------------------------------------------------------------------------- definitions
 def test_definitions_show_ranks_in_the_right_direction_and_skip_the_unmeasured():
-    figure = figures.definitions_figure(RUN.records, "Few-shot Learning", methods=["ChunkKV", "H2O"])
+    ranks = definitions.definition_ranks(RUN.records, "Few-shot Learning", methods=["ChunkKV", "H2O"])
+    figure = definitions.definitions_figure(ranks)
     rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(rows) == 3 and rows[0] == "KV-cache L1 loss ↓" and not any("prompt" in row for row in rows)
     cells = [found.get_text() for found in figure.axes[0].texts]
@@ -215,40 +259,35 @@ def test_definitions_mark_a_tie():
     records = RUN.records.copy()
     same = records["method"] == "Random"
     records.loc[same, "kv_l1_loss"] = records.loc[records["method"] == "SnapKV", "kv_l1_loss"].to_numpy()
-    figure = figures.definitions_figure(records, methods=["SnapKV", "Random"], definitions=["kv_l1_loss"])
-    assert [found.get_text() for found in figure.axes[0].texts][::2] == ["1", "1 ="]
+    ranks = definitions.definition_ranks(records, methods=["SnapKV", "Random"], definitions=L1)
+    assert ranks["rank"].tolist() == [1, 1] and ranks["tied"].tolist() == [False, True]
+    assert [one.get_text() for one in definitions.definitions_figure(ranks).axes[0].texts][::2] == ["1", "1 ="]
 
 
 # -------------------------------------------------------------------------------- damage
-def test_damage_scatter_draws_each_sequence_and_states_the_rank_correlation():
-    figure = figures.damage_scatter(RUN.records, RUN.answers)
-    cosine = figure.axes[1]
+def test_damage_scatter_draws_each_sequence():
+    points = damage.damage_points(RUN.records, rec_damage(RUN.answers))
+    cosine = damage.damage_scatter(points).axes[1]
     cloud = cosine.lines[0]
     assert len(cloud.get_xdata()) == 12 and np.isnan(cloud.get_ydata()).sum() == 2
-    assert any("within a sequence: −1.00" in text for text in texts(figure))  # damage was made from the cosine
     mean = line(cosine, "H2O")
     assert mean.get_ydata() == pytest.approx([0.7]) and mean.get_xdata() == pytest.approx([0.93], abs=0.002)
     assert "nats per token" in cosine.get_ylabel()
 
 
-def test_calibration_bins_have_the_mean_damage():
-    ax = figures.calibration_figure(RUN.records, RUN.answers, bins=2).axes[0]
-    assert line(ax, "SnapKV").get_ydata() == pytest.approx([0.3, 0.3]) and ax.get_ylim()[0] == 0
-
-
 # -------------------------------------------------------------------------------- tokens
 def test_kept_share_by_hand():
-    assert tokens.kept_share([[0, 2], [0, 1]], 4).tolist() == [1, 0.5, 0.5, 0]
-    assert tokens.kept_share([3], 4).tolist() == [0, 0, 0, 1]
+    assert kept.kept_share([[0, 2], [0, 1]], 4).tolist() == [1, 0.5, 0.5, 0]
+    assert kept.kept_share([3], 4).tolist() == [0, 0, 0, 1]
     with pytest.raises(InputError, match="0 to 3"):
-        tokens.kept_share([4], 4)
+        kept.kept_share([4], 4)
 
 
 def test_long_raster_is_binned_without_losing_mass():
     share = np.zeros((2, 1003))
     share[0, 7], share[1, :] = 1, 0.25
-    binned = tokens._binned(share)
-    assert binned.shape == (2, tokens.COLUMNS) and binned[1] == pytest.approx(0.25)
+    binned = kept._binned(share)
+    assert binned.shape == (2, kept.COLUMNS) and binned[1] == pytest.approx(0.25)
     assert binned[0].argmax() == 3 and binned[0].max() == pytest.approx(1 / 3)  # positions 0 1, 2 3 4, 5 6, 7 8 9
 
 
@@ -261,42 +300,23 @@ def test_token_strip_colours_what_stays_and_prints_every_score():
     assert sum(not patch.get_fill() for patch in ax.patches) == 4  # chunks of 3 in the 10 tokens before the window
     assert [label.get_text() for label in ax.get_xticklabels()][-1] == "$key⏎"
     with pytest.raises(InputError, match="12 tokens"):
-        figures.token_strip(WORDS, {"ChunkKV": [1.0]}, {"ChunkKV": [0]})
+        kept.token_strip(WORDS, {"ChunkKV": [1.0]}, {"ChunkKV": [0]})
     with pytest.raises(InputError, match="at least one method"):
-        figures.kept_raster({}, 4)
+        kept.kept_raster({}, 4)
 
 
 # -------------------------------------------------------------------------------- setting
 def test_cache_size_of_llama_3_8b_by_hand():
     """2 x 32 layers x 8 heads x 128 channels x 2 bytes = 128 KiB per token, so 1 GiB at 8192 tokens."""
-    size = figures.kv_cache_bytes(8192, layers=32, kv_heads=8, head_dim=128)
-    assert size == 2**30 and setting.readable(size) == "1 GiB" and setting.readable(1536) == "1.5 KiB"
-    assert figures.kv_cache_bytes(1, 30, 3, 64, bytes_per_number=4) == 46080
+    size = costs.kv_cache_bytes(8192, layers=32, kv_heads=8, head_dim=128)
+    assert size == 2**30 and costs.readable(size) == "1 GiB" and costs.readable(1536) == "1.5 KiB"
+    assert costs.kv_cache_bytes(1, 30, 3, 64, bytes_per_number=4) == 46080
 
 
 def test_memory_lines_and_their_share():
-    ax = figures.budget_memory(ARCHITECTURES, lengths=(1024, 2048), budget=0.25).axes[0]
+    ax = costs.budget_memory(ARCHITECTURES, lengths=(1024, 2048), budget=0.25).axes[0]
     whole, part = (drawn.get_ydata() for drawn in ax.lines[:2])
     assert whole.tolist() == [1024 * 23040, 2048 * 23040] and part.tolist() == [256 * 23040, 512 * 23040]
     for budget in (0, 1, 10):
         with pytest.raises(InputError, match="between 0 and 1"):
-            figures.budget_memory(ARCHITECTURES, budget=budget)
-
-
-def test_lengths_from_objects_equal_those_from_the_table():
-    from types import SimpleNamespace
-
-    objects = [
-        SimpleNamespace(category=row.category, dataset=row.dataset, prompt_ids=range(row.prompt_tokens))
-        for row in RUN.sequences.itertuples()
-    ]
-    assert figures.svg(figures.sequence_lengths(objects)) == figures.svg(figures.sequence_lengths(RUN.sequences))
-    with pytest.raises(InputError, match="no sequences"):
-        figures.sequence_lengths([])
-
-
-def test_lengths_before_truncation_show_where_runs_cut():
-    figure = figures.sequence_lengths(RUN.sequences, cuts={"a": 300, "b": 700})
-    lines = {drawn.get_label(): drawn.get_xdata()[0] for drawn in figure.axes[0].lines}
-    assert lines["a: 300"] == 300 and lines["b: 700"] == 700
-    assert any(text.startswith("Prompts before truncation") for text in texts(figure))
+            costs.budget_memory(ARCHITECTURES, budget=budget)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import pytest
 
-from chunkkv_lib.report import guide
+from chunkkv_lib.report import costs, guide
 from chunkkv_lib.report.records import METRICS
-from chunkkv_lib.runs import Parameters, load_profile, profiles
+from chunkkv_lib.runs import Parameters, profiles
 
-LLAMA = guide.ARCHITECTURES["Meta-Llama-3-8B-Instruct"]
+LLAMA = costs.ARCHITECTURES["Meta-Llama-3-8B-Instruct"]
 
 
 def test_the_paper_model_has_its_published_number_of_weights():
@@ -20,17 +20,10 @@ def test_the_paper_model_has_its_published_number_of_weights():
 
 def test_a_prefill_by_hand():
     """One layer, one head of 2 entries, hidden 2, feed-forward 4, three tokens."""
-    tiny = guide.Architecture(10, 2, 4, 1, 1, 1, 2, tied=True)
+    tiny = costs.Architecture(10, 2, 4, 1, 1, 1, 2, tied=True)
     assert tiny.matrix_weights == 4 * 2 * 2 + 3 * 2 * 4 and tiny.weights == tiny.matrix_weights + 20
-    assert guide.prefill_flops(tiny, 3) == 2 * 40 * 3 + 2 * 9 * 2
-    assert guide.analysis_flops(tiny, 3) == guide.prefill_flops(tiny, 3) + 9 * 2
-
-
-def test_hours_are_work_by_rate():
-    paper = load_profile("paper")
-    work = 500 * guide.analysis_flops(LLAMA, paper.max_tokens)
-    assert guide.hours(LLAMA, paper, work / 3600) == pytest.approx(1)
-    assert guide.hours(LLAMA, replace(paper, per_category=50), work / 3600) == pytest.approx(0.5)
+    assert costs.prefill_flops(tiny, 3) == 2 * 40 * 3 + 2 * 9 * 2
+    assert costs.analysis_flops(tiny, 3) == costs.prefill_flops(tiny, 3) + 9 * 2
 
 
 def test_every_option_and_every_profile_has_its_row():

@@ -1,4 +1,4 @@
-"""Several runs on one question: verdicts side by side, agreement by rule, and layers on a common axis."""
+"""Several runs on one question: layers on a common axis of depth, and the same texts measured twice."""
 
 from __future__ import annotations
 
@@ -7,66 +7,10 @@ import pytest
 from synthetic_records import tiny_run
 
 from chunkkv_lib.errors import InputError
-from chunkkv_lib.report.figures.depth import LINES, depth_figure
-from chunkkv_lib.report.replication import (
-    ALL,
-    CANNOT_TELL,
-    CONTRADICTION,
-    NONE,
-    NOT_SUPPORTED,
-    SOME,
-    SUPPORTED,
-    UNTOLD,
-    agreement,
-    agreement_table,
-    depth_gaps,
-    measured_twice,
-    same_sign,
-    verdicts,
-)
-from chunkkv_lib.report.tables import Claim
+from chunkkv_lib.report.replication import depth_figure, depth_gaps, measured_twice, same_sign
+from chunkkv_lib.report.style import SERIES
 
 CATEGORY = "Single-Document QA"
-
-
-@pytest.mark.parametrize(
-    ("given", "together"),
-    [
-        ((SUPPORTED, SUPPORTED), ALL),
-        ((NOT_SUPPORTED, NOT_SUPPORTED), NONE),
-        ((SUPPORTED, NOT_SUPPORTED, CANNOT_TELL), CONTRADICTION),
-        ((SUPPORTED, CANNOT_TELL), SOME),
-        ((NOT_SUPPORTED, CANNOT_TELL), SOME),
-        ((CANNOT_TELL, CANNOT_TELL), UNTOLD),
-        ((SUPPORTED, None), ALL),
-        ((None, None), UNTOLD),
-    ],
-)
-def test_several_verdicts_together(given, together):
-    assert agreement(given) == together
-    assert agreement(reversed(given)) == together
-
-
-def test_statements_are_matched_by_their_words_whatever_the_order():
-    judged = {
-        "first": [Claim("a", SUPPORTED), Claim("b", NOT_SUPPORTED)],
-        "second": [Claim("c", CANNOT_TELL), Claim("a", NOT_SUPPORTED)],
-    }
-    found = verdicts(judged)
-    assert found.index.tolist() == ["a", "b", "c"]
-    assert found.loc["a"].tolist() == [SUPPORTED, NOT_SUPPORTED]
-    assert found.loc["c", "second"] == CANNOT_TELL and found["first"].isna().tolist() == [False, False, True]
-    lines = agreement_table(judged, "Caption.", "tab-x").splitlines()
-    row = next(line for line in lines if line.startswith("| a "))
-    assert row == f"| a | supported | not supported | **{CONTRADICTION}** |"
-    assert next(line for line in lines if line.startswith("| c ")).startswith("| c | – | cannot be told here |")
-
-
-def test_no_run_is_an_error():
-    with pytest.raises(InputError, match="no run"):
-        verdicts({})
-    with pytest.raises(InputError, match="Summarization"):
-        depth_gaps({"a": tiny_run()}, "Summarization")
 
 
 def test_layers_of_two_depths_lie_on_one_axis():
@@ -85,6 +29,8 @@ def test_layers_of_two_depths_lie_on_one_axis():
 def test_a_run_without_the_category_is_left_out():
     runs = {"has": tiny_run(), "lacks": tiny_run(categories=("Few-shot Learning",))}
     assert set(depth_gaps(runs, CATEGORY)["run"]) == {"has"}
+    with pytest.raises(InputError, match="Summarization"):
+        depth_gaps(runs, "Summarization")
 
 
 def test_slices_of_depth_with_the_same_sign():
@@ -102,13 +48,14 @@ def test_the_figure_has_a_line_per_run_and_refuses_too_many():
     assert len(figure.axes) == 2
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels == ["a, n = 6", "b, n = 6"]
-    many = {str(i): tiny_run() for i in range(len(LINES) + 1)}
-    with pytest.raises(InputError, match=f"at most {len(LINES)}"):
+    many = {str(i): tiny_run() for i in range(len(SERIES) + 1)}
+    with pytest.raises(InputError, match=f"at most {len(SERIES)}"):
         depth_figure(depth_gaps(many, CATEGORY), "Subject")
 
 
 def test_what_two_runs_measured_of_the_same_texts_is_compared_by_pairs():
     first, second = tiny_run(), tiny_run(per_category=4)
+    first.answer_records, second.answer_records = first.answers, second.answers
     shifted = second.records["method"] == "H2O"
     second.records.loc[shifted, "kv_l1_loss"] = (
         first.records.merge(second.records.loc[shifted, ["sequence", "method", "layer"]])["kv_l1_loss"].to_numpy()

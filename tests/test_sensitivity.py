@@ -12,8 +12,16 @@ import pytest
 from common import refused
 from tiny import tiny_longbench, tiny_model
 
+from chunkkv_lib.report.sensitivity import (
+    across_runs,
+    axis_base,
+    axis_figure,
+    axis_gap,
+    axis_labels,
+    axis_means,
+    best_first,
+)
 from chunkkv_lib.report.style import svg
-from chunkkv_lib.report.sensitivity import across_runs, axis_base, axis_figure, axis_gap, axis_labels, axis_means, best_first
 from chunkkv_lib.runs import Parameters, load_run, measure
 
 

@@ -17,10 +17,10 @@ from browser import browser, find_browser
 from common import refused
 
 from chunkkv_lib.book.site_extension import add_scripts
+from chunkkv_lib.report.records import sequence_means
 from chunkkv_lib.report.sliders import sliders_view
 from chunkkv_lib.report.sliders_data import ALL, measured_grid, payload, ticks, value_text
 from chunkkv_lib.report.sliders_panel import marker_path
-from chunkkv_lib.report.records import sequence_means
 from chunkkv_lib.report.statistics import interval
 
 ASSETS = Path(__file__).resolve().parents[1] / "chunkkv_lib" / "book" / "assets"

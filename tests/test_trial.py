@@ -11,9 +11,9 @@ from common import refused
 
 from chunkkv_lib import ChunkKV, Random, trial_run
 from chunkkv_lib.compressors import Compressor
-from chunkkv_lib.report import figures
-from chunkkv_lib.report.style import svg
+from chunkkv_lib.report.layers import figure_6, layer_means
 from chunkkv_lib.report.records import paper_table_11
+from chunkkv_lib.report.style import svg
 from chunkkv_lib.report.table_11 import side_by_side, table_11
 
 
@@ -44,9 +44,11 @@ def test_an_own_method_is_measured_like_the_others(run):
 
 
 def test_it_stands_in_figure_6_and_table_11(run):
-    figure = figures.figure_6(run.records, "Few-shot Learning", methods=["ChunkKV", "EveryOther"])
+    figure = figure_6(layer_means(run.records, "Few-shot Learning", methods=["ChunkKV", "EveryOther"]))
     assert len(svg(figure)) > 10_000
-    text = table_11(paper_table_11(), {"trial": run}, methods=["ChunkKV", "EveryOther"], controls=["Random"])
+    methods = ["ChunkKV", "EveryOther"]
+    beside = side_by_side(paper_table_11(), {"trial": run}, methods=[*methods, "Random"])
+    text = table_11(beside, {"trial": run}, methods)
     assert "EveryOther" in text and "Random (control)" in text
 
 

@@ -121,7 +121,7 @@ def ends(drawn: np.ndarray, groups: int, level: float = LEVEL) -> np.ndarray:
     tail = stats.norm.cdf(-wider * student)
     if tail * (len(drawn) - 1) >= FEWEST_BEYOND:
         return np.stack([estimate, *np.nanquantile(drawn[1:], [tail, 1 - tail], axis=0)])
-    reach = student * wider * np.nanstd(drawn[1:], axis=0)
+    reach = student * wider * np.nanstd(drawn[1:] - estimate, axis=0)
     return np.stack([estimate, estimate - reach, estimate + reach])
 
 

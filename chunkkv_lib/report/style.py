@@ -217,7 +217,7 @@ def label_ends(axes: Axes, x: float, labels: Iterable[tuple[float, str, str]], g
         )
 
 
-def brief(name: str, most: int = 30) -> str:
+def brief(name: str, most: int = 26) -> str:
     """A name that fits beside a line or into a legend: cut where it is longer."""
     return name if len(name) <= most else name[: most - 1] + "…"
 
