@@ -88,21 +88,34 @@ def resampled_means(
     columns: np.ndarray, members: list[np.ndarray], resamples: int = RESAMPLES, seed: int = 0, trim: float = 0.0
 ) -> np.ndarray:
     """Means of columns [n, c] over the rows of `members`, then over resamples of its groups: [1 + resamples, c]."""
-    rng, count = np.random.default_rng(seed), len(members)
-    picked = rng.integers(count, size=(resamples, count))
+    times, sizes = times_drawn(len(members), resamples, seed), np.array([len(rows) for rows in members])
+    rows = np.concatenate(members)
     if trim:
-        every = [np.concatenate(members), *(np.concatenate([members[i] for i in draw]) for draw in picked)]
-        return np.stack([stats.trim_mean(columns[rows], trim, axis=0) for rows in every])
+        return np.stack([_trimmed(columns[rows, i], times.repeat(sizes, axis=1), trim) for i in range(columns.shape[1])],
+                        axis=1)  # fmt: skip
     # How often each group was drawn, times the group's sum: all resamples in one matrix product.
-    places = count * np.arange(resamples)[:, None] + picked
-    times = np.ones((1 + resamples, count))
-    times[1:] = np.bincount(places.ravel(), minlength=resamples * count).reshape(resamples, count)
-    sizes = np.array([len(rows) for rows in members])
-    sums = np.add.reduceat(columns[np.concatenate(members)], np.cumsum(sizes) - sizes, axis=0)
+    sums = np.add.reduceat(columns[rows], np.cumsum(sizes) - sizes, axis=0)
     means = times @ sums / (times @ sizes)[:, None]
-    constant = np.ptp(columns[np.concatenate(members)], axis=0) == 0
-    means[:, constant] = columns[members[0][0], constant]  # exactly, or rounding would pass for a difference
+    constant = np.ptp(columns[rows], axis=0) == 0
+    means[:, constant] = columns[rows[0], constant]  # exactly, or rounding would pass for a difference
     return means
+
+
+def times_drawn(groups: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each group is drawn into each resample, [1 + resamples, groups]; row 0 is the sample itself, all ones."""
+    picked = np.random.default_rng(seed).integers(groups, size=(resamples, groups))
+    places = groups * np.arange(resamples)[:, None] + picked
+    drawn = np.bincount(places.ravel(), minlength=resamples * groups).reshape(resamples, groups)
+    return np.concatenate([np.ones((1, groups)), drawn])
+
+
+def _trimmed(values: np.ndarray, weights: np.ndarray, trim: float) -> np.ndarray:
+    """Means of values [n], each taken weights[r, n] times, without floor(trim * count) of them at either end: [r]."""
+    order = np.argsort(values)
+    reached = np.cumsum(weights[:, order], axis=1)
+    cut = np.floor(trim * reached[:, -1:])
+    inside = np.diff(np.clip(reached, cut, reached[:, -1:] - cut), axis=1, prepend=cut)
+    return inside @ values[order] / inside.sum(axis=1)
 
 
 def ends(drawn: np.ndarray, groups: int, level: float = LEVEL) -> np.ndarray:
@@ -222,7 +235,29 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None
     methods, y that of the damage. A constant x or y gives NaN.
     """
     groups = documents_of(x) if groups is None else groups
-    return _over_sequences(_spearman, _measured(x)[:, None], _measured(y)[:, None], groups)
+    x, y = _measured(x), _measured(y)
+    used = ~(np.isnan(x) | np.isnan(y))
+    if used.sum() < 3 or min(np.ptp(x[used]), np.ptp(y[used])) < 1e-12:
+        return Interval(np.nan, np.nan, np.nan, int(used.sum()))
+    members = _members(groups, len(x), used)
+    rows, sizes = np.concatenate(members), [len(one) for one in members]
+    weights = times_drawn(len(members), RESAMPLES // 4, seed=0).repeat(sizes, axis=1)
+    a, b = _weighted_ranks(x[rows], weights), _weighted_ranks(y[rows], weights)
+    total = weights.sum(axis=1)
+    a, b = (r - (weights * r).sum(axis=1, keepdims=True) / total[:, None] for r in (a, b))
+    scale = np.sqrt((weights * a**2).sum(axis=1) * (weights * b**2).sum(axis=1))
+    with np.errstate(invalid="ignore"):  # a resample may happen to be constant: NaN
+        found = (weights * a * b).sum(axis=1) / scale
+    return Interval(*map(float, ends(found, len(members))), len(rows))
+
+
+def _weighted_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Ranks of values [n] in samples that hold each of them weights[r, n] times, equal ones sharing theirs: [r, n]."""
+    levels = np.unique(values, return_inverse=True)[1]
+    order = np.argsort(levels, kind="stable")
+    starts = np.searchsorted(levels[order], np.arange(levels.max() + 1))
+    held = np.add.reduceat(weights[:, order], starts, axis=1)
+    return (np.cumsum(held, axis=1) - held / 2 + 0.5)[:, levels]
 
 
 def partial_rank_correlation(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Interval:
