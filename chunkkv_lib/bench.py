@@ -78,8 +78,8 @@ def bench(
     """
     from . import load_model
     from .files import write_text
-    from .report.costs import load_report, print_report
     from .report.arithmetic import Architecture
+    from .report.costs import load_report, print_report
     from .runs.identity import machine, versions
 
     if rounds < 1:

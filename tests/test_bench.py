@@ -18,8 +18,6 @@ from tiny import tiny_model
 from chunkkv_lib import bench
 from chunkkv_lib.attention import attention_rows
 from chunkkv_lib.report import costs
-from chunkkv_lib.report.costs import cost_growth, cost_ratios, load_report, share_by_length, step_look
-from chunkkv_lib.report.style import svg
 from chunkkv_lib.report.arithmetic import (
     ARCHITECTURES,
     Architecture,
@@ -29,6 +27,8 @@ from chunkkv_lib.report.arithmetic import (
     parts_table,
     prefill_flops,
 )
+from chunkkv_lib.report.costs import cost_growth, cost_ratios, load_report, share_by_length, step_look
+from chunkkv_lib.report.style import svg
 
 SMOL = ARCHITECTURES["smollm2-135m"]
 TOKENS = {1024: 1024, 4096: 4096, 8192: 8160}

@@ -11,7 +11,7 @@ import pytest
 from synthetic_records import tiny_run
 
 from chunkkv_lib.errors import InputError
-from chunkkv_lib.report import costs, damage, definitions, kept, layers, style, table_11
+from chunkkv_lib.report import arithmetic, damage, definitions, kept, layers, style, table_11
 from chunkkv_lib.report.records import damage as rec_damage
 from chunkkv_lib.report.records import paper_table_11
 
@@ -39,7 +39,7 @@ EVERY = {
     "damage_scatter": lambda run: damage.damage_scatter(damage.damage_points(run.records, rec_damage(run.answers))),
     "kept_raster": lambda run: kept.kept_raster(KEPT, WORDS),
     "token_strip": lambda run: kept.token_strip(WORDS, SCORES, KEPT | {"SnapKV": [0, 4]}, chunk_size=3, window=2),
-    "budget_memory": lambda run: costs.budget_memory(ARCHITECTURES),
+    "budget_memory": lambda run: arithmetic.budget_memory(ARCHITECTURES),
 }
 
 
@@ -308,15 +308,15 @@ def test_token_strip_colours_what_stays_and_prints_every_score():
 # -------------------------------------------------------------------------------- setting
 def test_cache_size_of_llama_3_8b_by_hand():
     """2 x 32 layers x 8 heads x 128 channels x 2 bytes = 128 KiB per token, so 1 GiB at 8192 tokens."""
-    size = costs.kv_cache_bytes(8192, layers=32, kv_heads=8, head_dim=128)
-    assert size == 2**30 and costs.readable(size) == "1 GiB" and costs.readable(1536) == "1.5 KiB"
-    assert costs.kv_cache_bytes(1, 30, 3, 64, bytes_per_number=4) == 46080
+    size = arithmetic.kv_cache_bytes(8192, layers=32, kv_heads=8, head_dim=128)
+    assert size == 2**30 and arithmetic.readable(size) == "1 GiB" and arithmetic.readable(1536) == "1.5 KiB"
+    assert arithmetic.kv_cache_bytes(1, 30, 3, 64, bytes_per_number=4) == 46080
 
 
 def test_memory_lines_and_their_share():
-    ax = costs.budget_memory(ARCHITECTURES, lengths=(1024, 2048), budget=0.25).axes[0]
+    ax = arithmetic.budget_memory(ARCHITECTURES, lengths=(1024, 2048), budget=0.25).axes[0]
     whole, part = (drawn.get_ydata() for drawn in ax.lines[:2])
     assert whole.tolist() == [1024 * 23040, 2048 * 23040] and part.tolist() == [256 * 23040, 512 * 23040]
     for budget in (0, 1, 10):
         with pytest.raises(InputError, match="between 0 and 1"):
-            costs.budget_memory(ARCHITECTURES, budget=budget)
+            arithmetic.budget_memory(ARCHITECTURES, budget=budget)

@@ -6,11 +6,11 @@ from dataclasses import fields
 
 import pytest
 
-from chunkkv_lib.report import costs, guide
+from chunkkv_lib.report import arithmetic, guide
 from chunkkv_lib.report.records import METRICS
 from chunkkv_lib.runs import Parameters, profiles
 
-LLAMA = costs.ARCHITECTURES["Meta-Llama-3-8B-Instruct"]
+LLAMA = arithmetic.ARCHITECTURES["Meta-Llama-3-8B-Instruct"]
 
 
 def test_the_paper_model_has_its_published_number_of_weights():
@@ -20,10 +20,10 @@ def test_the_paper_model_has_its_published_number_of_weights():
 
 def test_a_prefill_by_hand():
     """One layer, one head of 2 entries, hidden 2, feed-forward 4, three tokens."""
-    tiny = costs.Architecture(10, 2, 4, 1, 1, 1, 2, tied=True)
+    tiny = arithmetic.Architecture(10, 2, 4, 1, 1, 1, 2, tied=True)
     assert tiny.matrix_weights == 4 * 2 * 2 + 3 * 2 * 4 and tiny.weights == tiny.matrix_weights + 20
-    assert costs.prefill_flops(tiny, 3) == 2 * 40 * 3 + 2 * 9 * 2
-    assert costs.analysis_flops(tiny, 3) == costs.prefill_flops(tiny, 3) + 9 * 2
+    assert arithmetic.prefill_flops(tiny, 3) == 2 * 40 * 3 + 2 * 9 * 2
+    assert arithmetic.analysis_flops(tiny, 3) == arithmetic.prefill_flops(tiny, 3) + 9 * 2
 
 
 def test_every_option_and_every_profile_has_its_row():

@@ -91,8 +91,8 @@ def resampled_means(
     times, sizes = times_drawn(len(members), resamples, seed), np.array([len(rows) for rows in members])
     rows = np.concatenate(members)
     if trim:
-        return np.stack([_trimmed(columns[rows, i], times.repeat(sizes, axis=1), trim) for i in range(columns.shape[1])],
-                        axis=1)  # fmt: skip
+        weights = times.repeat(sizes, axis=1)
+        return np.stack([_trimmed(column, weights, trim) for column in columns[rows].T], axis=1)
     # How often each group was drawn, times the group's sum: all resamples in one matrix product.
     sums = np.add.reduceat(columns[rows], np.cumsum(sizes) - sizes, axis=0)
     means = times @ sums / (times @ sizes)[:, None]
@@ -102,7 +102,7 @@ def resampled_means(
 
 
 def times_drawn(groups: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each group is drawn into each resample, [1 + resamples, groups]; row 0 is the sample itself, all ones."""
+    """How often each group is drawn into each resample: [1 + resamples, groups]; row 0, all ones, is the sample."""
     picked = np.random.default_rng(seed).integers(groups, size=(resamples, groups))
     places = groups * np.arange(resamples)[:, None] + picked
     drawn = np.bincount(places.ravel(), minlength=resamples * groups).reshape(resamples, groups)
