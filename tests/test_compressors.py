@@ -387,6 +387,14 @@ def test_random_is_seeded_uniform_and_different_for_every_head():
     assert counts.min() > 65 and counts.max() < 135
 
 
+def test_random_blocks_stay_or_go_together():
+    kept = Random(budget=23, block=10, granularity="layer").select(torch.randn(2, 95, 4), torch.randn(1, 95, 4))[0]
+    counts = torch.bincount(kept // 10, minlength=10)
+    assert sorted(counts[counts > 0].tolist()) in ([3, 10, 10], [5, 8, 10])  # the last block of the prompt has 5
+    part = int((counts * (counts < 10)).argmax())
+    assert set(kept[kept // 10 == part].tolist()) == set(range(10 * part, 10 * part + int(counts[part])))
+
+
 @given(cases(), st.integers(1, 3))
 def test_no_method_keeps_more_of_the_probes_attention_than_the_oracle(case, probes):
     layer, fields = case
@@ -571,6 +579,7 @@ def test_tensors_that_are_no_prompt_are_refused(cls, queries, keys, parts):
         (lambda: ChunkKV(chunk_size="10"), ["chunk_size='10'", "whole number"]),
         (lambda: StreamingLLM(sinks=-1), ["sinks=-1", "at least 0"]),
         (lambda: Random(seed=1.5), ["seed=1.5", "whole number"]),
+        (lambda: Random(block=0), ["block=0", "at least 1"]),
         (lambda: H2O(causal="no"), ["causal='no'"]),
         (lambda: Oracle(budget=5).select(QUERIES, KEYS), ["probe_queries"]),
     ],

@@ -11,7 +11,7 @@ import yaml
 
 from chunkkv_lib.compressors import preset
 from chunkkv_lib.runs.folder import read_manifest
-from chunkkv_lib.runs.variants import REACH, variants
+from chunkkv_lib.runs.variants import SETTINGS, variants
 from chunkkv_lib.sequences.needles import ANSWER_TOKENS, FORMS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +40,7 @@ def test_a_statement_says_how_it_is_judged(id):
     assert one["direction"] != "within" or one["smallest"] > 0
     assert "value" in one or id in APPENDIX, "judged by the plan, or by the claims of the same id"
     labels = {"Full", "Recent", "SnapKV-15", "ChunkKV-15", "H2O, kernel 15"}
-    labels |= variants("reach", {name: preset()[name] for name in REACH})[1].keys()
+    labels |= variants("reach", {name: preset()[name] for name in SETTINGS["reach"][0]})[1].keys()
     value = one.get("value", {})
     assert "spearman" in value or {value[key] for key in ("of", "minus") if key in value} <= labels
     assert {*value.get("kendall", ()), *value.get("among", ())} <= labels

@@ -11,7 +11,7 @@ from common import refused, tiny_model, token_ids
 from chunkkv_lib.compressors import ChunkKV, SnapKV, preset
 from chunkkv_lib.measure import analyse
 from chunkkv_lib.runs import Parameters
-from chunkkv_lib.runs.variants import AXES, REACH, Variant, along, variants
+from chunkkv_lib.runs.variants import AXES, SETTINGS, Variant, along, variants
 from chunkkv_lib.sequences import Sequence
 
 
@@ -39,8 +39,8 @@ def test_only_chosen_methods_are_varied():
 
 def test_the_rules_of_reach_are_tuned_alike_at_both_budgets():
     """Every setting that one family has, neighbours kept together or the window, the other has too; none twice."""
-    _, compressors = variants("reach", {name: preset()[name] for name in REACH})
-    assert len(set(compressors.values())) == len(compressors) == 2 * sum(map(len, REACH.values()))
+    _, compressors = variants("reach", {name: preset()[name] for name in SETTINGS["reach"][0]})
+    assert len(set(compressors.values())) == len(compressors) == 2 * sum(map(len, SETTINGS["reach"][0].values()))
     assert compressors["SnapKV, kernel 15, budget 0.02"] == SnapKV(budget=0.02, kernel=15)
     assert compressors["ChunkKV, kernel 15, pooling max"] == ChunkKV(kernel=15, pooling="max")
     for name, one in compressors.items():
@@ -48,6 +48,14 @@ def test_the_rules_of_reach_are_tuned_alike_at_both_budgets():
         assert one.budget == 0.02 or compressors[label] == replace(one, budget=0.02), name
     for family in ("ChunkKV", "SnapKV"):
         assert {one.window for one in compressors.values() if type(one).__name__ == family} == {8, 32}
+
+
+def test_a_set_without_budgets_takes_the_runs_own():
+    _, compressors = variants("blocks", preset(budget=0.3))
+    assert compressors["Random, block 10"] == replace(preset(budget=0.3)["Random"], block=10) and len(compressors) == 8
+    _, compressors = variants("query heads", preset())
+    windows = {one.window for one in compressors.values() if getattr(one, "score", "") == "logits"}
+    assert windows == {4, 8, 16, 32} and len(compressors) == 7 + 6
 
 
 def test_an_unknown_set_is_refused():

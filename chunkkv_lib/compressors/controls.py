@@ -44,19 +44,23 @@ class StreamingLLM(Recent):
 class Random(Compressor):
     """Keep a uniformly random set, drawn anew for every head.
 
-    seed  of the draw; the same seed and shapes give the same set on every machine
+    seed   of the draw; the same seed and shapes give the same set on every machine
+    block  neighbours that stay or go together, cut from position 0: random chunks; of the last one the first tokens
     """
 
     seed: int = 0
+    block: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole(least=None, seed=self.seed)
+        check_whole(block=self.block)
 
     def scores(self, attention: PromptAttention) -> Tensor:
-        """Uniform random numbers: [S, n]."""
-        generator = torch.Generator().manual_seed(self.seed)  # on the CPU: devices draw differently
-        return torch.rand(self.sets(attention), attention.n, generator=generator).to(attention.keys.device)
+        """Uniform random numbers, one for each block: [S, n]."""
+        n, generator = attention.n, torch.Generator().manual_seed(self.seed)  # on the CPU: devices draw differently
+        drawn = torch.rand(self.sets(attention), -(-n // self.block), generator=generator)
+        return drawn.repeat_interleave(self.block, 1)[:, :n].to(attention.keys.device)
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,9 @@ class Parameters:
     kernel: int | None = _option(None, "positions pooled together, SnapKV only, odd", least=1)
     causal: bool = _option(True, "off: H2O's column sums with the historical error")
     reuse: int = _option(1, "layers that share a kept set; 1: none do", least=1)
-    variants: str | None = _option(None, "sensitivity: also the methods with one hyper-parameter changed at a time")
+    variants: str | None = _option(
+        None, "also these changed methods in the same pass: sensitivity, reach, blocks, query heads"
+    )
     all_queries: bool = _option(False, "also measure the attention of all prompt queries; slower")
     layer_means: bool = _option(False, "record the mean over layers only: for runs of very many variants")
     max_new_tokens: int = _option(0, "tokens to generate from every cache, at most, and to score; 0: none", least=0)

@@ -1,8 +1,8 @@
 """Methods with changed hyper-parameters, all compared in the same forward pass.
 
 A variant's label stands in the `method` column of the records: "ChunkKV" for the method as it is, "ChunkKV, budget 0.2"
-or "SnapKV, kernel 15, budget 0.02" for a variant. Set "sensitivity" changes one hyper-parameter at a time; set "reach"
-tunes every rule by how many neighbours it keeps together, at two budgets.
+or "SnapKV, kernel 15, budget 0.02" for a variant. Set "sensitivity" changes one hyper-parameter at a time; the others
+are lists of settings.
 """
 
 from __future__ import annotations
@@ -30,17 +30,33 @@ AXES: dict[str, tuple[tuple[str, ...], tuple]] = {
 }
 
 _WIDE, _POOLED = {"window": 32}, {"kernel": 15, "pooling": "max"}
-#: method -> its settings in the set "reach"; each is measured at every budget of `REACH_BUDGETS`.
-REACH: dict[str, tuple[dict[str, object], ...]] = {
-    "ChunkKV": (
-        {}, {"chunk_size": 5}, {"chunk_size": 16}, {"chunk_size": 20}, {"chunk_size": 40}, _POOLED, _WIDE,
-        _POOLED | _WIDE,
+_PER_QUERY_HEAD = {"granularity": "query_head"}
+#: set -> (method -> its settings, budgets at which each is measured; none: the run's own).
+SETTINGS: dict[str, tuple[dict[str, tuple[dict[str, object], ...]], tuple[float, ...]]] = {
+    # every rule tuned by how many neighbours it keeps together
+    "reach": (
+        {
+            "ChunkKV": (
+                {}, {"chunk_size": 5}, {"chunk_size": 16}, {"chunk_size": 20}, {"chunk_size": 40}, _POOLED, _WIDE,
+                _POOLED | _WIDE,
+            ),
+            "SnapKV": ({}, {"kernel": 1}, {"kernel": 15}, {"kernel": 25}, _WIDE, {"kernel": 15} | _WIDE),
+            "H2O": ({},), "StreamingLLM": ({},), "Random": ({},), "Oracle": ({},),
+        },
+        (0.1, 0.02),
     ),
-    "SnapKV": ({}, {"kernel": 1}, {"kernel": 15}, {"kernel": 25}, _WIDE, {"kernel": 15} | _WIDE),
-    "H2O": ({},), "StreamingLLM": ({},), "Random": ({},), "Oracle": ({},),
+    # what chunks are worth by themselves
+    "blocks": ({"Random": ({"block": 10},)}, ()),
+    # as the code of the paper's time may have run it: a range, since the window is not known
+    "query heads": (
+        {
+            "ChunkKV": tuple(_PER_QUERY_HEAD | {"score": "logits", "window": window} for window in (4, 8, 16, 32)),
+            "SnapKV": (_PER_QUERY_HEAD,), "H2O": (_PER_QUERY_HEAD | {"causal": False},),
+        },
+        (),
+    ),
 }  # fmt: skip
-REACH_BUDGETS = (0.1, 0.02)
-SETS = ("sensitivity", "reach")
+SETS = ("sensitivity", *SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -70,10 +86,11 @@ def variants(name: str, methods: Mapping[str, Compressor]) -> tuple[list[Variant
             for value in values
         ]
     else:
+        settings, budgets = SETTINGS[name]
         wanted = [
-            (method, change | {"budget": budget})
-            for budget in REACH_BUDGETS
-            for method, changes in REACH.items()
+            (method, change | budget)
+            for budget in ([{"budget": budget} for budget in budgets] or [{}])
+            for method, changes in settings.items()
             for change in changes
         ]
     listed, compressors = [Variant(method) for method in methods], dict(methods)
