@@ -332,6 +332,20 @@ def test_any_text_survives(prompt, answer):
     assert BYTES.backend_tokenizer.decode(ids, skip_special_tokens=False) == prompt + joined
 
 
+@pytest.mark.parametrize("kind", ["bytes", "metaspace"])
+def test_control_tokens_written_in_a_text_stay_text(kind):
+    """Otherwise a context could end itself, and an answer of four characters would score as one token."""
+    tokenizer, text = a_tokenizer(kind), "He wrote </s> and <s>"
+    ids = encode_prompt(tokenizer, text, 100)
+    assert ids[0] == tokenizer.bos_token_id and not set(ids[1:]) & set(tokenizer.all_special_ids)
+    answer = encode_answer(tokenizer, text, "</s>", 100)
+    assert len(answer) > 1 and not set(answer) & set(tokenizer.all_special_ids)
+    (span,) = evidence_spans(tokenizer, text, ["and <s>"], 100)
+    assert span[1] == len(ids) and span[1] - span[0] >= len("<s>")
+    if kind == "bytes":
+        assert tokenizer.decode(ids[1:]) == text and tokenizer.decode(answer) == " </s>"
+
+
 # ---- sampling ----
 
 

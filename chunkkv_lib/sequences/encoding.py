@@ -14,7 +14,17 @@ _TAIL = 64  # characters; more than the longest token, so the end of the prompt 
 
 def encode_prompt(tokenizer: Any, text: str, max_tokens: int) -> tuple[int, ...]:
     """Tokens of the prompt, cut in the middle to `max_tokens`: with BOS if the tokenizer adds one, no chat template."""
-    return truncate_middle([*_opening(tokenizer), *_ids(tokenizer, text)], max_tokens)
+    return truncate_middle([*_opening(tokenizer), *encode_text(tokenizer, text)], max_tokens)
+
+
+def encode_text(tokenizer: Any, text: str) -> list[int]:
+    """Tokens of a text as it is read: "</s>" or "<|im_end|>" written in it are characters, not control tokens.
+
+    LongBench's own program does otherwise: there such a text within a row ends it, or changes the speaker.
+    """
+    # verbose: a prompt longer than the model's context is no mistake here, it is truncated afterwards
+    options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+    return tokenizer(text, **options)["input_ids"] if text else []
 
 
 def evidence_spans(tokenizer: Any, text: str, passages: Iterable[str], max_tokens: int) -> tuple[tuple[int, int], ...]:
@@ -26,7 +36,9 @@ def evidence_spans(tokenizer: Any, text: str, passages: Iterable[str], max_token
     places = [(text.find(passage), len(passage)) for passage in passages if passage]
     if not places or not getattr(tokenizer, "is_fast", False):
         return ()
-    encoded = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+    encoded = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, verbose=False, return_offsets_mapping=True
+    )
     offsets = [(0, 0)] * len(_opening(tokenizer)) + encoded["offset_mapping"]
     left = truncate_middle(range(len(offsets)), max_tokens)
     position = {token: i for i, token in enumerate(left)}
@@ -50,7 +62,7 @@ def encode_answer(tokenizer: Any, prompt: str, answer: str, max_answer_tokens: i
     """
     joint = answer if prompt[-1:].isspace() or answer[:1].isspace() else f" {answer}"
     for lead in (prompt[-_TAIL:], "\n", ""):
-        before, both = _ids(tokenizer, lead), _ids(tokenizer, lead + joint)
+        before, both = encode_text(tokenizer, lead), encode_text(tokenizer, lead + joint)
         if len(both) > len(before) and both[: len(before)] == before:
             return tuple(both[len(before) :][:max_answer_tokens])
     return ()
@@ -75,11 +87,6 @@ def truncate_middle(ids: Tokens[int], max_tokens: int) -> tuple[int, ...]:
         return tuple(ids)
     last = max_tokens // 2
     return (*ids[: max_tokens - last], *ids[-last:])
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    # verbose: a prompt longer than the model's context is no mistake here, it is truncated afterwards
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
 
 
 def _opening(tokenizer: Any) -> list[int]:

@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import InputError, unknown
 from ..sequence import text_hash
 from . import Sequence
-from .encoding import encode_prompt
+from .encoding import encode_prompt, encode_text
 from .open_data import BUILDERS
 
 SOURCE = "needles"
@@ -175,12 +175,12 @@ def _needle(
     while len(codes) < len(names):
         code = _code(tokenizer, draw, length)
         codes += [code] * (code not in text and code not in codes)
-    sentences = [_ids(tokenizer, words.needle.format(name=name, code=code)) for name, code in zip(names, codes)]
+    sentences = [encode_text(tokenizer, words.needle.format(name=name, code=code)) for name, code in zip(names, codes)]
     head, asked, after = _frame(tokenizer, words, names[0])
     room = max_tokens - len(head) - sum(map(len, sentences)) - len(asked)
     if room < LEAST:
         raise InputError(f"max_tokens={max_tokens} is too little text for a needle; give {max_tokens + LEAST - room}.")
-    hay = list(_ids(tokenizer, text)[:room])
+    hay = list(encode_text(tokenizer, text)[:room])
     borders = _borders(tokenizer, hay)
     places = [nearest_border(borders, depth), *draw.choices(borders, k=words.others)]
     body, span = hay[: borders[-1]], (0, 0)
@@ -195,7 +195,7 @@ def _needle(
         dataset=DATASET,
         prompt_ids=prompt,
         question_ids=after,
-        answer_ids=tuple(_ids(tokenizer, codes[0])),
+        answer_ids=tuple(encode_text(tokenizer, codes[0])),
         answers=(codes[0],),
         text_hash=text_hash(" ".join(map(str, prompt))),
         evidence_spans=(tuple(len(head) + edge for edge in span),),
@@ -212,22 +212,22 @@ def _frame(tokenizer: Any, words: Form, name: str) -> tuple[list[int], list[int]
     if not words.chat:
         return (
             list(encode_prompt(tokenizer, "", LEAST)),
-            _ids(tokenizer, f"\n\nQuestion: {question}\nAnswer: {start}"),
+            encode_text(tokenizer, f"\n\nQuestion: {question}\nAnswer: {start}"),
             (),
         )
     mark = "<the text>"
     message = {"role": "user", "content": f"{mark}\n\nQuestion: {question}"}
     chat = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
     head, tail = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in chat.split(mark))
-    return head, tail, tuple(_ids(tokenizer, start))
+    return head, tail, tuple(encode_text(tokenizer, start))
 
 
 def _code(tokenizer: Any, draw: random.Random, tokens: int) -> str:
     """Random digits that are exactly so many tokens: one each in many vocabularies, up to three in others."""
     digits = str(draw.randrange(1, 10))
-    while len(_ids(tokenizer, digits)) < tokens:
+    while len(encode_text(tokenizer, digits)) < tokens:
         digits += str(draw.randrange(10))
-    if len(_ids(tokenizer, digits)) != tokens:
+    if len(encode_text(tokenizer, digits)) != tokens:
         raise InputError(f"no code of digits makes {tokens} tokens with this tokenizer; give another length.")
     return digits
 
@@ -252,8 +252,3 @@ def _borders(tokenizer: Any, hay: Many[int]) -> list[int]:
     ends = {token: tokenizer.decode([token]).rstrip("\"') \n").endswith((".", "!", "?")) for token in set(hay)}
     found = [i + 1 for i, token in enumerate(hay) if ends[token]]
     return [0, *(found or [len(hay)])]
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    # verbose: more text than the model's context is no mistake here, it is cut afterwards
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

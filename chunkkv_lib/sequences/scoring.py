@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..sequence import Sequence
+from .encoding import encode_text
 from .needles import DATASET as NEEDLE
 from .needles import hit
 from .prompts import max_gen_toks, metric_name, task_folder
@@ -71,7 +72,7 @@ def chance_scores(tokenizer: Any, sequences: Many[Sequence], max_new_tokens: int
 
     def cut(sequence: Sequence) -> str:
         """The first gold answer that is not blank, as long as a written one may be."""
-        ids = tokenizer(next(filter(str.strip, sequence.answers)), add_special_tokens=False)["input_ids"]
+        ids = encode_text(tokenizer, next(filter(str.strip, sequence.answers)))
         return tokenizer.decode(ids[: answer_limit(sequence, max_new_tokens)])
 
     answers = [cut(sequence) for sequence in sequences]

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import InputError, unknown
 from ..sequence import text_hash
 from . import Sequence
-from .encoding import encode_answer, encode_prompt, evidence_spans
+from .encoding import encode_answer, encode_prompt, encode_text, evidence_spans
 from .open_data import squad
 from .open_data.rows import sentence_at
 from .prompts import template
@@ -105,13 +105,13 @@ def _sequence(
     head = encode_prompt(tokenizer, document, len(document) + LEAST)
     start = qa["answers"][0]["answer_start"]
     evidence = (sentence_at(paragraph, start, start + len(_answer(qa))),)
-    prompt = (*head, *_ids(tokenizer, end))
+    prompt = (*head, *encode_text(tokenizer, end))
     return Sequence(
         id=f"{SOURCE}:{title}:{k}:{ask}",
         category=ask,
         dataset=DATASET,
         prompt_ids=prompt,
-        question_ids=tuple(_ids(tokenizer, later)),
+        question_ids=tuple(encode_text(tokenizer, later)),
         answer_ids=encode_answer(tokenizer, question, _answer(qa), max_answer_tokens),
         answers=tuple(dict.fromkeys(answer["text"] for answer in qa["answers"])),
         text_hash=text_hash(document + end + later),
@@ -123,7 +123,3 @@ def _sequence(
 
 def _answer(qa: Mapping) -> str:
     return qa["answers"][0]["text"]
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
