@@ -184,6 +184,31 @@ def test_a_run_that_fails_at_once_leaves_its_place_free(setting, tmp_path, monke
     assert load_run(tmp_path / "run").manifest["status"] == "complete"
 
 
+def test_seconds_count_the_measuring_alone(setting, tmp_path, monkeypatch):
+    """A sequence takes 10 s of a clock by hand, storing it 100 s, and two starts lie 10,000 s apart."""
+    clock = [0.0]
+
+    def analyse(*arguments):
+        clock[0] += 10
+        return engine_analyse(*arguments)
+
+    def add(self, *arguments):
+        clock[0] += 100
+        recorder_add(self, *arguments)
+        if len(self.done) == 3 and clock[0] < 10_000:
+            raise KeyboardInterrupt
+
+    engine_analyse, recorder_add = local_engine.analyse, Recorder.add
+    monkeypatch.setattr(driver.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(local_engine, "analyse", analyse)
+    monkeypatch.setattr(Recorder, "add", add)
+    with pytest.raises(KeyboardInterrupt):
+        measure(tiny(setting), tmp_path / "run", progress=False)
+    clock[0] += 10_000
+    measure(tiny(setting), tmp_path / "run", progress=False)
+    assert load_run(tmp_path / "run").manifest["seconds"] == 80
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_with_status_130_and_a_readable_run(setting, tmp_path, number):
     run = tmp_path / "run"

@@ -131,7 +131,7 @@ def measure_missing(folder: Path, engine: LocalEngine, sequences: list[Sequence]
     todo = [sequence for sequence in sequences if sequence.id not in recorder.done]
     manifest, status = read_manifest(folder), "interrupted"
     bar = tqdm(
-        total=len(sequences), initial=len(sequences) - len(todo), disable=not progress, unit=" sequence",
+        total=len(sequences), initial=len(sequences) - len(todo), disable=not progress, unit="sequence",
         bar_format="{l_bar}{bar}| {n_fmt} of {total_fmt} sequences, {rate_inv_fmt}, {remaining} left",
     )  # fmt: skip
 
@@ -146,7 +146,7 @@ def measure_missing(folder: Path, engine: LocalEngine, sequences: list[Sequence]
     try:
         begun = time.monotonic()
         for count, (name, layers, answers) in enumerate(engine.measured(todo), 1):
-            manifest["seconds"] += time.monotonic() - begun  # of measuring alone: not of loading, writing or pauses
+            manifest["seconds"] += time.monotonic() - begun  # not of loading, merging, or between two starts
             recorder.add(name, layers, answers)
             bar.update()
             if count % MERGE_EVERY == 0:
