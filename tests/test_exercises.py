@@ -371,13 +371,40 @@ class Breaks(WindowCompressor):
         return attention.no_such_thing
 
 
+class NotANumber(WindowCompressor):
+    def scores(self, attention):
+        return self.window_sums(attention) * float("nan")
+
+
+class PerQueryHead(WindowCompressor):
+    def scores(self, attention):
+        return attention.window_rows(8)[..., : attention.n - 8].sum(1)
+
+
+class AllPositions(WindowCompressor):
+    def scores(self, attention):
+        return self.pool_heads(attention.window_rows(8).sum(1), attention)
+
+
+class NoCompressor:
+    def __init__(self, budget):
+        self.budget = budget
+
+    def select(self, queries, keys):
+        return torch.arange(budget_tokens(self.budget, keys.shape[1])).expand(len(keys), -1)
+
+
 BROKEN = {
+    NotANumber: "NaN",
+    PerQueryHead: "pool_heads",
+    AllPositions: "expected (1, ",
+    NoCompressor: "derive the class from Compressor",
     Descending: "not ascending",
     Twice: "kept twice",
     OneTooMany: "expected exactly",
     Beyond: "positions span",
     Mask: "torch.bool, expected positions",
-    FourSets: "it returned 4 sets",
+    FourSets: "it returned 4 sets; its granularity 'kv_head' means 1 here",
     Chance: "chose otherwise when asked again",
     InPlace: "changed the queries or keys",
     NoWindow: "the last 8 tokens, its window",

@@ -9,6 +9,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from ..attention import PromptAttention
 from ..compressors import Compressor, budget_tokens
 from ..errors import InputError
 from . import inputs
@@ -21,9 +22,9 @@ def check_method(method: Callable[..., Compressor], seed: int | None = None, rep
 
     method  called as `method(budget=...)`: a class, or a function that makes a compressor
     seed    repeats an earlier check; it is part of what is reported
-    return  whether `select` gives, for every layer and budget: int64 positions of the prompt, ascending, each once,
-            exactly as many as the budget, in rows for the KV heads (or query heads, or one for the layer); the same
-            when asked again; its window among them, if it has one; and leaves queries and keys as they were
+    return  whether `choose` gives, for every layer and budget: int64 positions of the prompt, ascending, each once,
+            exactly as many as the budget, in as many rows as its granularity says; the same when asked again; its
+            window among them, if it has one; and leaves queries and keys as they were
     raises  InputError: something that cannot be called.
     """
     if not callable(method):
@@ -51,24 +52,33 @@ def _broken_promise(method: Callable[..., Compressor], queries: Tensor, keys: Te
     before = queries.clone(), keys.clone()
     try:
         made = method(budget=budget)
-        kept, again = made.select(queries, keys), made.select(before[0].clone(), before[1].clone())
+        if not isinstance(made, Compressor):
+            return "a run cannot use it: derive the class from Compressor or WindowCompressor, and implement scores."
+        # as a run calls it, with one prompt's attention that all methods share
+        kept = made.choose(PromptAttention(queries, keys))
+        again = made.choose(PromptAttention(*(x.clone() for x in before)))
+        if type(made).scores is not Compressor.scores and not made.scores(PromptAttention(*before)).isfinite().all():
+            return "scores holds NaN or infinity; every ranked position needs a number."
     except Exception as error:  # whatever one's own code raises is the answer
         return f"it raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     if not (torch.equal(before[0], queries) and torch.equal(before[1], keys)):
         return "it changed the queries or keys; work on a copy, or without in-place operations."
-    if problem := _bad_kept_set(kept, queries, keys, budget, getattr(made, "window", 0)):
+    if problem := _bad_kept_set(kept, made.sets(PromptAttention(queries, keys)), keys, budget, made):
         return problem
     return "" if torch.equal(kept, again) else "it chose otherwise when asked again; draw from a fixed seed."
 
 
-def _bad_kept_set(kept: object, queries: Tensor, keys: Tensor, budget: float | int, window: int) -> str:
+def _bad_kept_set(kept: object, sets: int, keys: Tensor, budget: float | int, made: Compressor) -> str:
+    window = getattr(made, "window", 0)
     n, tokens = keys.shape[1], budget_tokens(budget, keys.shape[1])
     if not isinstance(kept, Tensor) or kept.dim() != 2 or kept.dtype != torch.int64:
         what = f"{list(kept.shape)} {kept.dtype}" if isinstance(kept, Tensor) else type(kept).__name__
         return f"select returned {what}, expected positions [sets, {tokens}] of dtype int64."
-    sets = {len(keys), len(queries), 1}
-    if len(kept) not in sets:
-        return f"it returned {len(kept)} sets; a layer has one for each KV head, query head, or one: {sorted(sets)}."
+    if len(kept) != sets:
+        return (
+            f"it returned {len(kept)} sets; its granularity {made.granularity!r} means {sets} here: pass scores per "
+            "query head through pool_heads."
+        )
     if kept.shape[1] != tokens:
         return f"it keeps {kept.shape[1]} tokens of {n}, expected exactly {tokens}."
     if int(kept.min()) < 0 or int(kept.max()) >= n:
