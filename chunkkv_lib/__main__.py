@@ -157,6 +157,35 @@ def students(
 
 
 @app.command()
+def homework(
+    sheet: Annotated[str, Argument(help="three-rules, metrics, own-method, or a YAML file of your own")],
+    course: Annotated[str, Option(help="printed on every sheet")] = "",
+    students: Annotated[int, Option(help="paper sheets of twelve tokens, each with other numbers, and their key")] = 0,
+    output: Annotated[str, Option(help="folder; nothing in it is replaced")] = "homework",
+) -> None:
+    """Write a hand-out that stands alone, its solutions and marking scheme, and an autograder for Gradescope."""
+    from .exercises.homework import homework as write_homework
+
+    for path in write_homework(sheet, course, students, output):
+        print(path)
+
+
+@app.command()
+def grade(
+    folder: Annotated[str, Argument(help="of submissions: notebooks, .py files, or a folder for each")],
+    sheet: Annotated[str, Option(help="as for homework", show_default=False)],
+    csv: Annotated[str, Option("--csv", help="points and feedback, a row for each submission")] = "grades.csv",
+    seed: Annotated[int, Option(help="of the hidden inputs; keep it to yourself")] = 0,
+    seconds: Annotated[int, Option(help="time limit of each function")] = 60,
+) -> None:
+    """Grade submissions on hidden inputs. Not a sandbox: run it where a malicious notebook can do no harm."""
+    from .exercises.grading import grade as grade_folder
+
+    grade_folder(folder, sheet, csv, seed, seconds)
+    print(csv)
+
+
+@app.command()
 def tidy(notebooks: Annotated[list[str] | None, Argument(help="notebooks (default: all chapters)")] = None) -> None:
     """Remove what an execution left in notebooks and make their cells' ids stable, before a commit."""
     from .book.chapters import tidy_files

@@ -11,7 +11,7 @@ import pytest
 from chunkkv_lib.__main__ import main
 from chunkkv_lib.runs import Parameters
 
-COMMANDS = ("measure", "verify", "book", "pdf", "students", "tidy", "bench")
+COMMANDS = ("measure", "verify", "book", "pdf", "students", "tidy", "bench", "homework", "grade")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import secrets
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from numbers import Number
 
@@ -53,10 +53,10 @@ def check(
     text = f"✓ {name}: {rounds} rounds agree (seed {seed})"
     for number in range(1, rounds + 1):
         inputs = task.draw(generator)
-        if problem := _problem(task, function, inputs):
-            problem += _likely_mistake(task, function, inputs, generator)
+        if wrong := problem(task, function, inputs):
+            wrong += _likely_mistake(task, function, inputs, generator)
             sizes = ", ".join(f"{one} {_size(x)}" for one, x in zip(task.names, inputs, strict=True))
-            text = f"✗ {name}, round {number} of {rounds}: {problem}\n  inputs: {sizes}\n  the same inputs: "
+            text = f"✗ {name}, round {number} of {rounds}: {wrong}\n  inputs: {sizes}\n  the same inputs: "
             text += f"example({name!r}, seed={seed}, round={number}); the whole again: "
             text += f"check({name!r}, {_name(function)}, seed={seed})"
             right = False
@@ -85,7 +85,7 @@ def _task(name: str) -> Task:
     return TASKS[name]
 
 
-class _Tables(TorchDispatchMode):
+class Tables(TorchDispatchMode):
     """Remembers the largest tensor with two dimensions of n or more that any operation makes."""
 
     def __init__(self, n: int):
@@ -100,10 +100,10 @@ class _Tables(TorchDispatchMode):
         return result
 
 
-def _problem(task: Task, function: Callable, inputs: tuple) -> str:
+def problem(task: Task, function: Callable, inputs: tuple) -> str:
     """What is wrong with the function's result on these inputs, in a sentence or two; "" if nothing is."""
     copies = [_copy(x) for x in inputs]
-    tables = _Tables(inputs[0].shape[1]) if task.no_table else None
+    tables = Tables(inputs[0].shape[1]) if task.no_table else None
     try:
         if tables:
             with tables:
@@ -113,14 +113,14 @@ def _problem(task: Task, function: Callable, inputs: tuple) -> str:
     except Exception as error:  # whatever a student's code raises is the answer
         return _raised(error, function)
     for name, before, after in zip(task.names, copies, inputs, strict=True):
-        if not _unchanged(before, after):
+        if not same_inputs([before], [after]):
             return f"the function changed its input {name!r}; work on a copy, or without in-place operations."
     expected = task.right(*copies)
-    problem = _wrong_kind(found, expected) or _difference(found, expected, task.tolerance)
-    if problem and task.scores and not _wrong_kind(found, expected):
-        problem = "" if _equally_good(found, expected, task.scores(*copies)) else problem
-    if problem:
-        return problem
+    wrong = _wrong_kind(found, expected) or _difference(found, expected, task.tolerance)
+    if wrong and task.scores and not _wrong_kind(found, expected):
+        wrong = "" if _equally_good(found, expected, task.scores(*copies)) else wrong
+    if wrong:
+        return wrong
     if tables and tables.found:
         return f"the numbers are right, but a tensor of shape {tables.found} is made; n is {tables.n}: work in tiles."
     return ""
@@ -140,10 +140,13 @@ def _copy(x: object) -> object:
     return x.clone() if isinstance(x, Tensor) else x.copy() if isinstance(x, np.ndarray) else x
 
 
-def _unchanged(before: object, after: object) -> bool:
-    if isinstance(before, Tensor):
-        return torch.equal(before, after)
-    return not isinstance(before, np.ndarray) or np.array_equal(before, after, equal_nan=True)
+def same_inputs(before: Sequence, after: Sequence) -> bool:
+    """Whether two sets of arguments hold the same numbers."""
+    return all(
+        torch.equal(a, b) if isinstance(a, Tensor) else
+        np.array_equal(a, b, equal_nan=True) if isinstance(a, np.ndarray) else a == b
+        for a, b in zip(before, after, strict=True)
+    )  # fmt: skip
 
 
 def _wrong_kind(found: object, expected: object) -> str:

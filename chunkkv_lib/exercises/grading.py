@@ -1,0 +1,282 @@
+"""Grade a folder of submissions on hidden inputs, or one of them as Gradescope does.
+
+    python -m chunkkv_lib grade FOLDER --sheet three-rules --csv grades.csv --seed 4711
+
+Of a notebook or .py file only imports, functions and constants are taken, so nothing else in it runs. Each function is
+called in a process of its own that holds no checker and no library of this book; it answers with plain numbers, which
+are compared here. That stops mistakes, endless loops and the usual short cuts, not somebody who means harm: it is **no
+sandbox**; run it in a container that may be lost, as Gradescope does.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import faulthandler
+import io
+import json
+import linecache
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from ..files import write_text
+from .checking import Tables, check, problem, same_inputs
+from .homework import load_sheet
+from .tasks import TASKS, Task
+
+SECONDS = 60  # for all calls of one function
+START = 120  # and for its process to start, on a slow machine
+LIBRARY = Path(__file__).resolve().parents[2]
+
+
+def grade(folder: str | Path, sheet: str, table: str | Path = "grades.csv", seed: int = 0, seconds: int = SECONDS):
+    """Grade every submission in a folder and write a CSV: points for each task, their sum, and feedback.
+
+    folder  of notebooks, .py files, or folders that hold one of them: one submission each, called by its name
+    sheet   a name in `sheets/`, or a YAML file; what is answered in words is left to be marked by hand
+    seed    of the hidden inputs; keep it to yourself
+    raises  InputError: no such folder or sheet, nothing to grade.
+    """
+    found = load_sheet(sheet)
+    names = [question["id"] for question in found["questions"] if "task" in question]
+    places = submissions(folder)
+    rows = []
+    for number, (name, path) in enumerate(places.items(), 1):
+        results = grade_one(path, found, seed, seconds)
+        points = {result["id"]: result["points"] for result in results}
+        feedback = "\n".join(f"{result['id']}: {result['text']}" for result in results)
+        rows.append({"submission": name, "points": sum(points.values())} | points | {"feedback": feedback})
+        print(f"{number} of {len(places)}: {name}, {rows[-1]['points']:g} points", file=sys.stderr, flush=True)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["submission", "points", *names, "feedback"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(table, text.getvalue())
+    return rows
+
+
+def submissions(folder: str | Path) -> dict[str, Path]:
+    """Name -> file of every submission in a folder. InputError: no such folder, or nothing in it."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"folder={str(folder)!r} does not exist; name the folder of the submissions.")
+    places = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            inside = [one for one in sorted(path.rglob("*")) if one.suffix in (".ipynb", ".py") and one.is_file()]
+            inside = [one for one in inside if ".ipynb_checkpoints" not in one.parts]
+            places |= {path.name: inside[0] if inside else path} if not path.name.startswith(".") else {}
+        elif path.suffix in (".ipynb", ".py"):
+            places[path.stem] = path
+    if not places:
+        raise InputError(f"{folder} holds no notebook, no .py file and no folder with one; nothing to grade.")
+    return places
+
+
+def grade_one(path: Path, sheet: Mapping, seed: int, seconds: int = SECONDS) -> list[dict]:
+    """Points and feedback for every task of a sheet: id, points, of, text."""
+    try:
+        source = functions(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        source, unreadable = "", f"the submission cannot be read: {error}"
+    else:
+        unreadable = ""
+    results = []
+    for question in sheet["questions"]:
+        if "task" in question:
+            share, text = (0.0, unreadable) if unreadable else score(source, question["task"], seed, seconds)
+            points = round(question["points"] * share, 2)
+            results.append({"id": question["id"], "points": points, "of": question["points"], "text": text})
+    return results
+
+
+def functions(path: Path) -> str:
+    """The source of a notebook's or file's imports, functions and constants; ValueError for one that cannot be read.
+
+    A cell that is no Python is left out, so that a half-written one does not cost the others.
+    """
+    text = path.read_text(encoding="utf-8")
+    cells = [text]
+    if path.suffix == ".ipynb":
+        parts = [cell for cell in json.loads(text)["cells"] if cell.get("cell_type") == "code"]
+        cells = ["".join(cell["source"]) for cell in parts]
+    kept = []
+    for cell in cells:
+        lines = ["pass" if line.lstrip().startswith(("%", "!")) else line for line in cell.splitlines()]
+        try:
+            nodes = ast.parse("\n".join(lines)).body
+        except SyntaxError as error:
+            kept.append(f"# a cell was left out: {error.msg} in line {error.lineno}")
+            continue
+        wanted = ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef
+        kept += [ast.unparse(node) for node in nodes if isinstance(node, wanted) or is_constant(node)]
+    return "\n".join(kept)
+
+
+def is_constant(node: ast.stmt) -> bool:
+    """Whether a statement gives a name to a number, a text or a list of them: WINDOW = 8."""
+    try:
+        return (
+            isinstance(node, ast.Assign)
+            and (ast.literal_eval(node.value), True)[1]
+            and all(isinstance(target, ast.Name) for target in node.targets)
+        )
+    except ValueError:
+        return False
+
+
+def score(source: str, name: str, seed: int, seconds: int = SECONDS) -> tuple[float, str]:
+    """The share of a task's points, and what `check` says: 1 if all rounds are right, else half of the right share."""
+    task, generator = TASKS[name], torch.Generator().manual_seed(seed)
+    rounds = [task.draw(generator) for _ in range(2 * task.rounds)]  # twice: a hint may need further inputs
+    answers = answered(source, name, task, rounds, seconds)
+    if isinstance(answers, str):
+        return 0.0, f"✗ {name}: {answers}"
+    function, lines = replayed(task, rounds, answers), []
+    if check(name, function, seed=seed, report=lines.append):
+        return 1.0, lines[0]
+    right = sum(not problem(task, function, given) for given in rounds[: task.rounds])
+    text = lines[0].split("\n  the same inputs:")[0]  # the seed stays hidden
+    return right / task.rounds / 2, f"{text}\n  {right} of {task.rounds} rounds are right."
+
+
+def answered(source: str, name: str, task: Task, rounds: list[tuple], seconds: int) -> list[dict] | str:
+    """What a function returns in every round, from a process of its own; a sentence where there is nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        (place / "answer.py").write_text(source, encoding="utf-8")
+        torch.save([[portable(x) for x in given] for given in rounds], place / "rounds.pt")
+        job = {
+            "function": name,
+            "no_table": task.no_table,
+            "raw": isinstance(rounds[0][0], np.ndarray),
+            "seconds": seconds,
+        }
+        (place / "job.json").write_text(json.dumps(job))
+        code = "import sys; sys.path.insert(0, sys.argv[1]); from chunkkv_lib.exercises.grading import answer; answer()"
+        command = [sys.executable, "-P", "-c", code, str(LIBRARY)]
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        try:
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, timeout=seconds + START, env=environment,
+                stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return f"stopped after {seconds} seconds."
+        if not (place / "answers.pt").exists():
+            lines = done.stderr.strip().splitlines() or ["it said nothing"]
+            if lines[0].startswith("Timeout ("):
+                return f"stopped after {seconds} seconds."
+            said = lines[-1]
+            return said if said.startswith("there is no function") else f"the process ended without a result: {said}"
+        try:
+            return torch.load(place / "answers.pt", weights_only=True)
+        except Exception as error:
+            return f"the results cannot be read: {error}"
+
+
+def answer() -> None:
+    """Inside a submission's own process: call the function on every round's inputs and save what it returns."""
+    job = json.loads(Path("job.json").read_text())
+    rounds, source = torch.load("rounds.pt", weights_only=True), Path("answer.py").read_text(encoding="utf-8")
+    watch = Tables
+    for module in [module for module in sys.modules if module.split(".")[0] == "chunkkv_lib"]:
+        sys.modules[module] = None  # importing it raises from here on
+    linecache.cache["answer.py"] = len(source), None, source.splitlines(True), "answer.py"
+    namespace: dict[str, object] = {"__name__": "answer"}
+    for node in ast.parse(source).body:
+        try:  # an import that fails, of the library itself, costs only those who use it
+            exec(compile(ast.Module([node], []), "answer.py", "exec"), namespace)
+        except ImportError:
+            continue
+    function = namespace.get(job["function"])
+    if not callable(function):
+        sys.exit(f"there is no function {job['function']} in the submission.")
+    answers = []
+    faulthandler.dump_traceback_later(job["seconds"], exit=True)  # starting Python and torch does not count
+    for given in rounds:
+        inputs = [x.numpy() if job["raw"] and isinstance(x, torch.Tensor) else x for x in given]
+        before, tables = [x.clone() if isinstance(x, torch.Tensor) else x for x in given], None
+        try:
+            if job["no_table"]:
+                with watch(given[0].shape[1]) as tables:
+                    found = function(*inputs)
+            else:
+                found = function(*inputs)
+            record = {"value": portable(found)}
+        except Exception as error:
+            frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename == "answer.py"]
+            where = f" (in {frames[-1].line!r})" if frames else ""
+            record = {"kind": type(error).__name__, "error": str(error).split("\n")[0] + where}
+        changed = [not torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(before, given)
+                   if isinstance(a, torch.Tensor) and not bool(a.isnan().any())]  # fmt: skip
+        answers.append(record | {"changed": any(changed), "table": list(tables.found or []) if tables else []})
+    torch.save(answers, "answers.pt")
+
+
+def portable(x: object) -> object:
+    """Tensors, numbers, text and lists of them: what a file may hold that is read without running anything."""
+    if isinstance(x, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(x)) if x.dtype.kind in "fiub" else str(x)
+    if isinstance(x, np.generic):
+        return x.item()
+    if isinstance(x, list | tuple):
+        return type(x)(portable(one) for one in x) if type(x) in (list, tuple) else str(x)
+    plain = x is None or type(x) in (bool, int, float, str)
+    return x.detach().cpu() if isinstance(x, torch.Tensor) else x if plain else str(x)
+
+
+def replayed(task: Task, rounds: list[tuple], answers: list[dict]) -> Callable:
+    """A function that gives, for inputs of one of the rounds, what the submission gave for them."""
+
+    def function(*given: object) -> object:
+        for inputs, record in zip(rounds, answers, strict=True):
+            if same_inputs(inputs, given):
+                if "error" in record:
+                    raise type(record["kind"], (Exception,), {})(record["error"])
+                if record["changed"]:
+                    given[0][...] += 1  # so that the checker sees it, too
+                if record["table"]:
+                    torch.empty(record["table"])
+                return record["value"]
+        raise RuntimeError("the function was not called with these inputs")
+
+    return partial(function)  # which has no code of its own that an error could point to
+
+
+# --- Gradescope ---------------------------------------------------------------------------------------------------
+
+
+def gradescope(root: Path, sheet: str, seed: int | None = None) -> dict:
+    """Grade the one submission in `root`/submission; write `root`/results/results.json as Gradescope wants it."""
+    found = load_sheet(sheet)
+    inside = sorted(path for path in (root / "submission").rglob("*") if path.suffix in (".ipynb", ".py"))
+    seed = int.from_bytes(os.urandom(4)) if seed is None else seed
+    results = grade_one(inside[0] if inside else root / "submission" / "(no notebook)", found, seed)
+    tests = [
+        {
+            "name": one["id"],
+            "score": one["points"],
+            "max_score": one["of"],
+            "output": one["text"],
+            "visibility": "visible",
+        }
+        for one in results
+    ]
+    written = {"tests": tests}
+    write_text(root / "results" / "results.json", json.dumps(written, indent=1) + "\n")
+    return written
+
+
+if __name__ == "__main__":
+    gradescope(Path(sys.argv[1]), sys.argv[2])

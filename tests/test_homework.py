@@ -1,0 +1,242 @@
+"""A hand-out stands alone, and submissions are graded: right, wrong, empty, cheating, crashing and endless ones."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from common import refused
+from nbformat import read as read_notebook
+from nbformat import validate
+
+from chunkkv_lib.exercises import TASKS, check, grading, homework
+from chunkkv_lib.exercises.grading import grade, grade_one, gradescope
+
+SHEETS = sorted(path.stem for path in homework.SHEETS.glob("*.yml"))
+SMALL = """
+title: Two functions
+minutes: 20
+before: Nothing.
+questions:
+- {id: budget, points: 4, minutes: 5, task: budget_tokens, text: A budget., solution: "def budget_tokens(b): pass"}
+- {id: loss, points: 6, minutes: 5, task: kv_l1_loss, text: A loss., solution: "def kv_l1_loss(x, kept): return x"}
+- {id: words, points: 2, minutes: 5, text: Why., solution: Because., marks: ["2: because"]}
+"""
+BUDGET = (
+    "def budget_tokens(budget, n):\n    return budget if isinstance(budget, int) else max(LEAST, round(n * budget))\n"
+)
+LOSS = (
+    "def kv_l1_loss(x, kept):\n    size = x.abs().sum(-1)\n    return 1 - size.gather(1, kept).sum(-1) / size.sum(-1)\n"
+)
+CHEAT = """
+from chunkkv_lib import kv_l1_loss
+import chunkkv_lib.exercises.checking as checking
+checking.check = lambda *a, **k: True
+def budget_tokens(budget, n):
+    from chunkkv_lib.compressors import budget_tokens
+    return budget_tokens(budget, n)
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """All three sheets, with two paper sheets each."""
+    folder = tmp_path_factory.mktemp("homework")
+    for sheet in SHEETS:
+        homework.homework(sheet, "ML 301", students=2, output=folder)
+    return folder
+
+
+@pytest.fixture
+def sheet(tmp_path) -> str:
+    path = tmp_path / "small.yml"
+    path.write_text(SMALL)
+    return str(path)
+
+
+def notebook(*cells: str) -> str:
+    parts = [{"cell_type": "code", "source": cell, "metadata": {}, "outputs": []} for cell in cells]
+    return json.dumps({"cells": parts, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+
+
+# --- hand-outs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SHEETS)
+def test_a_hand_out_is_plain_and_without_answers(name, made):
+    handout = read_notebook(made / name / "handout" / f"{name}.ipynb", as_version=4)
+    solved = read_notebook(made / name / "solutions" / f"{name}.ipynb", as_version=4)
+    validate(handout)
+    text = "\n".join(cell.source for cell in handout.cells)
+    assert "{glue" not in text and "{numref" not in text and "{sequences}" not in text and ":::" not in text
+    for question in homework.load_sheet(name)["questions"]:
+        assert question["solution"].strip() not in text
+        assert any(question["solution"].strip() == cell.source for cell in solved.cells)
+        assert text.count(f"({question['points']} point") >= 1 and f"{question['minutes']} minutes)" in text
+        if "task" in question:
+            assert f'    raise NotImplementedError\ncheck("{question["task"]}"' in text
+    assert "CC BY 4.0" in text and "AGENTS.md" in (made / name / "handout" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", SHEETS)
+def test_every_answer_in_the_solutions_passes_its_check(name):
+    for question in homework.load_sheet(name)["questions"]:
+        if "task" in question:
+            space: dict = {}
+            exec("import numpy as np\nimport torch\n" + question["solution"], space)
+            lines: list[str] = []
+            assert check(question["task"], space[question["task"]], seed=1, report=lines.append), lines
+
+
+def test_a_hand_out_works_where_nothing_else_of_the_book_is(made, tmp_path):
+    """The library comes out of the zip beside the notebook, in a folder of its own."""
+    code = (
+        "import sys; sys.path.insert(0, 'chunkkv_lib.zip')\nimport chunkkv_lib\nassert '.zip' in chunkkv_lib.__file__\n"
+        "from chunkkv_lib.exercises import check\nprint(check('budget_tokens', lambda budget, n: 1, report=None))"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=made / "three-rules" / "handout",
+                          capture_output=True, text=True, env=environment)  # fmt: skip
+    assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr
+
+
+def test_paper_sheets_differ_and_their_key_is_right(made):
+    folder = made / "metrics" / "paper"
+    one, other = ((folder / f"student-00{i}.md").read_text() for i in (1, 2))
+    assert one != other and "ML 301" in one
+    rows = [line.split("|")[2:14] for line in one.splitlines() if line.startswith(("| column", "| votes", "| sum"))]
+    sums, votes = ([int(x) for x in row[:10]] for row in rows[:2])
+    sizes = [int(x) for x in rows[2]]
+    key = next(csv.DictReader((folder / "key.csv").open()))
+    kept = [*sorted(sorted(range(10), key=lambda i: -sums[i])[:4]), 10, 11]
+    assert key["h2o"] == " ".join(map(str, kept))
+    chunks = sorted([range(0, 3), range(3, 6), range(6, 9), range(9, 10)], key=lambda c: -sum(votes[i] for i in c))
+    order = [i for chunk in chunks for i in chunk][:4]
+    assert key["chunkkv"] == " ".join(map(str, [*sorted(order), 10, 11]))
+    assert key["l1_loss"] == f"{1 - sum(sizes[i] for i in kept) / sum(sizes):.2f}"
+
+
+def test_nothing_is_replaced_that_differs(made, tmp_path):
+    before = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    homework.homework("metrics", "ML 301", students=2, output=made)
+    assert before == {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    homework.homework("metrics", output=tmp_path)
+    mine = tmp_path / "metrics" / "handout" / "README.md"
+    mine.write_text("my own words")
+    (tmp_path / "metrics" / "autograder.zip").unlink()
+    with refused("README.md", "differs", "--output"):
+        homework.homework("metrics", output=tmp_path)
+    assert mine.read_text() == "my own words" and not (tmp_path / "metrics" / "autograder.zip").exists()
+
+
+def test_a_sheet_that_cannot_be_used_is_refused(tmp_path):
+    with refused("'three-rule'", "three-rules"):
+        homework.homework("three-rule", output=tmp_path)
+    path = tmp_path / "mine.yml"
+    path.write_text(SMALL.replace("task: kv_l1_loss", "task: kv_l2_loss"))
+    with refused("kv_l2_loss", "kv_l1_loss"):
+        homework.load_sheet(str(path))
+    path.write_text(SMALL + "- {")
+    with refused("mine.yml", "cannot be read"):
+        homework.load_sheet(str(path))
+    path.write_text(SMALL.replace("points: 2, ", ""))
+    with refused("words", "points"):
+        homework.load_sheet(str(path))
+
+
+# --- grading ------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_submissions_becomes_a_table(sheet, tmp_path):
+    folder = tmp_path / "submissions"
+    (folder / "in-a-folder").mkdir(parents=True)
+    right = notebook("%matplotlib inline\nimport torch", "LEAST = 1\nraise SystemExit", BUDGET, LOSS, "budget_tokens(")
+    (folder / "in-a-folder" / "work.ipynb").write_text(right)
+    (folder / "wrong.py").write_text(BUDGET.replace("round", "int") + "LEAST = 1\n" + LOSS.replace("1 - ", ""))
+    (folder / "cheat.py").write_text(CHEAT)
+    rows = grade(folder, sheet, tmp_path / "grades.csv", seed=3)
+    table = {row["submission"]: row for row in csv.DictReader((tmp_path / "grades.csv").open())}
+    assert [float(row["points"]) for row in rows] == [float(table[row["submission"]]["points"]) for row in rows]
+    assert float(table["in-a-folder"]["points"]) == 10
+    wrong = table["wrong"]
+    assert 0 < float(wrong["budget"]) < 2 and float(wrong["loss"]) == 0
+    assert "not down" in wrong["feedback"] and "the share that stays" in wrong["feedback"]
+    assert "seed=3" not in wrong["feedback"]
+    assert float(table["cheat"]["points"]) == 0 and "there is no function kv_l1_loss" in table["cheat"]["feedback"]
+    assert "chunkkv_lib" in table["cheat"]["feedback"]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("def kv_l1_loss(x, kept):\n    while True:\n        pass\n", "stopped after 2 seconds"),
+        ("import os\ndef kv_l1_loss(x, kept):\n    os._exit(0)\n", "ended without a result"),
+        (
+            "def kv_l1_loss(x, kept):\n    return x[10_000]\n",
+            "IndexError: index 10000 is out of bounds for dimension 0 with size 3 (in 'return x[10_000]')",
+        ),
+        ("def kv_l1_loss(x, kept):\n    x.mul_(2)\n    return x.sum((1, 2))\n", "changed its input 'x'"),
+        ("def kv_l1_loss(x, kept):\n    return object()\n", "returned str"),
+        ("import torch\n", "there is no function kv_l1_loss"),
+    ],
+)
+def test_what_goes_wrong_is_told_and_costs_only_its_own_points(source, said):
+    share, text = grading.score(source, "kv_l1_loss", seed=1, seconds=2)
+    assert share == 0 and said in text, text
+
+
+def test_a_table_is_seen_through_the_process(tmp_path):
+    source = (
+        "import torch\ndef column_sums(queries, keys):\n    n = keys.shape[1]\n"
+        "    logits = queries @ keys.repeat_interleave(len(queries) // len(keys), 0).mT / keys.shape[2] ** 0.5\n"
+        "    return logits.masked_fill(torch.ones(n, n).triu(1) > 0, -torch.inf).softmax(-1).sum(1)\n"
+    )
+    share, text = grading.score(source, "column_sums", seed=1)
+    assert share == 0 and "the numbers are right, but a tensor of shape" in text
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"cells": 3}'])
+def test_an_empty_or_broken_notebook_earns_nothing(text, sheet, tmp_path):
+    path = tmp_path / "broken.ipynb"
+    path.write_text(text)
+    results = grade_one(path, homework.load_sheet(sheet), seed=1)
+    assert [one["points"] for one in results] == [0, 0] and all("cannot be read" in one["text"] for one in results)
+
+
+def test_a_folder_without_submissions_is_refused(sheet, tmp_path):
+    with refused("does not exist"):
+        grade(tmp_path / "none", sheet)
+    (tmp_path / "empty").mkdir()
+    with refused("nothing to grade"):
+        grade(tmp_path / "empty", sheet)
+
+
+def test_gradescopes_layout(sheet, tmp_path):
+    """The zip, unpacked as Gradescope does; its runner finds the submission and writes results.json."""
+    homework.homework(sheet, output=tmp_path)
+    with zipfile.ZipFile(tmp_path / "small" / "autograder.zip") as archive:
+        assert {"setup.sh", "run_autograder"} <= set(archive.namelist())
+        assert archive.getinfo("run_autograder").external_attr >> 16 & 0o111
+        archive.extractall(tmp_path / "autograder")
+    place = tmp_path / "autograder"
+    (place / "submission").mkdir()
+    (place / "submission" / "mine.ipynb").write_text(notebook("LEAST = 1", BUDGET, "import torch"))
+    script = (place / "run_autograder").read_text().replace("python3", sys.executable)
+    (place / "run_autograder").write_text(script)
+    done = subprocess.run(["bash", str(place / "run_autograder")], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    tests = json.loads((place / "results" / "results.json").read_text())["tests"]
+    assert [(one["name"], one["score"], one["max_score"]) for one in tests] == [("budget", 4, 4), ("loss", 0, 6)]
+    assert tests[0]["output"].startswith("✓") and "there is no function" in tests[1]["output"]
+    (place / "submission" / "mine.ipynb").unlink()
+    assert [one["score"] for one in gradescope(place, sheet)["tests"]] == [0, 0]
+
+
+def test_every_task_of_a_sheet_is_a_task():
+    assert {q["task"] for name in SHEETS for q in homework.load_sheet(name)["questions"] if "task" in q} <= set(TASKS)
