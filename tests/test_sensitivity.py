@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,15 +11,7 @@ import pytest
 from common import refused
 from tiny import tiny_longbench, tiny_model
 
-from chunkkv_lib.report.sensitivity import (
-    across_runs,
-    axis_base,
-    axis_figure,
-    axis_gap,
-    axis_labels,
-    axis_means,
-    best_first,
-)
+from chunkkv_lib.report.sensitivity import across_runs, axis_base, axis_figure, axis_gap, axis_means, best_first
 from chunkkv_lib.report.style import svg
 from chunkkv_lib.runs import Parameters, load_run, measure
 
@@ -57,28 +48,6 @@ def test_the_unchanged_method_is_a_point_of_every_axis(run):
         found = axis_means(run, field, ("attention_mass",))
         here = found[(found["method"] == "ChunkKV") & (found[field] == value)]
         assert here["estimate"].item() == pytest.approx(plain)
-
-
-def test_labels_lead_to_the_records_of_an_axis(run):
-    found = axis_labels(run, "budget")
-    assert list(found) == ["ChunkKV", "SnapKV", "Random"]
-    assert found["SnapKV"] == {
-        b: "SnapKV" if b == 0.3 else f"SnapKV, budget {b}" for b in (0.025, 0.05, 0.1, 0.2, 0.3, 0.5)
-    }
-    assert set(found["Random"].values()) <= set(run.records["method"])
-    chunks = axis_labels(run, "chunk_size")
-    assert chunks["ChunkKV"][64] == "ChunkKV, chunk_size 64" and set(chunks["SnapKV"].values()) == {"SnapKV"}
-    assert list(chunks["SnapKV"]) == [1, 2, 5, 10, 20, 32, 64]
-    with refused("axis 'budgets'", "'budget'?"):
-        axis_labels(run, "budgets")
-
-
-def test_the_runs_own_value_is_on_the_axis(run):
-    """A run at a budget that is none of the axis's: its unchanged methods stand between the others."""
-    own = deepcopy(run)
-    own.manifest["parameters"]["budget"] = 0.15
-    assert list(axis_labels(own, "budget")["ChunkKV"]) == [0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5]
-    assert axis_labels(own, "budget")["ChunkKV"][0.15] == "ChunkKV"
 
 
 def test_a_gap_is_paired_by_sequence(run):

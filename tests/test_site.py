@@ -65,14 +65,6 @@ def test_pages_load_without_a_network_and_without_an_error(site, tab):
         assert tab.errors() == [], page.name
 
 
-def test_views_answer_to_their_controls(site, tab):
-    """The script of a view is loaded where the view is: it says so when it has started."""
-    for page in pages(site):
-        tab.open(page.as_uri())
-        views = count(tab, ".survival, .sliders")
-        assert count(tab, ":is(.survival, .sliders)[data-ready=true]") == views, page.name
-
-
 def test_equations_are_drawn(site, tab):
     drawn = 0
     for page in pages(site):
@@ -115,8 +107,8 @@ CONTRAST = """
     return [255, 255, 255];
   };
   const own = "a:not(.headerlink), .admonition-title, .provenance p, .chapter-meta p, " +
-    "td:has(.paper, .published, .live), .text_html p, .text_html mark, .survival-text, .survival-text span, " +
-    ".sliders :is(td, td span, th, li, label, output, button, .sliders-ends span)";
+    "td:has(.paper, .published, .live), .text_html p, .text_html mark, " +
+    ".lab :is(td, th, li, label, output, button, small, .lab-text, .lab-text span)";
   return [...document.querySelectorAll(".bd-article :is(" + own + ")")].filter(e => {
     const [a, b] = [light(rgb(getComputedStyle(e).color)), light(ground(e))].sort((x, y) => y - x);
     return (a + 0.05) / (b + 0.05) < 4.5;

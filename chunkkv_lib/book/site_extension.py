@@ -1,4 +1,4 @@
-"""Sphinx extension: MathJax without a network, the book's style sheet and scripts, files published beside the pages.
+"""Sphinx extension: MathJax without a network, the book's style sheet, files published beside the pages.
 
 `_config.yml` names it under `local_extensions`, so a plain `jupyter-book build .` uses it as well.
 """
@@ -18,7 +18,6 @@ from sphinx.errors import ExtensionError
 from chunkkv_lib.book.pages import EXTRA
 
 ASSETS = Path(__file__).parent / "assets"
-VIEWS = ("survival", "sliders")  # elements of this class are made to work by the asset of the same name
 
 
 def mathjax_source() -> Path:
@@ -48,13 +47,6 @@ def publish_files(app: Sphinx, config: Config) -> None:
     if (Path(app.srcdir) / EXTRA).is_dir():
         config.html_extra_path = [*config.html_extra_path, EXTRA]
     config.mathjax_path = "mathjax/tex-chtml.js"
-
-
-def add_scripts(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
-    """Load the script of a view on the pages that hold one, and on no other."""
-    for view in VIEWS:
-        if f'<div class="{view}"' in context.get("body", ""):
-            app.add_js_file(f"{view}.js", loading_method="defer")
 
 
 def leave_out_scripts(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
@@ -98,7 +90,6 @@ def leave_out_icon_script(app: Sphinx, failure: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, object]:
     app.connect("config-inited", publish_files)
-    app.connect("html-page-context", add_scripts)
     app.connect("html-page-context", leave_out_scripts, priority=900)
     app.connect("html-page-context", launch_student_copies, priority=900)
     app.connect("build-finished", leave_out_icon_script)

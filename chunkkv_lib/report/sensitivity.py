@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ..errors import InputError, unknown
 from ..runs import Parameters
-from ..runs.variants import AXES, Variant, along, labels_of, own_value, variants
+from ..runs.variants import Variant, along, own_value, variants
 from .records import METHODS, METRICS, PRIMARY, choose, damage, sequence_means
 from .statistics import Interval, interval
 from .style import GREY, headline, label_ends, line_panel, look, panels, say_start, styled
@@ -54,22 +54,6 @@ def axis_means(
     """
     found = [_means(_along(run, field, metric, category), field, metric) for metric in metrics]
     return pd.concat(found, ignore_index=True)
-
-
-def axis_labels(run: Any, field: str) -> dict[str, dict[object, str]]:
-    """Where the records along one hyper-parameter are: method -> value -> label in their `method` column.
-
-    return   all methods at all values of the axis, the run's own value among them. A method that the axis does not
-             vary has one label, its name, at every value.
-    raises   InputError: the run has no variants; an unknown field.
-    """
-    if field not in AXES:
-        raise unknown("axis", field, AXES)
-    listed, methods = _variants(run), run.parameters.methods_alone
-    varied = labels_of(listed, field)
-    values, own = list(AXES[field][1]), axis_base(run, field)
-    values = values if own in values else sorted([*values, own])
-    return {method: {value: varied.get((method, value), method) for value in values} for method in methods}
 
 
 def _along(run: Any, field: str, metric: str, category: str | None) -> pd.DataFrame:

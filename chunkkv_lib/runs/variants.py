@@ -112,12 +112,6 @@ def _changed(method: Compressor, changes: dict[str, object]) -> Compressor:
     return replace(method, **fields)
 
 
-def labels_of(listed: Iterable[Variant], field: str) -> dict[tuple[str, object], str]:
-    """(method, value of this field) -> label, of the variants that differ in this field alone."""
-    alone = [one for one in listed if [name for name, _ in one.changes] == [field]]
-    return {(one.method, one.changes[0][1]): one.label for one in alone}
-
-
 def along(records: pd.DataFrame, listed: Iterable[Variant], field: str, base: Mapping[str, Compressor]) -> pd.DataFrame:
     """The records of one axis, in its order: `method` becomes the method's name, a column named `field` its value.
 
@@ -128,7 +122,8 @@ def along(records: pd.DataFrame, listed: Iterable[Variant], field: str, base: Ma
     if field not in AXES:
         raise unknown("axis", field, AXES)
     owners, values = AXES[field]
-    labels = labels_of(listed, field)
+    alone = [one for one in listed if [name for name, _ in one.changes] == [field]]  # nothing else is changed
+    labels = {(one.method, one.changes[0][1]): one.label for one in alone}
     labels |= {(name, own_value(base[name], field)): name for name in owners if name in base}
     parts = [
         records[records["method"] == labels[name, value]].assign(method=name, **{field: value})
