@@ -75,7 +75,7 @@ class Parameters:
     data_path: str | None = _option(None, "local data.zip or folder for source longbench; without it the hub")
     categories: tuple[str, ...] = _option(CATEGORIES, "rows of the table to measure", CATEGORIES)
     datasets: tuple[str, ...] = _option((), "only these data sets of the rows; none named: all", tuple(CATEGORY_OF))
-    per_category: int = _option(100, "sequences for each category; needles of each form, length and depth; or "
+    per_category: int = _option(100, "sequences for each category; needles of each form and length; or "
                                "pairs of questions", least=1)  # fmt: skip
     skip: int = _option(0, "sequences of each row to leave out first: those that another run has drawn", least=0)
     max_tokens: int = _option(4096, "tokens of a prompt; longer ones lose their middle", least=1)

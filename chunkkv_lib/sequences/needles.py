@@ -85,7 +85,7 @@ FORMS = {
 
 def needle_sequences(
     tokenizer: Any,
-    per_depth: int = 1,
+    each: int = 6,
     max_tokens: int = 2048,
     seed: int = 0,
     depths: Many[float] = DEPTHS,
@@ -93,9 +93,9 @@ def needle_sequences(
     answer_tokens: Many[int] = ANSWER_TOKENS,
     texts: Many[str] | None = None,
 ) -> list[Sequence]:
-    """Needles of every form, answer length and depth, round by round, each round shuffled.
+    """Needles of every form and answer length, whose depths take turns; round by round, each round shuffled.
 
-    per_depth      rounds: needles for each form, length and depth
+    each           needles of each form and length: 6 rounds have had every depth once
     max_tokens     of a prompt; it has a few less, because its text ends with a sentence
     seed           another seed: other codes, names and texts
     forms          names from `FORMS`
@@ -105,8 +105,8 @@ def needle_sequences(
                    the needle and whose `document` names the article; `needle_setting` reads the rest from the id
     raises InputError: numbers out of range, no text, a form for chats and a tokenizer without a chat template.
     """
-    if per_depth < 1:
-        raise InputError(f"per_depth={per_depth} does not work; it must be at least 1.")
+    if each < 1:
+        raise InputError(f"each={each} does not work; it must be at least 1.")
     for depth in depths:
         if not 0 <= depth <= 1:
             raise InputError(f"depth={depth} lies outside the text; give a fraction from 0 to 1.")
@@ -123,10 +123,13 @@ def needle_sequences(
         raise InputError("there is no text to hide a needle in; pass at least one.")
     order = random.Random(f"{DATASET}:{seed}").sample(range(len(texts)), len(texts))
     drawn = []
-    for i in range(per_depth):
-        settings = list(itertools.product(forms, answer_tokens, depths))
+    for i in range(each):
+        settings = []
+        for form, length in itertools.product(forms, answer_tokens):
+            turns = random.Random(f"{DATASET}:{seed}:{form}:{length}:{i // len(depths)}").sample(depths, len(depths))
+            settings.append((i, form, length, turns[i % len(depths)]))
         random.Random(f"{DATASET}:{seed}:{i}").shuffle(settings)
-        drawn += [(i, *setting) for setting in settings]
+        drawn += settings
     return [_needle(tokenizer, *one, max_tokens, seed, texts, order[k % len(order)]) for k, one in enumerate(drawn)]
 
 
