@@ -131,6 +131,18 @@ def test_rows_that_cannot_be_scored(tmp_path, name, changes, said):
     assert f"data/{name}.jsonl, line 1: " in text and said in text
 
 
+def test_a_mistake_in_the_data_is_told_before_a_model_is_loaded(tmp_path, monkeypatch):
+    from tiny import tiny_model
+
+    from chunkkv_lib.runs import Parameters, local_engine, measure
+
+    monkeypatch.setattr(local_engine, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    path = archive(tmp_path / "data.zip", qasper=as_lines([a_row(answers=[" "])]))
+    settings = Parameters(model=str(tiny_model(tmp_path / "model")), source="longbench", data_path=str(path))
+    text = message(measure, settings, tmp_path / "run", progress=False)
+    assert "data/qasper.jsonl, line 1: field 'answers' holds no answer" in text and not (tmp_path / "run").exists()
+
+
 def test_what_is_not_there(tmp_path):
     assert "does not exist; --data-path wants" in message(read_single, tmp_path / "no.zip")
     assert "lacks data/narrativeqa.jsonl, data/qasper.jsonl" in message(read_single, tmp_path)

@@ -2,12 +2,11 @@
 
 A type works if the captured pass gives its own logits, softmax(q.k) of what the capture saw is its own eager attention,
 and a method that keeps everything scores as the full cache. `data/models/sweep.csv` is the table for the book; after an
-update of transformers `python tests/test_sweep.py` writes it anew. Takes a minute, so it waits for CHUNKKV_SWEEP=1.
+update of transformers `python tests/test_sweep.py` writes it anew.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -138,7 +137,7 @@ def sweep(kinds: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@pytest.mark.skipif("CHUNKKV_SWEEP" not in os.environ, reason="takes a minute; set CHUNKKV_SWEEP=1")
+@pytest.mark.slow
 def test_every_model_type_works_or_is_refused(one_thread):
     found = sweep(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
     assert found[found["result"] == "fails"].empty, found[found["result"] == "fails"].to_string()

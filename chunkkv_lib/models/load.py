@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from huggingface_hub import hf_hub_download
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..downloads import Wheel
 from ..errors import InputError, unknown
@@ -159,6 +160,6 @@ def fingerprint(name: str) -> dict[str, object]:
     source = _resolve(name)
     if not path.is_dir():
         with guarded(name):
-            return {"revision": AutoConfig.from_pretrained(source, trust_remote_code=False)._commit_hash}
+            return {"revision": Path(hf_hub_download(source, "config.json")).parent.name}  # .../snapshots/<commit>
     files = {file for pattern in ("*.safetensors", "*.bin", *IDENTIFYING) for file in path.glob(pattern)}
     return {"sha256": {file.name: sha256(file) for file in sorted(files)}}

@@ -1,4 +1,4 @@
-"""A whole run: find its place, load the model and the sequences, measure what is missing, keep the manifest true."""
+"""A whole run: find its place, load the sequences and the model, measure what is missing, keep the manifest true."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..errors import IncompleteRun, InputError, unknown
+from ..models import load_tokenizer
 from ..sequences import Sequence
 from ..sequences.scoring import chance_scores
 from .folder import (
@@ -69,12 +70,13 @@ def measure(
         there = folder.exists()
         if there:  # a second process is told now, not after it has loaded a model
             stack.enter_context(locked(folder))
-        source = stack.enter_context(chosen)
         report(f"Loading sequences from source {parameters.source!r} ...")
-        sequences = sequences_of(parameters, source.tokenizer)
+        tokenizer = load_tokenizer(parameters.model)
+        sequences = sequences_of(parameters, tokenizer)  # a mistake in the data is told before a model is loaded
         table = sequence_table(sequences)
         if parameters.max_new_tokens:
-            table["chance_score"] = chance_scores(source.tokenizer, sequences, parameters.max_new_tokens)
+            table["chance_score"] = chance_scores(tokenizer, sequences, parameters.max_new_tokens)
+        source = stack.enter_context(chosen)
         if not there:  # only now: a load that fails leaves no folder
             stack.enter_context(locked(folder))
         begin(folder, identity | {"model": source.model}, source.machine, restart)

@@ -53,10 +53,9 @@ class LocalEngine:
 
     Once entered, an engine has the attributes that the driver reads; only the driver writes records.
 
-    tokenizer  of the model
-    model      what a manifest says about the model
-    machine    what a manifest says about where it runs
-    failed     sequence -> why it was given up
+    model    what a manifest says about the model
+    machine  what a manifest says about where it runs
+    failed   sequence -> why it was given up
     """
 
     def __init__(self, settings: Parameters, report: Callable[[str], None]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import InputError
-from ..models import EMBEDDED, describe, load_model, load_tokenizer
+from ..models import EMBEDDED, describe, load_model
 from ..sequences import Sequence
 from .identity import MEASUREMENT_VERSION, differences, machine, versions
 from .local_engine import measure_one
@@ -95,7 +95,6 @@ class RayEngine:
         self.machine: dict[str, object] = {}
 
     def __enter__(self) -> RayEngine:
-        self.tokenizer = load_tokenizer(self.settings.model)  # a wrong name is told now, and downloads are done once
         try:
             _connect(self.address)
             self._start()

@@ -1,0 +1,110 @@
+"""The way over the model hub, with a stand-in for it: the paper's profile end to end, and what can go wrong on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub import COMMIT, running_hub
+from sequence_parts import LONGBENCH_SETS, a_row, archive, as_lines
+from tiny import WORDS, tiny_model
+
+from chunkkv_lib.runs import load_run
+from chunkkv_lib.sequences import longbench
+
+MODEL, DATA = "meta-llama/Meta-Llama-3-8B-Instruct", f"datasets/{longbench.REPOSITORY}"
+
+
+pytestmark = pytest.mark.slow  # each starts a process of its own
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """The gated model of the paper, here tiny and open, and LongBench's archive at its pinned revision."""
+    folder = tmp_path_factory.mktemp("hub")
+    with running_hub() as hub:
+        (folder / "data").mkdir()
+        rows = {
+            name: as_lines([a_row(name, i, context=" ".join(WORDS * 20)) for i in (0, 1)]) for name in LONGBENCH_SETS
+        }
+        archive(folder / "data" / "data.zip", **rows)
+        hub.folders = {MODEL: tiny_model(folder / "model"), DATA: folder / "data"}
+        hub.revisions[DATA] = longbench.REVISION
+        hub.official = {name: longbench._blob_id(content) for name, content in rows.items()}
+        yield hub
+
+
+def python(hub, home: Path, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run a script in a process whose hub is the stand-in, and whose copies of its files are below `home`."""
+    known = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+    known |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(
+        command,
+        env=known | environment,
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+OFFICIAL = "from chunkkv_lib.sequences import longbench; longbench.OFFICIAL = {official!r}\n"
+MAIN = "import sys; from chunkkv_lib.__main__ import main; sys.exit(main(sys.argv[1:]))"
+LOAD = """
+import json, sys
+from chunkkv_lib import InputError, load_model
+for name in sys.argv[1:]:
+    try:
+        load_model(name, "cpu")
+        print(json.dumps([name, "loaded"]))
+    except InputError as error:
+        print(json.dumps([name, str(error)]))
+"""
+
+
+def test_the_papers_profile_runs_over_the_hub(hub, tmp_path):
+    """Two sequences of every category; the archive and the weights break off once and are resumed."""
+    hub.cuts.update(["data.zip", "model.safetensors"])
+    options = ["--device", "cpu", "--dtype", "float32", "--max-tokens", "128", "--per-category", "2"]
+    script = OFFICIAL.format(official=hub.official) + MAIN
+    done = python(hub, tmp_path, script, "measure", "--profile", "paper", *options, "--run", str(tmp_path / "paper"))
+    assert done.returncode == 0, done.stderr
+    run = load_run(tmp_path / "paper")
+    assert run.complete and len(run.sequences) == 10 and run.layers["kv_l1_loss"].notna().all()
+    assert run.manifest["model"]["name"] == MODEL and run.manifest["model"]["revision"] == COMMIT
+    assert run.manifest["data"]["revision"] == longbench.REVISION
+    assert hub.requested[f"GET {MODEL} model.safetensors"] == hub.requested[f"GET {DATA} data.zip"] == 2
+
+    again = python(hub, tmp_path, script, "measure", "--profile", "paper", *options, "--run", str(tmp_path / "paper"),
+                   HF_HUB_OFFLINE="1")  # fmt: skip
+    assert again.returncode == 0 and "nothing to measure" in again.stderr + again.stdout
+
+
+def test_an_archive_that_is_not_the_official_one_is_refused(hub, tmp_path):
+    options = ["--device", "cpu", "--max-tokens", "128", "--per-category", "1"]
+    done = python(hub, tmp_path, MAIN, "measure", "--profile", "paper", *options, "--run", str(tmp_path / "paper"))
+    assert done.returncode == 2 and "is not LongBench's official file" in done.stderr
+    assert not (tmp_path / "paper").exists()
+
+
+def test_models_that_are_not_to_be_had_end_in_one_line(hub, tmp_path):
+    hub.gated.add("gated/ask")
+    hub.restricted.add("gated/no")
+    hub.folders["slow/model"] = tiny_model(tmp_path / "model")
+    hub.delay["model.safetensors"] = 30
+    names = ["gated/ask", "gated/no", "nobody/nothing", "slow/model"]
+    try:
+        done = python(hub, tmp_path, LOAD, *names, HF_HUB_DOWNLOAD_TIMEOUT="1")
+    finally:
+        hub.delay.clear()
+    said = dict(json.loads(line) for line in done.stdout.splitlines())
+    assert list(said) == names, done.stderr
+    assert all("could not be loaded" in text and "\n" not in text for text in said.values())
+    assert all("Ask for access" in said[name] and "hf auth login" in said[name] for name in names[:2])
+    assert "Check the name" in said["nobody/nothing"] and "connect to the network" in said["slow/model"]
