@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -12,6 +14,7 @@ from common import refused
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from chunkkv_lib.book.chapters import read_notebook, tidy
+from chunkkv_lib.book.plain import Plain, glued
 from chunkkv_lib.book.students import ANSWER, student_copies, without_solutions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -130,3 +133,66 @@ def test_fences_of_any_length(fence):
     text = f"m:{fence}{{solution}} ex\nsecret\n{fence}\nrest"
     copy = without_solutions(notebook(text), "chapter")
     assert [cell.source for cell in copy.cells] == [ANSWER, "rest"]
+
+
+# --- plain Markdown -----------------------------------------------------------------------------------------------
+
+SOURCE = """\
+# A title
+
+(sec-here)=
+As {cite:t}`bai2024longbench` say ({cite:p}`bai2024longbench`), {glue:text}`toy_kept` of {glue:text}`toy_all:d` stay in
+{doc}`other`, {doc}`the other <other>`, {numref}`fig-x` and {eq}`eq-x`; {term}`budget` and {term}`budgets <budget>`.
+
+````{exercise} One
+:label: ex-one
+Show $\\norm{a_{i}} \\in \\kept$.
+```python
+x = "{doc}`other`"
+```
+````
+
+```{admonition} Beware
+:class: warning
+Of {term}`ties`.
+```
+
+$$
+\\abs{x} = 1
+$$ (eq-x)
+"""
+
+
+def test_a_copy_is_plain_markdown():
+    macros = {"kept": "K", "norm": [r"\lVert#1\rVert", 1], "abs": ["|#1|", 1]}
+    works = {"bai2024longbench": ("Bai et al.", "2024")}
+    plain = Plain(ROOT, {"other": "Another chapter"}, works, macros, {"toy_kept": "6"})
+    text = plain.cell(new_markdown_cell(SOURCE.replace("\\\\", "\\")))["source"]
+    assert "As Bai et al. (2024) say ((Bai et al. 2024)), 6 of … stay in\n" in text
+    assert "“Another chapter”, the other, the figure and the equation; budget and budgets." in text
+    assert "### Exercise: One\n\nShow $\\lVert a_{i}\\rVert \\in K$." in text.replace("lVerta", "lVert a")
+    assert 'x = "{doc}`other`"' in text  # code is left alone
+    assert "> **Beware**\n>\n> Of ties." in text and "$$\n|x| = 1\n$$" in text
+    assert "sec-here" not in text and ":label:" not in text and ":class:" not in text
+
+
+def test_copies_of_the_book_hold_nothing_that_only_the_site_understands(tmp_path):
+    written = student_copies(tmp_path)
+    assert "Windows" in (tmp_path / "README.md").read_text() and (tmp_path / "templates" / "my_method.ipynb").exists()
+    pictures = 0
+    for path in written:
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "markdown":
+                assert not re.search(r"\{[a-z:]+\}`|^:{3,}|^`{3,}\{", cell.source, flags=re.M), cell.source
+                pictures += len(cell.get("attachments", {}))
+                for name in re.findall(r"attachment:([\w.-]+)", cell.source):
+                    assert name in cell["attachments"]
+    assert pictures >= 3
+
+
+def test_numbers_come_from_the_executed_chapter(tmp_path):
+    output = {"output_type": "display_data", "metadata": {"scrapbook": {"name": "toy_kept"}},
+              "data": {"application/papermill.record/text/plain": "'6'"}}  # fmt: skip
+    path = tmp_path / "executed.ipynb"
+    path.write_text(json.dumps({"cells": [{"cell_type": "code", "outputs": [output]}]}))
+    assert glued(path) == {"toy_kept": "6"}

@@ -1,4 +1,4 @@
-"""Student copies: the chapters without their solutions, with an empty cell to answer in.
+"""Student copies: the chapters without their solutions, in plain Markdown, with an empty cell to answer in.
 
 python -m chunkkv_lib students --output students
 """
@@ -16,6 +16,7 @@ from nbformat.v4 import new_code_cell
 from chunkkv_lib.book.build import repository_address
 from chunkkv_lib.book.chapters import read_chapters, read_notebook, set_stable_ids, tags, tidy
 from chunkkv_lib.book.inside import project_root
+from chunkkv_lib.book.plain import plain_chapters
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.files import write_text
 
@@ -27,9 +28,20 @@ import sys
 if "google.colab" in sys.modules:
     get_ipython().run_line_magic("pip", "install --quiet 'chunkkv-lib[book] @ git+{address}'")"""
 
+README = """\
+# The chapters, to work in
+
+Copies without solutions, for JupyterLab, VS Code or Colab. They need the book's library: in a clone of its repository
+`make setup` installs it into `.venv` (on Windows: `py -m venv .venv`, then `.venv\\Scripts\\pip install -r
+requirements.txt -e .`), and `pip install jupyterlab` adds a program to open them with. Numbers in the text are those of
+the book; where one is missing, "…" stands for it, and the cell above computes it.
+
+Text and figures: CC BY 4.0; code: MIT. Cite the book by its CITATION.cff.
+"""
+
 
 def student_copies(output: str | Path, force: bool = False, root: str | Path | None = None) -> list[Path]:
-    """Write a copy of every notebook chapter, without solutions, into the folder `output`; the files written.
+    """Write a copy of every notebook chapter, without solutions, into the folder `output`; the copies.
 
     Where the repository is published on GitHub, the first cell of a copy installs the library on Google Colab.
 
@@ -40,11 +52,16 @@ def student_copies(output: str | Path, force: bool = False, root: str | Path | N
     output = Path(output).resolve()
     if output == root / "chapters":
         raise InputError(f"{output} holds the chapters themselves; choose another folder, such as --output students.")
-    address, copies = repository_address(root), {}
+    address, copies, plain = repository_address(root), {}, plain_chapters(root)
     for chapter in read_chapters(root):
         if chapter.is_notebook:
             copy = without_solutions(read_notebook(chapter.path), chapter.path.stem, address)
+            copy.cells = [plain(chapter.path.stem).cell(cell) for cell in copy.cells]
             copies[output / chapter.path.name] = nbformat.writes(copy) + "\n"
+    chapters = list(copies)
+    copies[output / "README.md"] = README
+    for path in sorted((root / "chapters" / "templates").glob("*.ipynb")):
+        copies[output / "templates" / path.name] = path.read_text(encoding="utf-8")
     edited = [path for path, text in copies.items() if path.exists() and path.read_text(encoding="utf-8") != text]
     if edited and not force:
         raise InputError(
@@ -53,7 +70,7 @@ def student_copies(output: str | Path, force: bool = False, root: str | Path | N
         )
     for path, text in copies.items():
         write_text(path, text)
-    return list(copies)
+    return chapters
 
 
 def without_solutions(notebook: NotebookNode, name: str, address: str | None = None) -> NotebookNode:
