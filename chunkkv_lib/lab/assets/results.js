@@ -1,4 +1,4 @@
-/* What a setting means for a prompt: kept sets and metrics of every layer, and what the model wrote there. */
+/* What a setting means for a prompt: kept sets and metrics of every layer, and what the model wrote. */
 "use strict";
 var Lab = globalThis.Lab || (globalThis.Lab = {});
 

@@ -1,0 +1,124 @@
+"""The toy of twelve tokens and the guess before a measurement, worked in a real browser."""
+
+from __future__ import annotations
+
+import axe
+import pytest
+import torch
+from browser import browser, find_browser
+
+from chunkkv_lib import H2O, ChunkKV, SnapKV
+from chunkkv_lib.lab.page import ASSETS
+from chunkkv_lib.lab.widgets import guess, toy
+
+WORDS = ["<s>", "a", "key", "is", "under", "the", "mat", "?"]
+TABLE = [[20, 0, 0, 0, 0, 0, 0, 0][: i + 1] for i in range(6)] + [[5, 1, 3, 0, 4, 2, 5], [2, 0, 6, 1, 1, 3, 5, 2]]
+ANSWER = [2, 0, 3, 1, 6, 2, 6, 0]
+MEASURED = {"ChunkKV": 0.9021, "SnapKV": 0.9043, "H2O": 0.9115, "Random": 0.9001}
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    if find_browser() is None:
+        pytest.skip("no Chromium here (Debian: apt install chromium)")
+    page = tmp_path_factory.mktemp("widgets") / "page.html"
+    body = toy(WORDS, TABLE, ANSWER, 5, 2, 3, 3).data + guess("test", "L1 loss", MEASURED, True).data
+    head = '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>x</title>'
+    page.write_text(f'{head}<meta name="viewport" content="width=device-width"><main><h1>x</h1>{body}</main></html>')
+    with browser() as tab:
+        tab.page = page.as_uri()
+        tab.screen(1300)
+        yield tab
+
+
+@pytest.fixture(autouse=True)
+def opened(tab):
+    tab.open(tab.page)
+    tab.evaluate("localStorage.clear()")
+    tab.open("about:blank")
+    tab.open(tab.page)
+
+
+def kept(tab, method: str) -> list[int]:
+    cells = f"""[...document.querySelectorAll('tr[data-method="{method}"] td')]"""
+    return tab.evaluate(f"{cells}.flatMap((cell, i) => cell.className === 'kept' ? [i] : [])")
+
+
+def put(tab, selector: str, value: object) -> None:
+    change = f"e.value = '{value}'; e.dispatchEvent(new Event('input', {{bubbles: true}}))"
+    tab.evaluate(f"(e => {{ {change} }})(document.querySelector('{selector}'))")
+
+
+def library(table: list[list[int]], budget=5, window=2, chunk=3, kernel=3) -> dict[str, list[int]]:
+    """What the library keeps of a table of attention."""
+    n = len(table)
+    full = torch.tensor([row + [0] * (n - len(row)) for row in table], dtype=torch.float64)
+    votes, columns = full[n - window :].sum(0)[None, : n - window], full.sum(0)[None, : n - window]
+    pooled = torch.nn.functional.max_pool1d(votes[None], kernel, 1, kernel // 2)[0]
+    return {
+        "H2O": H2O(budget, window=window).keep(columns, n)[0].tolist(),
+        "SnapKV": SnapKV(budget, window=window, kernel=kernel).keep(pooled, n)[0].tolist(),
+        "ChunkKV": ChunkKV(budget, window=window, chunk_size=chunk).keep(votes, n)[0].tolist(),
+    }
+
+
+def test_the_toy_keeps_what_the_library_keeps_at_every_setting(tab):
+    for changed in ({}, {"budget": 6}, {"window": 3}, {"chunk": 2}, {"kernel": 5}, {"kernel": 1, "chunk": 1}):
+        tab.evaluate("document.querySelector('.lab-toy').reset()")
+        for name, value in changed.items():
+            put(tab, f'[data-setting="{name}"]', value)
+        assert {method: kept(tab, method) for method in ("H2O", "SnapKV", "ChunkKV")} == library(TABLE, **changed)
+
+
+def test_a_changed_cell_changes_who_stays_and_what_the_answer_sees(tab):
+    before = kept(tab, "ChunkKV")
+    changed = [list(row) for row in TABLE]
+    changed[7][3], changed[7][2] = 7, 0
+    put(tab, 'tr[data-query="7"] td:nth-of-type(4) input', 7)
+    put(tab, 'tr[data-query="7"] td:nth-of-type(3) input', 0)
+    now = library(changed)
+    assert {method: kept(tab, method) for method in now} == now and now["ChunkKV"] != before
+    seen = tab.evaluate("""document.querySelector('tr[data-method="ChunkKV"] td:last-child').textContent""")
+    assert seen == f"{sum(ANSWER[i] for i in now['ChunkKV'])} of 20"
+    put(tab, 'tr[data-query="7"] td:nth-of-type(4) input', 6)
+    assert "row 7 adds up to 19" in tab.evaluate("document.querySelector('.lab-toy [role=status]').textContent")
+
+
+def test_a_guess_is_compared_with_the_measurement_and_remembered(tab):
+    for place, method in ((1, "H2O"), (2, "SnapKV"), (3, "ChunkKV")):
+        put(tab, f".lab-guess label:nth-of-type({place}) select", method)
+    put(tab, ".lab-guess input", 0.3)
+    assert tab.evaluate("document.querySelector('.lab-guess [role=status]').textContent") == "", "nothing is given away"
+    tab.evaluate("document.querySelector('.lab-guess button').click()")
+    told = tab.evaluate("document.querySelector('.lab-guess [role=status]').textContent")
+    assert "best first: ChunkKV, SnapKV, H2O; you had 1 of 3" in told and "0.900; you said 0.30" in told
+    tab.open("about:blank")
+    tab.open(tab.page)
+    assert tab.evaluate("document.querySelector('.lab-guess [role=status]').textContent") == told
+
+
+def test_a_remembered_guess_that_is_broken_is_left_alone(tab):
+    for broken in ("{", '"x"', "[1]"):
+        tab.evaluate(f"localStorage.setItem('guess test', '{broken}')")
+        tab.open("about:blank")
+        tab.open(tab.page)
+        assert tab.errors() == []
+        assert tab.evaluate("document.querySelector('.lab-guess [role=status]').textContent") == ""
+
+
+@pytest.mark.parametrize("width", [1300, 390])
+def test_both_have_no_barriers_no_error_and_fit(tab, width):
+    tab.screen(width)
+    if (script := axe.find()) is not None:
+        tab.evaluate("document.querySelector('.lab-guess button').click()")
+        tab.evaluate(script + "; 0")
+        found = tab.evaluate("axe.run().then(r => r.violations.flatMap(v => v.nodes.map(n => v.id + n.html)))", 60)
+        assert found == []
+    assert tab.errors() == [] and tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab.screen(1300)
+
+
+def test_all_scripts_of_ours_stay_small():
+    scripts = [path for path in ASSETS.parents[1].rglob("*.js") if "vendor" not in path.parts]
+    lines = [line for path in scripts for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(lines) <= 1200 and max(map(len, lines)) <= 110
