@@ -53,6 +53,12 @@ def attention(queries, keys, positions=None):
     return softmax(logits(queries, keys), causal(range(n) if positions is None else positions, n))
 
 
+def log_sum_exp(queries, keys):
+    """Of every query's logits with the keys that it sees."""
+    n = keys.shape[1]
+    return np.logaddexp.reduce(np.where(causal(range(n), n), logits(queries, keys), -np.inf), axis=-1)
+
+
 # --- scores -------------------------------------------------------------------------------------------------------
 
 

@@ -71,11 +71,16 @@ chunk_fields = st.fixed_dictionaries(
 )
 
 
-def with_window(past: list[list[int]], n: int, window: int) -> list[list[int]]:
-    return [positions + list(range(n - window, n)) for positions in past]
-
-
 # --- every score and choice against the reference -----------------------------------------------------------------
+
+
+def compare(method, queries, keys, scores: np.ndarray, choose=ref.top) -> None:
+    """The method's scores are these, and it keeps what `choose` takes of them and the window."""
+    np.testing.assert_allclose(method.scores(PromptAttention(queries, keys)), scores, atol=1e-11)
+    n = keys.shape[1]
+    room = ref.tokens(method.budget, n) - method.window
+    expected = [choose(row, room) + list(range(n - method.window, n)) for row in scores]
+    assert method.select(queries, keys).tolist() == expected
 
 
 @given(cases(), odd, poolings)
@@ -83,38 +88,29 @@ def test_snapkv_equals_the_reference(case, kernel, pooling):
     (queries, keys, _), fields = case
     method = SnapKV(kernel=kernel, pooling=pooling, **fields)
     sums = ref.window_sums(ref.array(queries), ref.array(keys), method.window)
-    expected = ref.pool_positions(ref.pool_heads(sums, len(keys), method.granularity, method.group), pooling, kernel)
-    np.testing.assert_allclose(method.scores(PromptAttention(queries, keys)), expected, atol=1e-12)
-    n = keys.shape[1]
-    past = [ref.top(row, ref.tokens(method.budget, n) - method.window) for row in expected]
-    assert method.select(queries, keys).tolist() == with_window(past, n, method.window)
+    pooled = ref.pool_heads(sums, len(keys), method.granularity, method.group)
+    compare(method, queries, keys, ref.pool_positions(pooled, pooling, kernel))
 
 
 @given(cases(), st.booleans())
 def test_h2o_equals_the_reference(case, causal):
     (queries, keys, _), fields = case
-    n, method = keys.shape[1], H2O(causal=causal, **fields)
-    sums = ref.column_sums(ref.array(queries), ref.array(keys), 0 if causal else n - method.window)
-    expected = ref.pool_heads(sums[:, : n - method.window], len(keys), method.granularity, method.group)
-    np.testing.assert_allclose(method.scores(PromptAttention(queries, keys)), expected, atol=1e-11)
-    past = [ref.top(row, ref.tokens(method.budget, n) - method.window) for row in expected]
-    assert method.select(queries, keys).tolist() == with_window(past, n, method.window)
+    past, method = keys.shape[1] - fields["window"], H2O(causal=causal, **fields)
+    sums = ref.column_sums(ref.array(queries), ref.array(keys), 0 if causal else past)[:, :past]
+    compare(method, queries, keys, ref.pool_heads(sums, len(keys), method.granularity, method.group))
 
 
 @given(cases(), chunk_fields)
 def test_chunkkv_equals_the_reference(case, chunk):
     (queries, keys, _), fields = case
-    n, method = keys.shape[1], ChunkKV(**fields, **chunk)
+    method = ChunkKV(**fields, **chunk)
     sums = ref.window_sums(ref.array(queries), ref.array(keys), method.window, raw=method.score == "logits")
     tokens = ref.pool_heads(sums, len(keys), method.granularity, method.group)
     tokens = ref.pool_positions(tokens, method.pooling, method.kernel)
-    scores = method.scores(PromptAttention(queries, keys))
-    np.testing.assert_allclose(scores, tokens, atol=1e-12)
-    wanted = np.array([ref.chunk_scores(row, method.chunk_size, method.aggregate) for row in tokens])
-    np.testing.assert_allclose(method.chunk_scores(scores), wanted, atol=1e-11)
-    room = ref.tokens(method.budget, n) - method.window
-    past = [ref.best_chunks(row, method.chunk_size, method.aggregate, room) for row in tokens]
-    assert method.select(queries, keys).tolist() == with_window(past, n, method.window)
+    how = method.chunk_size, method.aggregate
+    compare(method, queries, keys, tokens, lambda row, room: ref.best_chunks(row, *how, room))
+    ours = method.chunk_scores(method.scores(PromptAttention(queries, keys)))
+    np.testing.assert_allclose(ours, np.array([ref.chunk_scores(row, *how) for row in tokens]), atol=1e-11)
 
 
 @given(cases(), st.integers(1, 5), st.data())
@@ -129,21 +125,13 @@ def test_oracle_equals_the_reference(case, probes, data):
     expected = ref.pool_heads(rows.sum(1), len(keys), method.granularity, method.group)
     attention = PromptAttention(queries, keys, probe_queries=q, probe_positions=torch.tensor(positions))
     np.testing.assert_allclose(method.scores(attention), expected, atol=1e-12)
-    wanted = [ref.top(row, ref.tokens(method.budget, n)) for row in expected]
-    assert method.choose(attention).tolist() == wanted
+    assert method.choose(attention).tolist() == [ref.top(row, ref.tokens(method.budget, n)) for row in expected]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(
     "method",
-    [
-        SnapKV(budget=30, kernel=5, pooling="avg"),
-        SnapKV(budget=30),
-        H2O(budget=30),
-        H2O(budget=30, causal=False),
-        ChunkKV(budget=30),
-        ChunkKV(budget=30, score="logits", aggregate="mean"),
-    ],
+    [SnapKV(30), H2O(30), H2O(30, causal=False), ChunkKV(30), ChunkKV(30, score="logits", aggregate="mean")],
     ids=lambda method: type(method).__name__,
 )
 def test_low_precision_inputs_give_the_same_scores(method, dtype):
@@ -207,27 +195,19 @@ def test_shared_attention_gives_the_same_sets_and_inputs_stay_as_they_are(case):
     assert torch.equal(queries, before[0]) and torch.equal(keys, before[1])
 
 
-@given(st.integers(0, 99), st.permutations(range(3)), st.sampled_from(["kv_head", "query_head"]))
-def test_permuting_kv_groups_permutes_the_sets(seed, order, granularity):
+@given(st.integers(0, 99), st.permutations(range(3)), st.sampled_from(GRANULARITIES), st.sampled_from(GROUPS))
+def test_permuting_kv_groups_permutes_the_sets(seed, order, granularity, group):
     """Heads do not see each other: each KV head with its queries could be a prompt of its own."""
     queries, keys, _ = ref.random_layer(6, 3, 50, seed=seed)
     heads = [2 * g + i for g in order for i in range(2)]
-    rows = heads if granularity == "query_head" else order
+    rows = {"query_head": heads, "kv_head": order, "layer": [0]}[granularity]
     for cls in BY_SCORE:
-        method = cls(budget=0.4, granularity=granularity)
+        method = cls(budget=0.4, granularity=granularity, group=group)
         kept = method.select(queries, keys)
         assert torch.equal(method.select(queries[heads], keys[order]), kept[rows])
-        alone = torch.cat([method.select(queries[2 * g : 2 * g + 2], keys[g : g + 1]) for g in range(3)])
-        assert torch.equal(alone, kept)
-
-
-@given(st.integers(0, 99), st.sampled_from(GROUPS))
-def test_one_set_per_layer_does_not_depend_on_the_order_of_heads(seed, group):
-    queries, keys, _ = ref.random_layer(6, 3, 50, seed=seed)
-    heads, order = [4, 5, 0, 1, 2, 3], [2, 0, 1]
-    for cls in BY_SCORE:
-        method = cls(budget=0.4, granularity="layer", group=group)
-        assert torch.equal(method.select(queries[heads], keys[order]), method.select(queries, keys))
+        if granularity != "layer":
+            alone = torch.cat([method.select(queries[2 * g : 2 * g + 2], keys[g : g + 1]) for g in range(3)])
+            assert torch.equal(alone, kept)
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
@@ -255,22 +235,14 @@ def test_ties_between_few_values_go_to_the_lower_position():
     ]
 
 
-def test_selection_needs_no_gradients_but_bears_them():
-    layer = ref.random_layer(4, 2, 40, dtype=torch.float32)
-    attention = attention_of([x.clone().requires_grad_() for x in layer])
-    for method in all_methods({"budget": 0.5}):
-        kept = method.choose(attention)
-        assert torch.equal(kept, method.choose(attention_of(layer)))
-        assert not kept.requires_grad
-
-
-def test_views_give_the_same_sets():
+def test_views_and_tensors_with_gradients_give_the_same_sets():
     """A prompt is often a slice of a longer sequence: strided, and nothing after it may matter."""
-    queries, keys, _ = ref.random_layer(4, 2, 60, dtype=torch.float32)
+    whole = ref.random_layer(4, 2, 60, dtype=torch.float32)
+    views = [x[:, :40] for x in whole]
+    copies = [x.clone().requires_grad_() for x in views]
     for method in all_methods({"budget": 0.5}):
-        if not isinstance(method, Oracle):
-            sliced = method.select(queries[:, :40], keys[:, :40])
-            assert torch.equal(sliced, method.select(queries[:, :40].clone(), keys[:, :40].clone()))
+        kept = method.choose(attention_of(copies))
+        assert torch.equal(kept, method.choose(attention_of(views))) and not kept.requires_grad
 
 
 # --- ChunkKV ------------------------------------------------------------------------------------------------------
@@ -282,46 +254,29 @@ def scores_as_attention(scores: list[float]) -> tuple[torch.Tensor, torch.Tensor
     return torch.ones_like(keys), keys
 
 
-def test_best_chunks_by_hand():
-    queries, keys = scores_as_attention([0, 0, 9, 1, 1, 1, 4, 4, 4, 2, 2, 2])  # sums of three: 9, 3, 12, 6
-    method = ChunkKV(budget=7, window=1, chunk_size=3, score="logits")
-    assert method.chunk_scores(method.scores(PromptAttention(queries, keys))).tolist() == [[9, 3, 12, 6]]
-    assert method.select(queries, keys).tolist() == [[0, 1, 2, 6, 7, 8, 12]]
+@pytest.mark.parametrize(
+    ("budget", "kept"),
+    [(1, []), (2, [6]), (4, [6, 7, 8]), (6, [0, 1, 6, 7, 8]), (8, [0, 1, 2, 6, 7, 8, 9]), (13, list(range(12)))],
+)
+def test_the_last_chunk_gives_its_first_tokens(budget, kept):
+    """Sums of three: 9, 3, 12, 6. Position 2 is the best token of all, but the third of its chunk."""
+    queries, keys = scores_as_attention([0, 0, 9, 1, 1, 1, 4, 4, 4, 2, 2, 2])
+    method = ChunkKV(budget=budget, window=1, chunk_size=3, score="logits")
+    assert method.select(queries, keys).tolist() == [[*kept, 12]]
 
 
 @pytest.mark.parametrize(
-    ("budget", "kept"),
+    ("scores", "size", "by_sum", "by_mean"),
     [
-        (1, [12]),
-        (2, [6, 12]),
-        (4, [6, 7, 8, 12]),
-        (5, [0, 6, 7, 8, 12]),
-        (6, [0, 1, 6, 7, 8, 12]),
-        (8, [0, 1, 2, 6, 7, 8, 9, 12]),
-        (12, [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12]),
-        (13, list(range(13))),
+        ([1, 1, 1, 1, 1, 2], 4, [0, 1, 2], [0, 4, 5]),  # sums 4 and 3, means 1 and 1.5
+        ([-1, -1, -1, -2], 3, [3], [0]),  # sums -3 and -2, means -1 and -2: no zeros count as tokens
     ],
 )
-def test_the_last_chunk_gives_its_first_tokens(budget, kept):
-    """Best chunks in order: 6-8, 0-2, 9-11, 3-5. Position 2 is the best token of all, but the third of its chunk."""
-    queries, keys = scores_as_attention([0, 0, 9, 1, 1, 1, 4, 4, 4, 2, 2, 2])
-    assert ChunkKV(budget=budget, window=1, chunk_size=3, score="logits").select(queries, keys).tolist() == [kept]
-
-
-def test_a_short_last_chunk_counts_what_it_has():
-    """Chunks of 4 over 6 positions: sums 4 and 3 but means 1 and 1.5."""
-    queries, keys = scores_as_attention([1, 1, 1, 1, 1, 2])
-    fields = {"budget": 4, "window": 1, "chunk_size": 4, "score": "logits"}
-    assert ChunkKV(**fields).select(queries, keys).tolist() == [[0, 1, 2, 6]]
-    assert ChunkKV(**fields, aggregate="mean").select(queries, keys).tolist() == [[0, 4, 5, 6]]
-
-
-def test_short_last_chunk_is_not_padded_with_good_tokens():
-    """With negative logits a short chunk has the higher sum: fewer terms, no zeros that count as tokens in a mean."""
-    queries, keys = scores_as_attention([-1, -1, -1, -2])
-    fields = {"budget": 2, "window": 1, "chunk_size": 3, "score": "logits"}
-    assert ChunkKV(**fields).select(queries, keys).tolist() == [[3, 4]]  # sums -3 and -2
-    assert ChunkKV(**fields, aggregate="mean").select(queries, keys).tolist() == [[0, 4]]  # means -1 and -2
+def test_a_short_last_chunk_counts_what_it_has(scores, size, by_sum, by_mean):
+    queries, keys = scores_as_attention(scores)
+    for aggregate, past in (("sum", by_sum), ("mean", by_mean)):
+        method = ChunkKV(len(past) + 1, window=1, chunk_size=size, score="logits", aggregate=aggregate)
+        assert method.select(queries, keys).tolist() == [[*past, len(scores)]]
 
 
 @given(cases(), st.sampled_from(["softmax", "logits"]), st.sampled_from(["sum", "mean"]))
@@ -335,20 +290,6 @@ def test_chunks_of_one_token_are_top_k_of_the_same_scores(case, score, aggregate
         assert torch.equal(kept, SnapKV(kernel=1, **fields).select(queries, keys))
 
 
-def test_a_chunk_larger_than_the_prompt_keeps_its_start():
-    queries, keys, _ = ref.random_layer(4, 2, 30)
-    kept = ChunkKV(budget=15, window=5, chunk_size=1000).select(queries, keys)
-    assert kept.tolist() == [[*range(10), *range(25, 30)]] * 2
-
-
-def test_head_pooling_comes_before_pooling_along_positions():
-    """Heads with peaks of 6 at 1 and at 3: first the mean, 3 and 3, then the maximum 3; not the mean of the maxima."""
-    keys = torch.tensor([[[0.0, 0], [6, 0], [0, 0], [0, 6], [0, 0], [0, 0]]])
-    queries = torch.tensor([[[1.0, 0]] * 6, [[0.0, 1]] * 6])
-    method = ChunkKV(budget=3, window=1, kernel=3, pooling="max", score="logits")
-    np.testing.assert_allclose(method.scores(PromptAttention(queries, keys)) * math.sqrt(2), [[3, 3, 3, 3, 3]])
-
-
 # --- controls -----------------------------------------------------------------------------------------------------
 
 
@@ -357,19 +298,15 @@ def test_positional_controls(granularity):
     queries, keys, _ = ref.random_layer(4, 2, 20)
     sets = {"kv_head": 2, "query_head": 4, "layer": 1}[granularity]
 
-    def kept(method):
-        rows = method.select(queries, keys).tolist()
-        assert rows == [rows[0]] * sets
-        return rows[0]
-
-    fields = {"granularity": granularity}
-    assert kept(Recent(budget=3, **fields)) == [17, 18, 19]
-    assert kept(Recent(budget=20, **fields)) == list(range(20))
-    assert kept(StreamingLLM(budget=6, **fields)) == [0, 1, 2, 3, 18, 19]
-    assert kept(StreamingLLM(budget=6, sinks=2, **fields)) == [0, 1, 16, 17, 18, 19]
-    assert kept(StreamingLLM(budget=6, sinks=0, **fields)) == [14, 15, 16, 17, 18, 19]
-    assert kept(StreamingLLM(budget=3, sinks=4, **fields)) == [0, 1, 2]
-    assert kept(StreamingLLM(budget=1.0, sinks=4, **fields)) == list(range(20))
+    for method, kept in (
+        (Recent(3, granularity), [17, 18, 19]),
+        (Recent(20, granularity), list(range(20))),
+        (StreamingLLM(6, granularity), [0, 1, 2, 3, 18, 19]),
+        (StreamingLLM(6, granularity, sinks=0), [14, 15, 16, 17, 18, 19]),
+        (StreamingLLM(3, granularity, sinks=4), [0, 1, 2]),
+        (StreamingLLM(1.0, granularity), list(range(20))),
+    ):
+        assert method.select(queries, keys).tolist() == [kept] * sets
 
 
 def test_random_is_seeded_uniform_and_different_for_every_head():
@@ -442,12 +379,6 @@ def test_budget_tokens_by_hand(budget, n, tokens):
     assert budget_tokens(budget, n) == tokens
 
 
-@given(st.integers(1, 10**6), st.floats(0, 1, exclude_min=True))
-def test_a_fraction_is_rounded_and_never_empty(n, fraction):
-    tokens = budget_tokens(fraction, n)
-    assert 1 <= tokens <= n and (tokens == 1 or abs(tokens - n * fraction) <= 0.5)
-
-
 # --- names and presets --------------------------------------------------------------------------------------------
 
 
@@ -460,28 +391,26 @@ def test_methods_are_complete_and_exported():
             cls().budget = 0.2
 
 
-def test_paper_preset_is_the_specification():
-    expected = {
-        "ChunkKV": {"window": 8, "chunk_size": 10, "aggregate": "sum", "score": "softmax", "kernel": 1},
-        "SnapKV": {"window": 8, "kernel": 7, "pooling": "max"},
-        "H2O": {"window": 8, "causal": True},
-        "StreamingLLM": {"sinks": 4},
+def test_presets_are_the_specification():
+    shared = {"budget": 0.1, "granularity": "kv_head", "group": "mean"}
+    paper = {
+        "ChunkKV": ChunkKV(
+            window=8, chunk_size=10, aggregate="sum", score="softmax", kernel=1, pooling="avg", **shared
+        ),
+        "SnapKV": SnapKV(window=8, kernel=7, pooling="max", **shared),
+        "H2O": H2O(window=8, causal=True, **shared),
+        "StreamingLLM": StreamingLLM(sinks=4, **shared),
+        "Recent": Recent(**shared),
+        "Random": Random(seed=0, block=1, **shared),
+        "Oracle": Oracle(**shared),
     }
-    for name, method in preset("paper").items():
-        for field, value in (
-            {"budget": 0.1, "granularity": "kv_head", "group": "mean"} | expected.get(name, {})
-        ).items():
-            assert getattr(method, field) == value, (name, field)
-        assert method == METHODS[name]()
-    assert list(preset()) == list(METHODS) and preset() == preset("paper")
-
-
-def test_kvpress_preset_is_the_specification():
-    methods = preset("kvpress")
     pooled = {"window": 64, "kernel": 5, "pooling": "avg"}
-    assert methods["SnapKV"] == SnapKV(granularity="kv_head", **pooled)
-    assert methods["ChunkKV"] == ChunkKV(chunk_size=20, aggregate="mean", granularity="layer", **pooled)
-    assert list(methods) == list(METHODS)
+    kvpress = {
+        "SnapKV": SnapKV(**shared, **pooled),
+        "ChunkKV": ChunkKV(chunk_size=20, aggregate="mean", granularity="layer", **pooled),
+    }
+    assert preset() == preset("paper") == paper == {name: cls() for name, cls in METHODS.items()}
+    assert preset("kvpress") == paper | kvpress and list(preset("kvpress")) == list(METHODS)
 
 
 def test_preset_fields_go_to_the_methods_that_have_them():
@@ -489,7 +418,6 @@ def test_preset_fields_go_to_the_methods_that_have_them():
     assert {method.budget for method in methods.values()} == {0.3}
     assert methods["ChunkKV"].chunk_size == 5 and methods["Random"].seed == 9 and methods["H2O"].causal is False
     assert [methods[name].window for name in ("ChunkKV", "SnapKV", "H2O")] == [16] * 3
-    assert methods["ChunkKV"].kernel == 5
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------
@@ -498,23 +426,10 @@ QUERIES, KEYS, _ = ref.random_layer(4, 2, 20, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("cls", METHODS.values())
-@pytest.mark.parametrize(
-    ("budget", "parts"),
-    [
-        (0, ["budget=0", "between 1 and"]),
-        (-3, ["budget=-3", "between 1 and"]),
-        (0.0, ["budget=0.0", "(0, 1]"]),
-        (-0.1, ["budget=-0.1", "(0, 1]"]),
-        (1.5, ["budget=1.5", "(0, 1]", "int"]),
-        (math.nan, ["budget=nan", "(0, 1]"]),
-        (math.inf, ["budget=inf", "(0, 1]"]),
-        (True, ["budget=True", "fraction"]),
-        ("0.1", ["budget='0.1'", "fraction"]),
-        (None, ["budget=None", "fraction"]),
-    ],
-)
-def test_a_budget_that_cannot_be_is_refused_at_once(cls, budget, parts):
-    with refused(*parts):
+@pytest.mark.parametrize("budget", [0, -3, 0.0, -0.1, 1.5, math.nan, math.inf, True, "0.1", None], ids=repr)
+def test_a_budget_that_cannot_be_is_refused_at_once(cls, budget):
+    remedy = {int: "between 1 and", float: "(0, 1]"}.get(type(budget), "0.1 or 512")
+    with refused(f"budget={budget!r}", remedy):
         cls(budget=budget)
 
 
@@ -522,13 +437,13 @@ def test_a_budget_that_cannot_be_is_refused_at_once(cls, budget, parts):
 def test_a_budget_larger_than_the_prompt_is_refused(cls):
     with refused("budget=21", "20 tokens", "between 1 and 20", "Lower the budget"):
         cls(budget=21).choose(PromptAttention(QUERIES, KEYS, probe_queries=QUERIES))
+    with refused("19 queries", "20 keys"):
+        cls(budget=1.0).select(QUERIES[:, :19], KEYS)
 
 
 @pytest.mark.parametrize("cls", BY_SCORE)
 def test_a_window_larger_than_the_budget_is_refused(cls):
-    with refused(
-        "window=8", "budget of 7 tokens", "budget=7", "20-token prompt", "Lower the window", "raise the budget"
-    ):
+    with refused("window=8", "budget of 7 tokens", "20-token prompt", "Lower the window", "raise the budget"):
         cls(budget=7).select(QUERIES, KEYS)
     with refused("window=8", "budget of 2 tokens", "budget=0.1"):
         cls(budget=0.1).select(QUERIES, KEYS)
@@ -539,31 +454,12 @@ def test_a_window_larger_than_the_budget_is_refused(cls):
     assert cls(budget=8).select(QUERIES, KEYS).tolist() == [list(range(12, 20))] * 2
 
 
-@pytest.mark.parametrize("cls", METHODS.values())
-@pytest.mark.parametrize(
-    ("queries", "keys", "parts"),
-    [
-        (QUERIES[:, :0], KEYS[:, :0], ["empty", "at least 1 token"]),
-        (QUERIES[None], KEYS[None], ["(1, 4, 20, 5)", "3 dimensions"]),
-        (QUERIES[:3], KEYS, ["3 query heads", "2 KV heads", "multiple"]),
-        (QUERIES[:, :19], KEYS, ["19 queries", "20 keys"]),
-        (QUERIES[..., :4], KEYS, ["head dimension 4", "5"]),
-        (QUERIES * math.nan, KEYS, ["queries", "NaN"]),
-        (QUERIES, KEYS / 0, ["keys", "infinity"]),
-    ],
-)
-def test_tensors_that_are_no_prompt_are_refused(cls, queries, keys, parts):
-    with refused(*parts):
-        cls(budget=1.0).select(queries, keys)
-
-
 @pytest.mark.parametrize(
     ("make", "parts"),
     [
         (lambda: ChunkKV(granularity="kv-head"), ["granularity 'kv-head'", "'kv_head'?", "query_head, layer"]),
         (lambda: Random(group="average"), ["group 'average'", "mean, max, sum"]),
         (lambda: SnapKV(pooling="mean"), ["pooling 'mean'", "max, avg"]),
-        (lambda: ChunkKV(pooling="Max"), ["pooling 'Max'", "'max'?"]),
         (lambda: ChunkKV(aggregate="sums"), ["aggregate 'sums'", "'sum'?", "mean"]),
         (lambda: ChunkKV(score="logit"), ["score 'logit'", "'logits'?", "softmax"]),
         (lambda: preset("papers"), ["preset 'papers'", "'paper'?", "kvpress"]),
@@ -571,12 +467,9 @@ def test_tensors_that_are_no_prompt_are_refused(cls, queries, keys, parts):
         (lambda: preset("paper", budget=1.5), ["budget=1.5"]),
         (lambda: SnapKV(kernel=4), ["kernel=4", "even", "Use 5"]),
         (lambda: SnapKV(kernel=0), ["kernel=0", "at least 1"]),
-        (lambda: SnapKV(kernel=3.0), ["kernel=3.0", "whole number"]),
         (lambda: SnapKV(window=0), ["window=0", "at least 1"]),
         (lambda: H2O(window=True), ["window=True", "whole number"]),
-        (lambda: ChunkKV(window=8.0), ["window=8.0", "whole number"]),
         (lambda: ChunkKV(chunk_size=0), ["chunk_size=0", "at least 1"]),
-        (lambda: ChunkKV(chunk_size="10"), ["chunk_size='10'", "whole number"]),
         (lambda: StreamingLLM(sinks=-1), ["sinks=-1", "at least 0"]),
         (lambda: Random(seed=1.5), ["seed=1.5", "whole number"]),
         (lambda: Random(block=0), ["block=0", "at least 1"]),
@@ -595,7 +488,6 @@ def test_fields_that_cannot_be_are_refused(make, parts):
         (torch.tensor([[0, 20]]), ["0..20", "0..19"]),
         (torch.tensor([[-1, 3]]), ["-1..3", "0..19"]),
         (torch.tensor([[3, 1]]), ["ascending"]),
-        (torch.tensor([[1, 1]]), ["unique"]),
         (torch.tensor([[1, 2], [5, 5]]), ["unique", "every row"]),
         (torch.tensor([1, 2]), ["(2,)", "[S, b] int64"]),
         (torch.tensor([[1, 2]], dtype=torch.int32), ["torch.int32", "int64"]),

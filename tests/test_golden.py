@@ -16,7 +16,7 @@ import references as ref
 import torch
 
 from chunkkv_lib.attention import PromptAttention
-from chunkkv_lib.compressors import H2O, ChunkKV, SnapKV, StreamingLLM, preset
+from chunkkv_lib.compressors import H2O, SnapKV, StreamingLLM, preset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -100,54 +100,31 @@ def test_h2o_scores_are_observed_attention_before_their_division(n):
 # --- ChunkKV ------------------------------------------------------------------------------------------------------
 # No case is equal as it stands: 512 - w and 500 - w are no multiples of 10 or 20 for w = 8, 16, 32, 64, so the chunk
 # at the window's start holds tokens before the window too. kvpress scores it by its window tokens and keeps it whole;
-# here it ends at the window and is scored by what it is. What must still hold is tested for all cases instead:
-# the full chunks before the window that kvpress keeps are the best ones by our scores, in our order, and with a budget
-# that ends after them the sets differ by that one chunk only.
+# here it ends at the window and is scored by what it is. What must still hold is tested for all cases instead.
 
 
-def kvpress_chunks(name: str, n: int, window: int, chunk: int) -> set[int]:
-    """Full chunks before the window that kvpress keeps."""
+@each_size
+@each_window
+@each_chunk
+@each_removed
+def test_chunkkv_keeps_the_same_chunks_but_for_the_one_at_the_windows_start(n, window, chunk, removed):
+    name = f"n{n}/chunkkv_w{window}_c{chunk}_r{removed}"
+    start = (n - window) // chunk * chunk  # of the chunk that reaches into the window
     (kept,) = kept_by_kvpress(name)
-    return {c for c in range((n - window) // chunk) if set(range(c * chunk, (c + 1) * chunk)) <= set(kept)}
+    theirs = {c for c in range(start // chunk) if set(range(c * chunk, (c + 1) * chunk)) <= set(kept)}
+    in_chunks = {i for c in theirs for i in range(c * chunk, (c + 1) * chunk)}
+    assert set(kept) == in_chunks | set(range(start, n))
 
-
-@each_size
-@each_window
-@each_chunk
-@each_removed
-def test_chunkkv_prefers_the_same_chunks(n, window, chunk, removed):
-    name = f"n{n}/chunkkv_w{window}_c{chunk}_r{removed}"
-    theirs = kvpress_chunks(name, n, window, chunk)
-    method = ChunkKV(
-        window=window, chunk_size=chunk, aggregate="mean", granularity="layer", group="mean", kernel=5, pooling="avg"
-    )
-    queries, keys = layer(n)
-    full = method.chunk_scores(method.scores(PromptAttention(queries, keys)))[0, : (n - window) // chunk]
+    # These are the best by our scores; with a budget that ends after them, our set differs by the short chunk only.
+    method = preset("kvpress", window=window, chunk_size=chunk, budget=window + chunk * len(theirs))["ChunkKV"]
+    full = method.chunk_scores(method.scores(PromptAttention(*layer(n))))[0, : start // chunk]
     assert theirs == set(ref.top(full.tolist(), len(theirs)))
-
-    # Everything that kvpress keeps is those chunks, the one at the window's start, and the window's.
-    start = (n - window) // chunk * chunk
-    in_chunks = [i for c in sorted(theirs) for i in range(c * chunk, (c + 1) * chunk)]
-    assert kept_by_kvpress(name) == [[*in_chunks, *range(start, n)]]
-
-
-@each_size
-@each_window
-@each_chunk
-@each_removed
-def test_chunkkv_differs_only_at_the_windows_start(n, window, chunk, removed):
-    name = f"n{n}/chunkkv_w{window}_c{chunk}_r{removed}"
-    theirs, start = kvpress_chunks(name, n, window, chunk), (n - window) // chunk * chunk
-    fields = preset("kvpress", window=window, chunk_size=chunk, budget=window + chunk * len(theirs))
-    ours = set(fields["ChunkKV"].select(*layer(n))[0].tolist())
-    wanted = {i for c in theirs for i in range(c * chunk, (c + 1) * chunk)} | set(range(n - window, n))
-    partial = set(range(start, n - window))
-    assert ours - wanted <= partial  # taken only if the short chunk is among the best
-    if len(ours & partial) == 0:
-        assert ours == wanted
-    else:  # then the worst of the chunks gave way, its last tokens first
+    ours, wanted = set(method.select(*layer(n))[0].tolist()), in_chunks | set(range(n - window, n))
+    short = set(range(start, n - window))
+    assert ours - wanted in (set(), short)
+    if ours != wanted:  # the worst of the chunks gave way, its last tokens first
         lost = sorted(wanted - ours)
-        assert lost == list(range(lost[-1] + 1 - len(partial), lost[-1] + 1)) and (lost[-1] + 1) % chunk == 0
+        assert lost == list(range(lost[-1] + 1 - len(short), lost[-1] + 1)) and (lost[-1] + 1) % chunk == 0
 
 
 @each_size
