@@ -88,7 +88,7 @@ def test_the_books_own_chapters(tmp_path):
         copy, original = read_notebook(path), read_notebook(ROOT / "chapters" / path.name)
         text = "\n".join(cell.source for cell in copy.cells)
         count = sum(cell.source.count("{exercise}") for cell in original.cells)
-        assert "{solution" not in text and text.count("{exercise}") == count
+        assert "{solution" not in text and text.count("### Exercise: ") == count
         assert sum(cell.source == ANSWER for cell in copy.cells) == count, path.name
         nbformat.validate(copy)
 
