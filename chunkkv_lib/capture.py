@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -33,6 +33,8 @@ class Layer:
     keys      [Hkv, t, d] after RoPE, as the model caches them
     values    [Hkv, t, d]
     log_sums  [Hq, t] float32 log-sum-exp of the causal logits, or None where the kernel does not give it
+    residual  [t, hidden] the stream that the layer reads and its output is added to; None where it was not found
+    output_weight  [hidden, Hq * d] W_O, which maps the heads' outputs to the stream; None where it was not found
     """
 
     index: int
@@ -40,6 +42,8 @@ class Layer:
     keys: Tensor
     values: Tensor
     log_sums: Tensor | None
+    residual: Tensor | None = None
+    output_weight: Tensor | None = None
 
 
 @contextmanager
@@ -83,7 +87,9 @@ def capture(
             "model's own tokenizer."
         )
     ids = ids.to(model.device)
-    seen = set()
+    seen, residuals, hooks = set(), {}, []
+    hidden_size = model.config.get_text_config().hidden_size
+    owners = {child: parent for parent in model.modules() for child in parent.children() if hasattr(child, "layer_idx")}
 
     def attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
         if kwargs.get("s_aux") is not None:
@@ -92,15 +98,38 @@ def capture(
         output, log_sums = _sdpa(module, query, key, value, attention_mask, scaling, kwargs)
         correction = (scaling or query.shape[-1] ** -0.5) * query.shape[-1] ** 0.5
         queries = query[0] if abs(correction - 1) < 1e-6 else query[0] * correction
-        visit(Layer(module.layer_idx, queries, key[0], value[0], log_sums))
+        weight = output_weight(module, query.shape[1] * value.shape[-1], hidden_size)
+        residual = residuals.pop(owners.get(module), None)
+        visit(Layer(module.layer_idx, queries, key[0], value[0], log_sums, residual, weight))
         return output, None
 
-    with attention_as(model, attend), torch.inference_mode():
-        logits = model(input_ids=ids[None], use_cache=False, logits_to_keep=logits_to_keep).logits[0]
+    def remember(layer, arguments, named) -> None:
+        """What a decoder layer is called with: the residual stream, its first argument."""
+        residuals[layer] = (arguments[0] if arguments else named["hidden_states"])[0]
+
+    try:
+        hooks += [one.register_forward_pre_hook(remember, with_kwargs=True) for one in set(owners.values())]
+        with attention_as(model, attend), torch.inference_mode():
+            logits = model(input_ids=ids[None], use_cache=False, logits_to_keep=logits_to_keep).logits[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
     logits = logits[-logits_to_keep:]  # some models do not know the argument
     if len(seen) != model.config.get_text_config().num_hidden_layers:
         raise _unseen(model, "computes attention in a way of its own in some layers, so that it cannot be captured")
     return logits
+
+
+def output_weight(attention: nn.Module, size: int, hidden_size: int) -> Tensor | None:
+    """W_O [hidden_size, size] of an attention module: its last linear map from all heads' outputs to the stream."""
+    found = None
+    for child in attention.children():
+        weight = getattr(child, "weight", None)
+        if weight is not None and type(child).__name__ == "Conv1D":  # GPT-2's, which multiplies from the other side
+            weight = weight.t()
+        if weight is not None and weight.is_floating_point() and weight.shape == (hidden_size, size):
+            found = weight.detach()
+    return found
 
 
 def _unseen(model: PreTrainedModel, why: str) -> InputError:

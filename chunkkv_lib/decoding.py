@@ -1,13 +1,17 @@
 """Continue from compressed caches: the answer's likelihood, and greedy generation.
 
-Caches of several methods ride in one batch, so that all methods cost little more than one. New tokens keep their true
+Caches of several methods ride in one batch, so that all methods cost little more than one. New tokens have their true
 positions n, n + 1, ...; kept keys keep theirs, since RoPE is already in them.
+
+The prefill predicts the first token of an answer before anything is compressed. To see what a compressed cache says of
+it, the prompt's last token is read once more: its own entry counts as evicted, and it is computed anew from the cache.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from collections.abc import Sequence as Many
 
 import torch
 import torch.nn.functional as F
@@ -25,11 +29,14 @@ class CompressedCache:
     """What each of M methods kept of every layer's keys and values, for one prompt of n tokens.
 
     Filled layer by layer with `add`, then read by `decode` and `generate`.
+
+    reread  the next token is the prompt's last one, read once more at its position n - 1; False: it is a token at n
     """
 
-    def __init__(self, n: int) -> None:
-        self.next_position = n
+    def __init__(self, n: int, reread: bool = False) -> None:
+        self.next_position, self.reread = n - reread, reread
         self.layers: list[tuple[Tensor, Tensor]] = []  # keys and values, each [M, heads, b, d]
+        self.evicted: list[Tensor] = []  # [M, heads], whether the first entry is that of the token read once more
 
     def add(self, keys: Tensor, values: Tensor, kept_sets: Iterable[Tensor]) -> None:
         """Gather the kept positions of the next layer.
@@ -41,7 +48,15 @@ class CompressedCache:
         heads = max(len(keys), *(len(kept) for kept in kept_sets))
         rows = torch.stack([kept.repeat_interleave(heads // len(kept), 0) for kept in kept_sets])  # [M, heads, b]
         owner = torch.arange(heads, device=keys.device)[:, None] // (heads // keys.shape[0])
+        rows = rows.flip(-1)  # the order of entries does not matter; the highest position comes first
         self.layers.append((keys[owner, rows], values[owner, rows]))
+        self.evicted.append(rows[..., 0] == keys.shape[1] - 1)
+
+    def as_deployed(self) -> CompressedCache:
+        """The same entries as a serving system reads them, before any token was added: the next token is at n."""
+        other = CompressedCache(self.next_position + self.reread)
+        other.layers, other.evicted = list(self.layers), list(self.evicted)
+        return other
 
     @property
     def methods(self) -> int:
@@ -49,12 +64,15 @@ class CompressedCache:
         return self.layers[0][0].shape[0]
 
 
-def decode(model: PreTrainedModel, cache: CompressedCache, token_ids: Tensor, append: bool = False) -> Tensor:
+def decode(
+    model: PreTrainedModel, cache: CompressedCache, token_ids: Tensor, append: bool = False, logits_to_keep: int = 0
+) -> Tensor:
     """Logits of new tokens that read the compressed caches, and each other causally.
 
-    token_ids  [t], the same for every method, or [M, t]
-    append     True adds the new tokens' keys and values to the cache, for the next step
-    return     [M, t, vocabulary]
+    token_ids       [t], the same for every method, or [M, t]
+    append          True adds the new tokens' keys and values to the cache, for the next step
+    logits_to_keep  logits of that many last tokens are returned; 0: of all t
+    return          [M, t, vocabulary]
     raises InputError: the new tokens lie beyond the model's last position, or outside a layer's sliding window.
     """
     ids = torch.as_tensor(token_ids, device=model.device)
@@ -75,14 +93,18 @@ def decode(model: PreTrainedModel, cache: CompressedCache, token_ids: Tensor, ap
         group, t = query.shape[1] // keys.shape[1], query.shape[2]
         rows = query.reshape(*keys.shape[:2], group * t, -1)  # a group's queries in a row: no key is repeated
         mask = hidden(t, keys.shape[2], group, (query.dtype, query.device))
+        if cache.reread:
+            mask = mask.repeat(*keys.shape[:2], 1, 1)
+            mask[..., 0].masked_fill_(cache.evicted[module.layer_idx][..., None], -torch.inf)
         output = F.scaled_dot_product_attention(rows, keys, values, attn_mask=mask, scale=scaling)
         return output.reshape(*query.shape[:3], -1).transpose(1, 2).contiguous(), None
 
     with attention_as(model, attend), torch.inference_mode():
-        logits = model(input_ids=ids, position_ids=positions.expand_as(ids), use_cache=False).logits
+        options = {"use_cache": False, "logits_to_keep": logits_to_keep}
+        logits = model(input_ids=ids, position_ids=positions.expand_as(ids), **options).logits
     if append:
         cache.next_position += ids.shape[1]
-    return logits
+    return logits[:, -logits_to_keep:]  # some models do not know the option
 
 
 def check_decoding(model: PreTrainedModel, token_ids: Iterable[int]) -> None:
@@ -135,30 +157,33 @@ def answer_scores(logits: Tensor, full_logits: Tensor, targets: Tensor) -> dict[
     targets              [t] int64 answer tokens
     return               numbers as tensors, so that a GPU is not waited for. nll: mean negative log-likelihood, nats
                          per token; kl: mean KL divergence from the full cache's prediction, nats; top1_agreement:
-                         share of tokens with the same most likely next one. All NaN if t is 0.
+                         share of tokens with the same most likely next one; accuracy: 1 if the most likely token is
+                         the answer's every time, else 0. All NaN if t is 0.
     """
     if len(targets) == 0:
-        return dict.fromkeys(("nll", "kl", "top1_agreement"), torch.tensor(torch.nan, device=logits.device))
+        none = torch.tensor(torch.nan, device=logits.device)
+        return dict.fromkeys(("nll", "kl", "top1_agreement", "accuracy"), none)
     ours, full = logits.float().log_softmax(-1), full_logits.float().log_softmax(-1)
     return {
         "nll": F.nll_loss(ours, targets),
         "kl": F.kl_div(ours, full, reduction="batchmean", log_target=True),
         "top1_agreement": (ours.argmax(-1) == full.argmax(-1)).float().mean(),
+        "accuracy": (ours.argmax(-1) == targets).all().float(),
     }
 
 
 def generate(
     model: PreTrainedModel,
     cache: CompressedCache,
-    first_token: int,
+    first_tokens: int | Many[int],
     max_new_tokens: int = 32,
     stop_ids: Iterable[int] = (),
 ) -> list[list[int]]:
     """Greedy continuation of every method's cache.
 
-    first_token  most likely token after the prompt: its logits come from the prefill, before any compression
-    stop_ids     a row ends before the first of these
-    return       M lists of token ids, each at most `max_new_tokens` long; the cache holds the tokens afterwards
+    first_tokens  the first token of every method's continuation, or one for all
+    stop_ids      a row ends before the first of these
+    return        M lists of token ids, each at most `max_new_tokens` long; the cache holds the tokens afterwards
     raises InputError: max_new_tokens below 1, or more than the model has positions for.
     """
     if max_new_tokens < 1:
@@ -170,7 +195,7 @@ def generate(
     stops = set(stop_ids)
     rows: list[list[int]] = [[] for _ in range(cache.methods)]
     live = [True] * cache.methods
-    tokens = torch.full((cache.methods, 1), first_token, device=model.device)
+    tokens = torch.as_tensor(first_tokens, device=model.device).expand(cache.methods)[:, None]
     for step in range(max_new_tokens):
         for row, token in enumerate(tokens[:, 0].tolist()):
             live[row] = live[row] and token not in stops

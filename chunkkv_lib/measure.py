@@ -12,29 +12,33 @@ from typing import Any
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .attention import PromptAttention, not_finite, output_rows
+from .attention import PromptAttention, attention_logits, attention_rows, not_finite, output_rows
 from .capture import Layer, capture
 from .compressors import Compressor, preset
 from .decoding import CompressedCache, answer_scores, check_decoding, decode, generate
 from .errors import InputError
 from .metrics import (
+    injected_error,
     kept_outputs,
     lost_mean,
     lost_share,
     output_cosine,
     overlap,
+    pages_freed,
     passage_survival,
     prompt_cosine,
     row_cosine,
     row_mass,
     token_mass,
+    with_later,
 )
 from .sequence import Sequence
 
-MEASUREMENT_VERSION = 1  # raised when a number that a run records changes; runs of different versions never mix
+MEASUREMENT_VERSION = 2  # raised when a number that a run records changes; runs of different versions never mix
 WINDOW = 8  # queries of the observation window whose attention is compared, whatever the methods' own windows
 FULL = "Full"  # the full cache's row beside the methods'
 END = -1  # stands for the end of an answer where answers are compared
@@ -47,6 +51,7 @@ COLUMNS = (
     "attention_cosine_similarity", "attention_cosine_window", "attention_cosine_no_sink", "attention_cosine_logits",
     "attention_mass", "attention_output_cosine", "attention_cosine_prompt",
     "overlap_layer_below", "evidence_kept", "evidence_whole",
+    "injected_error", "injected_error_worst_head", "pages_freed", "question_attention_mass",
 )  # fmt: skip
 
 
@@ -60,7 +65,11 @@ def analyse(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compress one sequence's cache with every method and measure the loss, in one forward pass and one short one.
 
-    sequence     prompt and answer token ids; the answer is teacher-forced after the prompt, its queries are the probes
+    The cache is chosen from all prompt tokens, as a serving system does. Then the last prompt token is read once more
+    from what is left, so that every token of the answer, the first included, is predicted from the compressed cache.
+
+    sequence     token ids of prompt, question (where it is read after the compression) and answer, teacher-forced; the
+                 queries that predict the answer are the probes: of the last token before it, and of all its own but one
     methods      name -> compressor; None: all methods at 10 %, preset "paper"
     reuse        N: layers l with l mod N != 0 take the kept sets of the layer below (the paper's index reuse); 1: off
     all_queries  also the attention cosine of all prompt queries, a second sweep over the attention
@@ -102,20 +111,23 @@ def write_answers(
     measurement = Measurement(model, sequence, methods, reuse, all_queries, keep_full=True)
     layers, answers = measurement.tables()  # before the answers are written, which lengthens the caches
     stops = stop_ids(model, tokenizer) | (line_breaks(tokenizer) if one_line else frozenset())
-    first, forced = opening(measurement.logits[0], stops)
-    written = {FULL: generate(model, measurement.full_cache, first, limit, stops)[0]}
-    for names, cache in measurement.caches.items():
+    written, forced = {}, {}
+    for names, cache in {(FULL,): measurement.full_cache, **measurement.caches}.items():
+        logits = decode(model, cache, measurement.before, append=True, logits_to_keep=1)[:, 0]
+        first, forced_now = zip(*(opening(row, stops) for row in logits))
         written |= zip(names, generate(model, cache, first, limit, stops), strict=True)
+        forced |= zip(names, forced_now, strict=True)
     rows = [
         {
             "generated_tokens": len(written[name]),
             "score": score(tokenizer.decode(written[name], skip_special_tokens=True)),
             "prefix_agreement": prefix_agreement(written[name], written[FULL], limit),
             "token_f1": token_f1(written[name], written[FULL]),
+            "forced_opening": forced[name],
         }
         for name in answers["method"]
     ]
-    return layers, pd.concat([answers, pd.DataFrame(rows)], axis=1).assign(forced_opening=forced)
+    return layers, pd.concat([answers, pd.DataFrame(rows)], axis=1)
 
 
 class Measurement:
@@ -123,7 +135,9 @@ class Measurement:
 
     Arguments as in `analyse`.
 
-    logits      [m + 1, vocabulary] of the last prompt token and the answer's, from the full cache
+    before      ids of the tokens that are read from the compressed cache before the answer: the prompt's last, and the
+                question's
+    logits      [m, vocabulary] from the full cache, that predict the answer
     caches      names of the methods that keep equally many tokens -> their caches, in one batch
     full_cache  that of a method which keeps everything, where `keep_full` asks for it
     """
@@ -143,14 +157,15 @@ class Measurement:
             raise InputError("no method was given; name at least one, or pass None for all.")
         if reuse < 1:
             raise InputError(f"reuse={reuse} does not work; it must be at least 1, where 1 means no reuse.")
-        prompt, answer = torch.tensor(sequence.prompt_ids), torch.tensor(sequence.answer_ids)
-        self.n = len(prompt)
+        ids = torch.tensor((*sequence.prompt_ids, *sequence.question_ids, *sequence.answer_ids))
+        self.n, self.start = len(sequence.prompt_ids), len(ids) - len(sequence.answer_ids)  # where the answer starts
         self.caches: dict[tuple[str, ...], CompressedCache] = {}
-        self.full_cache = CompressedCache(self.n) if keep_full else None
+        self.full_cache = CompressedCache(self.n, reread=True) if keep_full else None
         self.kept: dict[str, Tensor] = {}  # of the last layer seen
         self.layers: list[tuple[int, Tensor]] = []  # index, and numbers [M, columns] of each layer seen
-        self.answer = answer.to(model.device)  # once a GPU is busy, this would wait for it
-        self.logits = capture(model, torch.cat([prompt, answer]), self.visit, logits_to_keep=len(answer) + 1)
+        on_device = ids.to(model.device)  # once a GPU is busy, this would wait for it
+        self.before, self.answer = on_device[self.n - 1 : self.start], on_device[self.start :]
+        self.logits = capture(model, ids, self.visit, logits_to_keep=len(self.answer) + 1)[:-1]
 
     def visit(self, layer: Layer) -> None:
         """Choose what stays of one layer, measure what that loses, and keep nothing but the compressed caches."""
@@ -158,7 +173,8 @@ class Measurement:
         keys, values = layer.keys[:, :n], layer.values[:, :n]
         log_sums = None if layer.log_sums is None else layer.log_sums[:, :n]
         # `tables` looks for NaN in all layers at once: to look here would make the CPU wait for a GPU.
-        attention = PromptAttention(layer.queries[:, :n], keys, log_sums, layer.queries[:, n:], check=False)
+        probes = layer.queries[:, self.start - 1 : -1]
+        attention = PromptAttention(layer.queries[:, :n], keys, log_sums, probes, check=False)
         below = {name: kept.to(keys.device) for name, kept in self.kept.items()}  # a model may be spread over GPUs
         if below and layer.index % self.reuse:
             self.kept = below
@@ -166,11 +182,11 @@ class Measurement:
             self.kept = {
                 name: self.seeded(method, layer.index).choose(attention) for name, method in self.methods.items()
             }
-        self.layers.append((layer.index, self.columns(attention, values, below)))
+        self.layers.append((layer.index, self.columns(attention, values, layer, below)))
         sizes = {name: kept.shape[1] for name, kept in self.kept.items()}
         for size in sorted(set(sizes.values())):
             names = tuple(name for name in sizes if sizes[name] == size)
-            cache = self.caches.setdefault(names, CompressedCache(n))
+            cache = self.caches.setdefault(names, CompressedCache(n, reread=True))
             cache.add(keys, values, [self.kept[name] for name in names])
         if self.full_cache:
             self.full_cache.add(keys, values, [torch.arange(n, device=keys.device)[None]])
@@ -184,8 +200,13 @@ class Measurement:
             return method
         return replace(method, seed=zlib.crc32(f"{method.seed} {self.sequence.id} {layer}".encode()))
 
-    def columns(self, attention: PromptAttention, values: Tensor, below: Mapping[str, Tensor]) -> Tensor:
-        """One layer's numbers, each a metric's mean over heads and probes: [M, COLUMNS and whether all is finite]."""
+    def columns(self, attention: PromptAttention, values: Tensor, layer: Layer, below: Mapping[str, Tensor]) -> Tensor:
+        """One layer's numbers, each a metric's mean over heads and probes: [M, COLUMNS and whether all is finite].
+
+        values  [Hkv, n, d] the prompt's
+        layer   with the tokens after the prompt
+        below   the kept sets of the layer below
+        """
         keys, spans, n = attention.keys, self.sequence.evidence_spans, self.n
         # What is the same for all methods is computed once.
         probes, logits = attention.probe_rows(), attention.probe_logits()
@@ -195,6 +216,10 @@ class Measurement:
         key_mass, value_mass = token_mass(keys), token_mass(values)
         key_energy, value_energy = token_mass(keys, power=2), token_mass(values, power=2)
         outputs = output_rows(probes, values)
+        question = layer.queries[:, n : self.start]
+        asked = attention_rows(question, keys) if question.shape[1] else None
+        share, later = self.after_prompt(attention, layer)
+        full = with_later(outputs, torch.ones_like(share), share, later)
         of_prompt = prompt_cosine(attention, list(self.kept.values())) if self.all_queries else [None] * len(self.kept)
         shows = attention.queries if attention.log_sums is None else attention.log_sums  # NaN in queries is seen here
         finite = torch.stack([x.sum(dtype=torch.float32) for x in (shows, key_mass, value_mass)]).isfinite().all()
@@ -203,6 +228,16 @@ class Measurement:
         for (name, kept), prompt_cosines in zip(self.kept.items(), of_prompt):
             loss_keys, loss_values = lost_share(key_mass, kept), lost_share(value_mass, kept)
             evidence, whole = passage_survival(kept, spans, n) if spans else (None, None)
+            mass, some = row_mass(probes, kept), kept_outputs(probes, values, kept)
+            error = each = None
+            if layer.residual is not None and layer.output_weight is not None:
+                # The last prompt token is read once more, so that it is there whether it was kept or not.
+                heads = len(probes) // len(kept)
+                gone = (kept[:, -1] != n - 1).repeat_interleave(heads)[:, None] * probes[..., -1]  # [Hq, r]
+                last = values[:, -1].repeat_interleave(len(probes) // len(values), 0)[:, None].to(probes.dtype)
+                compressed = with_later(some + gone[..., None] * last, mass + gone, share, later)
+                residual = layer.residual[self.start - 1 : -1]
+                error, each = injected_error(full, compressed, layer.output_weight, residual)
             numbers = {
                 "kv_l1_loss": (loss_keys.mean() + loss_values.mean()) / 2,
                 "kv_l1_loss_keys": loss_keys,
@@ -215,16 +250,32 @@ class Measurement:
                 "attention_cosine_window": row_cosine(window, kept),
                 "attention_cosine_no_sink": row_cosine(without_sink, kept),
                 "attention_cosine_logits": row_cosine(logits, kept),
-                "attention_mass": row_mass(probes, kept),
-                "attention_output_cosine": output_cosine(outputs, kept_outputs(probes, values, kept)),
+                "attention_mass": mass,
+                "attention_output_cosine": output_cosine(outputs, some),
                 "attention_cosine_prompt": prompt_cosines,
                 "overlap_layer_below": overlap(kept, below[name]) if name in below else None,
                 "evidence_kept": evidence,
                 "evidence_whole": whole,
+                "injected_error": error,
+                "injected_error_worst_head": None if each is None else each.mean(1).max(),
+                "pages_freed": pages_freed(kept, n),
+                "question_attention_mass": None if asked is None else row_mass(asked, kept),
             }
             missing = torch.tensor(torch.nan, device=keys.device)
             rows.append([missing if x is None else x.float().nanmean() for x in numbers.values()] + [finite.float()])
         return torch.stack([torch.stack(row) for row in rows])
+
+    def after_prompt(self, attention: PromptAttention, layer: Layer) -> tuple[Tensor, Tensor]:
+        """Of the probes: the prompt's share of their attention [Hq, m], and the output over later tokens [Hq, m, d]."""
+        keys, values = layer.keys[:, self.n : -1], layer.values[:, self.n : -1]
+        probes = attention.probe_queries
+        of_prompt = attention.probe_logits().logsumexp(-1)
+        if not keys.shape[1]:  # an answer of one token, asked for by the prompt itself
+            return torch.ones_like(of_prompt), of_prompt.new_zeros(*of_prompt.shape, values.shape[2])
+        positions = torch.arange(self.start - 1 - self.n, keys.shape[1], device=keys.device)
+        logits = attention_logits(probes, keys, positions)  # the first probe may see none of them
+        later = output_rows(logits.softmax(-1).nan_to_num(), values)
+        return torch.sigmoid(of_prompt - logits.logsumexp(-1)), later
 
     def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The two DataFrames of `analyse`; InputError where a layer holds NaN or infinity."""
@@ -241,10 +292,9 @@ class Measurement:
         layers = pd.DataFrame(records, columns=order)
 
         values = torch.stack([torch.stack(list(scores[name].values())) for name in (FULL, *self.methods)]).tolist()
-        tokens = len(self.answer) - 1
         answers = pd.DataFrame(
             [
-                {"method": name, "scored_tokens": tokens} | dict(zip(scores[FULL], row))
+                {"method": name, "scored_tokens": len(self.answer)} | dict(zip(scores[FULL], row))
                 for name, row in zip((FULL, *self.methods), values)
             ]
         )
@@ -253,14 +303,23 @@ class Measurement:
         return layers, answers
 
     def scores(self) -> dict[str, dict[str, Tensor]]:
-        """Likelihood of the answer's tokens after the first, whose prediction no compression can touch, by method."""
-        full = self.logits[1:-1]
+        """How well every cache predicts the answer, by method: `answer_scores`, and `nll_after_first`.
+
+        nll_after_first  mean over the tokens after the first, as a deployed cache has them: the prefill's own entry of
+                         the last prompt token counts as any other
+        """
+        full, m = self.logits, len(self.answer)
         answer = self.answer.to(full.device)
-        targets = answer[1:]
-        scores = {FULL: answer_scores(full, full, targets)}
+        scores = {
+            FULL: answer_scores(full, full, answer) | {"nll_after_first": F.cross_entropy(full[1:].float(), answer[1:])}
+        }
+        read = torch.cat([self.before, self.answer[:-1]])
         for names, cache in self.caches.items():
-            compressed = decode(self.model, cache, answer[:-1]) if len(targets) else [full] * len(names)
-            scores |= {name: answer_scores(logits, full, targets) for name, logits in zip(names, compressed)}
+            compressed = decode(self.model, cache, read, logits_to_keep=m)
+            deployed = decode(self.model, cache.as_deployed(), read[1:], logits_to_keep=m - 1) if m > 1 else compressed
+            for name, logits, rest in zip(names, compressed, deployed):
+                after = F.cross_entropy(rest[: m - 1].float(), answer[1:])
+                scores[name] = answer_scores(logits, full, answer) | {"nll_after_first": after}
         return scores
 
 
@@ -284,7 +343,7 @@ def line_breaks(tokenizer: Any) -> frozenset[int]:
 def opening(logits: Tensor, stops: Collection[int]) -> tuple[int, bool]:
     """The most likely first token of an answer that is not empty, and whether the most likely one would have ended it.
 
-    logits  [vocabulary], after the prompt: they come from the prefill, so no compression can change them
+    logits  [vocabulary], of the token before the answer
     """
     allowed = logits.float().clone()
     allowed[list(stops)] = -torch.inf
@@ -292,24 +351,18 @@ def opening(logits: Tensor, stops: Collection[int]) -> tuple[int, bool]:
 
 
 def prefix_agreement(row: Many[int], reference: Many[int], limit: int) -> float:
-    """Share of the reference's tokens after the first that a row repeats before the first difference.
+    """Share of the reference's tokens that a row repeats before the first difference.
 
-    The end counts as a token, unless the limit cut the answer off. The first token is left out: every answer shares
-    it. NaN if nothing is left to compare.
+    The end counts as a token, unless the limit cut the answer off.
     """
-    ours, theirs = ([*ids, END][1:] if len(ids) < limit else list(ids)[1:] for ids in (row, reference))
+    ours, theirs = ([*ids, END] if len(ids) < limit else list(ids) for ids in (row, reference))
     same = 0
     while same < min(len(ours), len(theirs)) and ours[same] == theirs[same]:
         same += 1
-    return same / len(theirs) if theirs else float("nan")
+    return same / len(theirs)
 
 
 def token_f1(row: Many[int], reference: Many[int]) -> float:
-    """Tokens after the first that two answers share, wherever they stand: harmonic mean of both shares, 0 to 1.
-
-    1 if both end after their first token.
-    """
-    ours, theirs = Counter(row[1:]), Counter(reference[1:])
-    if not ours and not theirs:
-        return 1.0
+    """Tokens that two answers share, wherever they stand: harmonic mean of both shares, 0 to 1."""
+    ours, theirs = Counter(row), Counter(reference)
     return 2 * (ours & theirs).total() / (ours.total() + theirs.total())

@@ -170,6 +170,32 @@ def kept_entries(rows: Tensor, kept: Tensor) -> Tensor:
     return of_sets.gather(2, kept[:, None].expand(-1, of_sets.shape[1], -1)).view(heads, r, tokens)
 
 
+def with_later(outputs: Tensor, mass: Tensor, share: Tensor, later: Tensor) -> Tensor:
+    """Attention outputs of probes that read what is there of the prompt, and all tokens after it up to their own.
+
+    outputs  [Hq, r, d] sum of the values of the prompt's tokens that are there, weighted by attention over the prompt
+    mass     [Hq, r] the weights' sum: 1 where the whole prompt is there
+    share    [Hq, r] part of a probe's attention over everything that falls on the prompt, when all of it is there
+    later    [Hq, r, d] the probe's output over the later tokens alone
+    """
+    share = share[..., None]
+    return (share * outputs + (1 - share) * later) / (share * mass[..., None] + 1 - share)
+
+
+def injected_error(full: Tensor, compressed: Tensor, output_weight: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    """How far eviction moves the residual stream: |W_O (o_full - o_compressed)| / |residual|.
+
+    full, compressed  [Hq, r, d] the probes' attention outputs, `with_later`
+    output_weight     [hidden, Hq * d]
+    residual          [r, hidden] the stream that the layer's output is added to
+    return            [r] for all heads together, and [Hq, r] for each head alone
+    """
+    per_head = output_weight.to(full.dtype).unflatten(1, (len(full), -1)).permute(1, 2, 0)  # [Hq, d, hidden]
+    moved = torch.bmm(full - compressed, per_head)  # [Hq, r, hidden]
+    size = residual.to(full.dtype).norm(dim=-1)
+    return moved.sum(0).norm(dim=-1) / size, moved.norm(dim=-1) / size
+
+
 def prompt_cosine(attention: PromptAttention, kept_sets: Sequence[Tensor], rows: int = 64) -> Tensor:
     """Attention cosine averaged over all prompt queries, for M kept sets: a second sweep over the causal attention.
 
@@ -217,6 +243,15 @@ def overlap(kept: Tensor, other: Tensor) -> Tensor:
     at = torch.searchsorted(other.contiguous(), kept.contiguous()).clamp(max=other.shape[1] - 1)  # both ascend
     both = (other.gather(1, at) == kept).sum(-1)
     return both / (kept.shape[1] + other.shape[1] - both)
+
+
+def pages_freed(kept: Tensor, n: int, page: int = 16) -> Tensor:
+    """Share of a layer's pages of `page` tokens in which no set keeps anything, so that a paged cache can free them.
+
+    kept [S, b], n prompt tokens (the last page may be short) -> a number in 0..1
+    """
+    used = torch.zeros(-(-n // page), device=kept.device).index_fill_(0, (kept // page).flatten(), 1.0)
+    return 1 - used.mean()
 
 
 def passage_survival(kept: Tensor, spans: Iterable[tuple[int, int]], n: int) -> tuple[Tensor, Tensor]:

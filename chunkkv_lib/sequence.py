@@ -29,6 +29,7 @@ class Sequence:
                  prompt may have lost them
     evidence_spans  their token positions (start, end exclusive) in `prompt_ids`; of those that truncation left whole
     all_classes  the class names of a classification task
+    question_ids  tokens read after the compression and before the answer; empty: the question is part of the prompt
     """
 
     id: str

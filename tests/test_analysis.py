@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
 import pytest
 import references as ref
 import torch
-from common import each_architecture, refused, tiny_model, token_ids
+from common import each_architecture, masked_forward, refused, tiny_model, token_ids
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from chunkkv_lib import measure
@@ -32,9 +33,15 @@ LAYER_COLUMNS = [
     "kept_tokens", "kv_l1_loss", "kv_l1_loss_keys", "kv_l1_loss_values", "kv_l1_absolute_keys",
     "kv_l1_absolute_values", "key_cosine", "value_cosine", "attention_cosine_similarity", "attention_cosine_window",
     "attention_cosine_no_sink", "attention_cosine_logits", "attention_cosine_prompt", "attention_mass",
-    "attention_output_cosine", "overlap_layer_below", "evidence_kept", "evidence_whole",
+    "attention_output_cosine", "overlap_layer_below", "evidence_kept", "evidence_whole", "injected_error",
+    "injected_error_worst_head", "pages_freed", "question_attention_mass",
 ]  # fmt: skip
-ANSWER_COLUMNS = ["sequence", "method", "scored_tokens", "nll", "kl", "top1_agreement"]
+NOT_ROUNDED = (  # columns that 16 bits change more, or not at all
+    "kept_tokens", "attention_cosine_prompt", "overlap_layer_below", "injected_error", "injected_error_worst_head",
+)  # fmt: skip
+ANSWER_COLUMNS = [
+    "sequence", "method", "scored_tokens", "nll", "kl", "top1_agreement", "accuracy", "nll_after_first",
+]  # fmt: skip
 
 
 def captured(model) -> list:
@@ -71,9 +78,10 @@ def test_columns_and_rows_are_those_of_a_run():
     assert sorted(zip(layers.layer, layers.method)) == sorted((layer, name) for layer in range(3) for name in METHODS)
     assert list(answers.method) == ["Full", *METHODS]
     assert set(layers.sequence) == set(answers.sequence) == {"one"}
-    assert set(layers.kept_tokens) == {20} and set(answers.scored_tokens) == {M - 1}
+    assert set(layers.kept_tokens) == {20} and set(answers.scored_tokens) == {M}
     not_here = ["attention_cosine_prompt", "overlap_layer_below", "evidence_kept", "evidence_whole"]
-    assert layers.drop(columns=not_here).notna().all(axis=None)
+    assert layers.drop(columns=[*not_here, "question_attention_mass"]).notna().all(axis=None)
+    assert answers.notna().all(axis=None)
 
 
 def test_evidence_is_followed_through_every_layer():
@@ -109,16 +117,33 @@ def test_every_column_equals_its_reference(architecture, granularity):
         "StreamingLLM": StreamingLLM(budget=20, granularity=granularity),
     }
     layers, _ = analyse(model, SEQUENCE, methods, all_queries=True)
-    below = {}
+    with torch.inference_mode():
+        hidden = model(input_ids=torch.cat([PROMPT, ANSWER])[None], output_hidden_states=True).hidden_states
+    below, residuals = {}, [ref.array(x[0]) for x in hidden]
     for layer in captured(model):
         queries, keys, values = (x.double() for x in (layer.queries, layer.keys, layer.values))
         prompt_keys, q, k, v = keys[:, :N], ref.array(queries), ref.array(keys[:, :N]), ref.array(values[:, :N])
-        prompt, probes = ref.attention(q[:, :N], k), ref.softmax(ref.logits(q[:, N:], k), True)
+        # Probes are the queries that predict the answer: the prompt's last, and the answer's but the last.
+        predicting = q[:, N - 1 : -1]
+        prompt, probes = ref.attention(q[:, :N], k), ref.softmax(ref.logits(predicting, k), True)
+        weight = ref.array(model.model.layers[layer.index].self_attn.o_proj.weight)
+        residual = np.linalg.norm(residuals[layer.index][N - 1 : -1], axis=-1)
+        seen = ref.causal(range(N - 1, N + M - 1), N + M)
+        every = ref.logits(predicting, ref.array(keys))
+        whole = ref.softmax(every, seen) @ np.repeat(ref.array(values), 2, axis=0)  # [Hq, probes, d]
         for name, method in methods.items():
             kept = method.select(queries[:, :N], prompt_keys).tolist()
             compressed = ref.compressed_rows(probes, kept)
             full_out, some_out = (rows @ np.repeat(v, 2, axis=0) for rows in (probes, compressed))
             heads = [[ref.heads_of_set(s, len(kept), 2), stays] for s, stays in enumerate(kept)]
+
+            moved = []  # what each head adds to the stream with all keys, less what with those that are there
+            for h in range(4):
+                there = {*kept[ref.set_of_head(h, len(kept), 4)], *range(N - 1, N + M)}
+                some = seen & np.isin(np.arange(N + M), list(there))
+                output = ref.softmax(every[h], some) @ ref.array(values)[h // 2]
+                moved.append((whole[h] - output) @ weight[:, h * 8 : (h + 1) * 8].T)
+            moved = np.stack(moved)
 
             def kept_cosine(x, heads=heads):
                 return np.mean([ref.cosine(x[list(h)], ref.zero_filled(x[list(h)], stays)) for h, stays in heads])
@@ -138,7 +163,7 @@ def test_every_column_equals_its_reference(architecture, granularity):
                 "attention_cosine_similarity": ref.row_cosines(probes, compressed).mean(),
                 "attention_cosine_window": masked_cosine(prompt[:, -8:], kept),
                 "attention_cosine_no_sink": masked_cosine(probes, kept, start=1),
-                "attention_cosine_logits": masked_cosine(ref.logits(q[:, N:], k), kept),
+                "attention_cosine_logits": masked_cosine(ref.logits(predicting, k), kept),
                 "attention_cosine_prompt": masked_cosine(prompt, kept),
                 "attention_mass": np.mean(
                     [probes[h][:, kept[ref.set_of_head(h, len(kept), 4)]].sum(-1).mean() for h in range(4)]
@@ -151,6 +176,10 @@ def test_every_column_equals_its_reference(architecture, granularity):
                 else math.nan,
                 "evidence_kept": math.nan,
                 "evidence_whole": math.nan,
+                "injected_error": (np.linalg.norm(moved.sum(0), axis=-1) / residual).mean(),
+                "injected_error_worst_head": (np.linalg.norm(moved, axis=-1) / residual).mean(1).max(),
+                "pages_freed": 1 - len({i // 16 for stays in kept for i in stays}) / 4,
+                "question_attention_mass": math.nan,
             }
             row, below[name] = of(layers, name, layer.index), kept
             assert set(expected) == set(LAYER_COLUMNS)
@@ -177,45 +206,124 @@ def test_answer_likelihood_of_the_full_cache_is_the_plain_forwards(architecture)
     model = tiny_model(architecture)
     with torch.inference_mode():
         logits = model(input_ids=torch.cat([PROMPT, ANSWER])[None]).logits[0].double()
-    scores = logits[N:-1].log_softmax(-1)  # the answer's tokens but the last predict those after the first
+    scores = logits[N - 1 : -1].log_softmax(-1)  # the prompt's last token predicts the answer's first
     everything = {"Recent": Recent(budget=1.0), "Random": Random(budget=N)}
     _, answers = analyse(model, SEQUENCE, everything)
-    nll = -scores.gather(1, ANSWER[1:, None]).mean().item()
+    each = -scores.gather(1, ANSWER[:, None])[:, 0]
+    nll = each.mean().item()
     for method in ("Full", *everything):
         row = of(answers, method)
         assert row.nll == pytest.approx(nll, abs=1e-4) and row.kl == pytest.approx(0, abs=1e-5)
-        assert row.top1_agreement == 1 and row.scored_tokens == M - 1
+        assert row.top1_agreement == 1 and row.scored_tokens == M and row.accuracy == 0
+        assert row.nll_after_first == pytest.approx(each[1:].mean().item(), abs=1e-4)
 
 
-def test_answer_likelihood_of_compressed_caches():
+QUESTION = token_ids(4, seed=9)
+
+
+@pytest.mark.parametrize("question", [(), tuple(QUESTION.tolist())], ids=["asked in the prompt", "asked later"])
+def test_answer_likelihood_of_compressed_caches(question, monkeypatch):
     """Methods that keep differently many tokens are decoded apart and come back in their order."""
-    model = tiny_model()
+    model, sequence = tiny_model(), replace(SEQUENCE, question_ids=question)
     methods = {
         "few": SnapKV(budget=12, window=4),
         "many": ChunkKV(budget=40, window=4),
-        "also few": Recent(budget=12, granularity="query_head"),
+        "also few": StreamingLLM(budget=12, granularity="query_head"),
+        "any": Random(budget=30),
     }
-    _, answers = analyse(model, SEQUENCE, methods)
-    assert list(answers.method) == ["Full", "few", "many", "also few"]
+    layers, answers = analyse(model, sequence, methods)
+    assert list(answers.method) == ["Full", *methods]
+    seen, asked = [], torch.tensor(question, dtype=torch.int64)
+    capture(model, torch.cat([PROMPT, asked, ANSWER]), seen.append)
     with torch.inference_mode():
-        full = model(input_ids=torch.cat([PROMPT, ANSWER])[None]).logits[0, N:-1].double().log_softmax(-1)
+        full = model(input_ids=torch.cat([PROMPT, asked, ANSWER])[None]).logits[0, -M - 1 : -1].double()
+    full, new = full.log_softmax(-1), torch.cat([asked, ANSWER])
     for name, method in methods.items():
-        cache = CompressedCache(N)
-        for layer in captured(model):
-            keys = layer.keys[:, :N]
-            cache.add(keys, layer.values[:, :N], [method.select(layer.queries[:, :N], keys)])
-        ours, row = decode(model, cache, ANSWER[:-1])[0].double().log_softmax(-1), of(answers, name)
-        assert row.nll == pytest.approx(-ours.gather(1, ANSWER[1:, None]).mean().item(), abs=1e-4)
+        kept = []
+        for layer in seen:
+            chosen = replace(method, seed=crc32(f"0 one {layer.index}".encode())) if name == "any" else method
+            kept.append(chosen.select(layer.queries[:, :N], layer.keys[:, :N]))
+            q, k = ref.array(layer.queries[:, N:]), ref.array(layer.keys[:, :N])
+            first = ref.array(layer.queries[:, N + len(question) - 1 : N + len(question)])  # predicts the first token
+            probes = ref.attention(np.concatenate([first, q[:, len(question) : -1]], 1), k, [N] * M)
+            stays = [kept[-1][ref.set_of_head(h, len(kept[-1]), 4)].tolist() for h in range(4)]
+            row = of(layers, name, layer.index)
+            mass = np.mean([probes[h][:, stays[h]].sum(-1) for h in range(4)])
+            assert row.attention_mass == pytest.approx(mass, abs=1e-5)
+            if question:
+                theirs = ref.attention(q[:, :4], k, [N] * 4)
+                mass = np.mean([theirs[h][:, stays[h]].sum(-1) for h in range(4)])
+                assert row.question_attention_mass == pytest.approx(mass, abs=1e-5)
+        ours = masked_forward(model, kept, PROMPT, new, monkeypatch, reread=True)[len(question) : -1]
+        deployed = masked_forward(model, kept, PROMPT, new, monkeypatch)[len(question) : -1]
+        ours, deployed = (torch.from_numpy(x).log_softmax(-1) for x in (ours, deployed))
+        row = of(answers, name)
+        assert row.nll == pytest.approx(-ours.gather(1, ANSWER[:, None]).mean().item(), abs=1e-4)
         assert row.kl == pytest.approx((full.exp() * (full - ours)).sum(-1).mean().item(), abs=1e-4)
-        assert row.top1_agreement == (full.argmax(-1) == ours.argmax(-1)).double().mean().item()
+        assert row.top1_agreement == pytest.approx((full.argmax(-1) == ours.argmax(-1)).double().mean().item())
+        assert row.accuracy == float(torch.equal(ours.argmax(-1), ANSWER))
+        after = -deployed.gather(1, ANSWER[1:, None]).mean().item()
+        assert row.nll_after_first == pytest.approx(after, abs=1e-4)
     assert answers.kl[1:].min() > 1e-3
 
 
-def test_an_answer_of_one_token_has_probes_but_no_likelihood():
-    layers, answers = analyse(tiny_model(), Sequence.from_ids(PROMPT, ANSWER[:1]), METHODS_AT_A_THIRD)
-    assert layers.attention_cosine_similarity.notna().all()
-    assert set(answers.scored_tokens) == {0} and list(answers.method) == ["Full", *METHODS]
-    assert answers[["nll", "kl", "top1_agreement"]].isna().all(axis=None)
+def test_an_answer_of_one_token_has_its_likelihood_and_is_right_or_wrong():
+    model = tiny_model()
+    with torch.inference_mode():
+        logits = model(input_ids=PROMPT[None]).logits[0, -1].double()
+    everything = METHODS_AT_A_THIRD | {"All": Recent(budget=1.0)}
+    for token in (logits.argmax()[None], ANSWER[:1]):
+        layers, answers = analyse(model, Sequence.from_ids(PROMPT, token), everything)
+        assert layers[["attention_cosine_similarity", "injected_error"]].notna().all(axis=None)
+        assert set(answers.scored_tokens) == {1} and answers[["nll", "kl", "accuracy"]].notna().all(axis=None)
+        assert answers.nll_after_first.isna().all()
+        for name in ("Full", "All"):
+            row = of(answers, name)
+            assert row.nll == pytest.approx(-logits.log_softmax(-1)[token].item(), abs=1e-4)
+            assert row.accuracy == float(token == logits.argmax())
+        assert layers[layers.method == "All"].injected_error.max() < 1e-5
+
+
+NUMBERS = {
+    2: {
+        "kept_tokens": 20.0,
+        "kv_l1_loss": 0.66184,
+        "kv_l1_loss_keys": 0.65426,
+        "kv_l1_absolute_keys": 0.89186,
+        "key_cosine": 0.59869,
+        "kv_l1_loss_values": 0.66942,
+        "kv_l1_absolute_values": 0.90996,
+        "value_cosine": 0.57208,
+        "attention_cosine_similarity": 0.55942,
+        "attention_cosine_window": 0.55662,
+        "attention_cosine_no_sink": 0.55618,
+        "attention_cosine_logits": 0.60332,
+        "attention_mass": 0.41649,
+        "attention_output_cosine": 0.69503,
+        "overlap_layer_below": 0.50574,
+        "evidence_kept": 0.33333,
+        "evidence_whole": 0.07143,
+        "injected_error": 1.69122,
+        "injected_error_worst_head": 0.9514,
+        "pages_freed": 0.14286,
+        "question_attention_mass": 0.40186,
+        "scored_tokens": 5.0,
+        "nll": 6.41417,
+        "kl": 1.3114,
+        "top1_agreement": 0.22857,
+        "accuracy": 0.0,
+        "nll_after_first": 5.99223,
+    }
+}  # of MEASUREMENT_VERSION; means over layers and methods
+
+
+def test_the_version_is_raised_when_a_number_changes():
+    """What a tiny random model gives. If this fails because numbers changed on purpose, raise the version."""
+    sequence = replace(SEQUENCE, question_ids=tuple(QUESTION.tolist()), evidence_spans=((3, 9),))
+    layers, answers = analyse(tiny_model(), sequence, METHODS_AT_A_THIRD)
+    means = pd.concat([layers.mean(numeric_only=True), answers[1:].mean(numeric_only=True)])
+    found = {name: round(value, 5) for name, value in means.drop("layer").dropna().items()}
+    assert found == pytest.approx(NUMBERS[measure.MEASUREMENT_VERSION], abs=2e-5)
 
 
 # --- reuse, seeds, order ------------------------------------------------------------------------------------------
@@ -239,14 +347,14 @@ def test_reuse_takes_the_kept_set_of_the_layer_below(reuse):
 
 def test_reuse_also_reaches_the_compressed_caches():
     model, method = tiny_model(), SnapKV(budget=20, window=4)
-    cache = CompressedCache(N)
+    cache = CompressedCache(N, reread=True)
     for layer in captured(model):
         keys = layer.keys[:, :N]
         kept = method.select(layer.queries[:, :N], keys) if layer.index == 0 else kept  # noqa: F821
         cache.add(keys, layer.values[:, :N], [kept])
-    scores = decode(model, cache, ANSWER[:-1])[0].log_softmax(-1)
+    scores = decode(model, cache, torch.cat([PROMPT[-1:], ANSWER[:-1]]))[0].log_softmax(-1)
     _, answers = analyse(model, SEQUENCE, {"SnapKV": method}, reuse=3)
-    nll = -scores.gather(1, ANSWER[1:, None]).mean().item()
+    nll = -scores.gather(1, ANSWER[:, None]).mean().item()
     assert of(answers, "SnapKV").nll == pytest.approx(nll, abs=1e-4)
 
 
@@ -285,7 +393,7 @@ def test_bfloat16_gives_the_same_picture():
     methods = {"Recent": Recent(budget=20), "StreamingLLM": StreamingLLM(budget=20), "Random": Random(budget=20)}
     exact, _ = analyse(tiny_model(), SEQUENCE, methods)
     rough, _ = analyse(copy.deepcopy(tiny_model()).bfloat16(), SEQUENCE, methods)
-    columns = [c for c in LAYER_COLUMNS if c not in ("kept_tokens", "attention_cosine_prompt", "overlap_layer_below")]
+    columns = [c for c in LAYER_COLUMNS if c not in NOT_ROUNDED]
     np.testing.assert_allclose(rough[columns], exact[columns], atol=0.05)
     assert np.abs(rough[columns] - exact[columns]).mean(axis=None) < 0.005
 
@@ -298,7 +406,7 @@ def test_cuda_bfloat16_gives_the_numbers_of_the_cpu():
         copy.deepcopy(tiny_model()).cuda(), SEQUENCE, methods | {"ChunkKV": ChunkKV(budget=20, window=4)}
     )
     rough, _ = analyse(copy.deepcopy(tiny_model()).bfloat16().cuda(), SEQUENCE, methods)
-    columns = [c for c in LAYER_COLUMNS if c not in ("kept_tokens", "attention_cosine_prompt", "overlap_layer_below")]
+    columns = [c for c in LAYER_COLUMNS if c not in NOT_ROUNDED]
     np.testing.assert_allclose(single[columns], exact[columns], atol=1e-3)
     np.testing.assert_allclose(same.nll, answers.nll, atol=1e-3)
     exact = exact[exact.method.isin(methods)]
@@ -324,15 +432,15 @@ def test_nothing_of_a_finished_layer_stays_but_the_compressed_caches(monkeypatch
     assert len(finished) == 9
 
 
-def test_the_sequence_needs_one_forward_pass_and_one_short_one():
-    """Hooks count the tokens that the model really works on: prompt and answer once, the answer for every method."""
+def test_the_sequence_needs_one_forward_pass_and_two_short_ones():
+    """Hooks count the tokens that the model works on: prompt and answer once, the answer for every method twice."""
     model, seen = tiny_model(), []
     hook = model.model.layers[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[:2]))
     try:
         analyse(model, SEQUENCE, METHODS_AT_A_THIRD)
     finally:
         hook.remove()
-    assert seen == [(1, N + M), (7, M - 1)]
+    assert seen == [(1, N + M), (7, M), (7, M - 1)]
 
 
 def test_the_model_is_left_as_it_was_also_after_an_error():

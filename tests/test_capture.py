@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import references as ref
 import torch
-from common import each_architecture, refused, tiny_model, token_ids
+from common import ARCHITECTURES, each_architecture, refused, tiny_model, token_ids
 from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 
@@ -118,6 +118,36 @@ def test_log_sum_exp_is_that_of_the_causal_logits(architecture):
             np.testing.assert_allclose(layer.log_sums, expected, atol=1e-4)
             seen += 1
     assert seen == 3  # on the CPU the kernel gives it for free
+
+
+def gpt2():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=97, n_positions=64, n_embd=32, n_layer=3, n_head=4)).eval()
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "GPT-2"])
+def test_the_stream_and_the_output_projection_are_the_models(architecture):
+    """The layer's input, and the map from what its heads give to what the projection gives, which hooks see."""
+    model, seen = gpt2() if architecture == "GPT-2" else tiny_model(architecture), []
+    named = [one for name, one in model.named_modules() if name.endswith(("o_proj", "attn.c_proj"))]
+    hooks = [one.register_forward_hook(lambda module, given, out: seen.append((given[0][0], out[0]))) for one in named]
+    try:
+        layers = captured(model)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    with torch.inference_mode():
+        hidden = model(input_ids=IDS[None], output_hidden_states=True).hidden_states
+    for layer, one, (given, out), stream in zip(layers, named, seen, hidden, strict=False):
+        torch.testing.assert_close(layer.residual, stream[0], rtol=0, atol=1e-5)
+        bias = 0 if one.bias is None else one.bias.detach()
+        torch.testing.assert_close(given @ layer.output_weight.T + bias, out, rtol=0, atol=1e-5)
+        rows = attention_rows(layer.queries, layer.keys, torch.arange(40))
+        heads = (rows @ layer.values.repeat_interleave(4 // len(layer.values), 0)).transpose(0, 1).flatten(1)
+        torch.testing.assert_close(heads, given, rtol=0, atol=2e-5)
+    assert len(layers) == 3 and not any(one._forward_pre_hooks for one in model.modules())
 
 
 def test_the_visitor_is_called_once_per_layer_while_the_model_runs():

@@ -92,12 +92,13 @@ def test_snapkv_equals_the_reference(case, kernel, pooling):
     compare(method, queries, keys, ref.pool_positions(pooled, pooling, kernel))
 
 
-@given(cases(), st.booleans())
-def test_h2o_equals_the_reference(case, causal):
+@given(cases(), st.booleans(), odd, poolings)
+def test_h2o_equals_the_reference(case, causal, kernel, pooling):
     (queries, keys, _), fields = case
-    past, method = keys.shape[1] - fields["window"], H2O(causal=causal, **fields)
+    past, method = keys.shape[1] - fields["window"], H2O(causal=causal, kernel=kernel, pooling=pooling, **fields)
     sums = ref.column_sums(ref.array(queries), ref.array(keys), 0 if causal else past)[:, :past]
-    compare(method, queries, keys, ref.pool_heads(sums, len(keys), method.granularity, method.group))
+    pooled = ref.pool_heads(sums, len(keys), method.granularity, method.group)
+    compare(method, queries, keys, ref.pool_positions(pooled, pooling, kernel))
 
 
 @given(cases(), chunk_fields)
@@ -411,6 +412,15 @@ def test_presets_are_the_specification():
     }
     assert preset() == preset("paper") == paper == {name: cls() for name, cls in METHODS.items()}
     assert preset("kvpress") == paper | kvpress and list(preset("kvpress")) == list(METHODS)
+
+
+def test_two_more_methods_of_one_reach_on_request():
+    methods = preset("paper", extra=True, budget=0.2, kernel=3, window=16)
+    assert list(methods) == [*METHODS, "SnapKV-15", "ChunkKV-15"]
+    fixed = {"budget": 0.2, "window": 16, "kernel": 15, "pooling": "max"}
+    assert methods["SnapKV-15"] == SnapKV(**fixed) and methods["ChunkKV-15"] == ChunkKV(chunk_size=10, **fixed)
+    assert methods["SnapKV"].kernel == methods["H2O"].kernel == 3
+    assert H2O().kernel == 1, "the paper's H2O does not pool"
 
 
 def test_preset_fields_go_to_the_methods_that_have_them():

@@ -7,11 +7,9 @@ import math
 
 import numpy as np
 import pytest
-import references as ref
 import torch
-from common import each_architecture, refused, tiny_model, token_ids
+from common import each_architecture, masked_forward, refused, tiny_model, token_ids
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
-from transformers.models.llama import modeling_llama
 
 from chunkkv_lib import Sequence, analyse, decoding
 from chunkkv_lib.capture import capture
@@ -26,6 +24,12 @@ def scores_of(*arguments: torch.Tensor) -> dict[str, float]:
 
 
 N, PROMPT, ANSWER = 30, token_ids(30), token_ids(6, seed=1)
+
+
+def fill_layers(model) -> list:
+    layers = []
+    capture(model, PROMPT, layers.append)
+    return layers
 
 
 def fill(model, choose, n: int = N, ids=PROMPT) -> tuple[CompressedCache, list[list[torch.Tensor]]]:
@@ -121,36 +125,43 @@ def test_sets_per_kv_head_equal_a_dynamic_cache(architecture, granularity):
     assert (logits[0] - logits[1]).abs().max() > 0.1  # the methods do differ
 
 
-def masked_forward(model, kept_sets: list[torch.Tensor], monkeypatch) -> np.ndarray:
-    """One eager forward over prompt and answer, in float64: the answer's queries see -inf on evicted positions."""
-
-    def attend(module, query, key, value, attention_mask, scaling, **kwargs):
-        queries, keys, values = (ref.array(x[0]) for x in (query, key, value))
-        heads, total = queries.shape[:2]
-        sees = np.stack([ref.causal(range(total), total)] * heads)
-        kept = kept_sets[module.layer_idx].tolist()
-        for h in range(heads):
-            evicted = sorted(set(range(N)) - set(kept[ref.set_of_head(h, len(kept), heads)]))
-            sees[h, N:, evicted] = False
-        rows = ref.softmax(ref.logits(queries, keys), sees)
-        repeated = np.repeat(values, heads // len(values), axis=0)
-        return torch.from_numpy((rows @ repeated).transpose(1, 0, 2))[None].to(query), None
-
-    model = copy.deepcopy(model).double()
-    model.set_attn_implementation("eager")
-    monkeypatch.setattr(modeling_llama, "eager_attention_forward", attend)
-    with torch.inference_mode():
-        return model(input_ids=torch.cat([PROMPT, ANSWER])[None]).logits[0, N:].numpy()
-
-
 @pytest.mark.parametrize("granularity", ["kv_head", "query_head", "layer"])
 def test_every_granularity_equals_a_masked_float64_forward(granularity, monkeypatch):
     model = tiny_model()
     cache, kept_sets = fill(model, chosen(granularity))
     logits = decode(model, cache, ANSWER)
     for method in range(3):
-        expected = masked_forward(model, [sets[method] for sets in kept_sets], monkeypatch)
+        expected = masked_forward(model, [sets[method] for sets in kept_sets], PROMPT, ANSWER, monkeypatch)
         np.testing.assert_allclose(logits[method], expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("granularity", ["kv_head", "query_head", "layer"])
+def test_the_last_prompt_token_read_once_more_equals_a_masked_float64_forward(granularity, monkeypatch):
+    """Its first entry counts for nothing, whether a head kept it or not; read as deployed, it does count."""
+    model = tiny_model()
+
+    def mixed(index, queries, keys):
+        methods = Random(budget=20, seed=index, granularity=granularity), Recent(budget=20, granularity=granularity)
+        return [method.select(queries, keys) for method in methods]
+
+    cache, kept_sets = CompressedCache(N, reread=True), []
+    for layer in fill_layers(model):
+        kept_sets.append(mixed(layer.index, layer.queries[:, :N], layer.keys[:, :N]))
+        cache.add(layer.keys[:, :N], layer.values[:, :N], kept_sets[-1])
+    last = {bool(row[-1] == N - 1) for sets in kept_sets for row in sets[0]}
+    assert last == {True, False}, "heads with and without the last token"
+    logits = decode(model, cache, torch.cat([PROMPT[-1:], ANSWER]))
+    deployed = decode(model, cache.as_deployed(), ANSWER)
+    assert torch.equal(decode(model, cache, torch.cat([PROMPT[-1:], ANSWER]), logits_to_keep=2), logits[:, -2:])
+    first = decode(model, cache, PROMPT[-1:], append=True)  # in two steps
+    torch.testing.assert_close(torch.cat([first, decode(model, cache, ANSWER)], 1), logits, rtol=0, atol=1e-4)
+    for method in range(2):
+        sets = [one[method] for one in kept_sets]
+        expected = masked_forward(model, sets, PROMPT, ANSWER, monkeypatch, reread=True)
+        np.testing.assert_allclose(logits[method], expected, atol=2e-4)
+        expected = masked_forward(model, sets, PROMPT, ANSWER, monkeypatch)
+        np.testing.assert_allclose(deployed[method], expected, atol=2e-4)
+    assert (logits[:, 1:] - deployed).abs().max() > 1e-3
 
 
 def test_methods_of_different_granularity_share_a_batch(monkeypatch):
@@ -167,7 +178,7 @@ def test_methods_of_different_granularity_share_a_batch(monkeypatch):
     logits = decode(model, cache, ANSWER)
     assert cache.methods == 3
     for method in range(3):
-        expected = masked_forward(model, [sets[method] for sets in kept_sets], monkeypatch)
+        expected = masked_forward(model, [sets[method] for sets in kept_sets], PROMPT, ANSWER, monkeypatch)
         np.testing.assert_allclose(logits[method], expected, atol=2e-4)
         alone, _ = fill(model, lambda *layer, method=method: [mixed(*layer)[method]])
         torch.testing.assert_close(decode(model, alone, ANSWER)[0], logits[method], rtol=0, atol=1e-4)
@@ -188,9 +199,9 @@ def test_the_cache_holds_copies_of_the_kept_entries_only():
     cache.add(keys, values, [torch.tensor([[1, 7], [0, 9]]), torch.tensor([[3, 4]])])
     kept, _ = cache.layers[0]
     assert kept.tolist() == [
-        [[[2, 3], [14, 15]], [[20, 21], [38, 39]]],
-        [[[6, 7], [8, 9]], [[26, 27], [28, 29]]],
-    ]
+        [[[14, 15], [2, 3]], [[38, 39], [20, 21]]],
+        [[[8, 9], [6, 7]], [[28, 29], [26, 27]]],
+    ]  # the highest position first
     assert torch.equal(cache.layers[0][1], -kept)
     assert kept.untyped_storage().nbytes() == kept.numel() * 4
     assert cache.methods == 2 and cache.next_position == 10
@@ -264,11 +275,14 @@ def test_answer_scores_by_hand():
     kl = [0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2), 0.9 * math.log(0.9 / 0.4) + 0.1 * math.log(0.1 / 0.6)]
     assert scores["kl"] == pytest.approx(sum(kl) / 2)
     assert scores["top1_agreement"] == pytest.approx(0.5)
+    assert scores["accuracy"] == 0 and scores_of(ours.log(), full.log(), torch.tensor([0, 1]))["accuracy"] == 1
 
 
 def test_answer_scores_of_no_token_are_nan():
     scores = scores_of(torch.ones(0, 5), torch.ones(0, 5), torch.tensor([], dtype=torch.int64))
-    assert list(scores) == ["nll", "kl", "top1_agreement"] and all(math.isnan(value) for value in scores.values())
+    assert list(scores) == ["nll", "kl", "top1_agreement", "accuracy"] and all(
+        math.isnan(value) for value in scores.values()
+    )
 
 
 def test_answer_scores_compute_in_float32():
@@ -334,6 +348,7 @@ def test_recent_tokens_alone_are_not_enough():
 def altered(monkeypatch, change) -> torch.nn.Module:
     """A model of its own whose MLP of layer 1 is followed by `change`."""
     model = copy.deepcopy(tiny_model())
+    model._chunkkv_decodes = False  # another test may have had it checked
     forward = model.model.layers[1].mlp.forward
     monkeypatch.setattr(model.model.layers[1].mlp, "forward", lambda x: change(forward(x)))
     return model
@@ -341,6 +356,7 @@ def altered(monkeypatch, change) -> torch.nn.Module:
 
 def test_a_model_that_decodes_as_it_predicts_is_checked_once(monkeypatch):
     model = copy.deepcopy(tiny_model())
+    model._chunkkv_decodes = False
     check_decoding(model, PROMPT)
     monkeypatch.setattr(decoding, "decode", lambda *_: pytest.fail("checked again"))
     check_decoding(model, PROMPT)

@@ -19,12 +19,15 @@ from chunkkv_lib.metrics import (
     attention_mass,
     attention_output_cosine,
     cache_cosine,
+    injected_error,
     kv_l1_absolute,
     kv_l1_loss,
     overlap,
+    pages_freed,
     passage_survival,
     prompt_cosine,
     row_cosine,
+    with_later,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -268,6 +271,31 @@ def test_overlap_by_hand():
     assert overlap(kept, other).tolist() == pytest.approx([2 / 4, 1])
     assert overlap(kept, torch.tensor([[7], [5]])).tolist() == pytest.approx([0, 1 / 3])
     assert torch.equal(overlap(kept, other), overlap(other, kept))
+
+
+def test_pages_freed_by_hand():
+    """40 tokens are pages 0..15, 16..31 and a short one of 8; heads 0 and 1 together keep something in the last two."""
+    kept = torch.tensor([[16, 20], [31, 39]])
+    assert pages_freed(kept, 40).item() == pytest.approx(1 / 3)
+    assert pages_freed(kept[:1], 40).item() == pytest.approx(2 / 3)
+    assert pages_freed(torch.arange(40)[None], 40).item() == 0
+    assert pages_freed(kept, 40, page=10).item() == pytest.approx(1 / 4)
+
+
+def test_injected_error_by_hand():
+    """Two heads of one channel, W_O = [[3, 0], [0, 4]], a residual of length 10: 3 and 4 apart, 5 together."""
+    full, compressed = torch.tensor([[[2.0]], [[5.0]]]), torch.tensor([[[1.0]], [[4.0]]])
+    together, each = injected_error(full, compressed, torch.tensor([[3.0, 0], [0, 4]]), torch.tensor([[6.0, 8]]))
+    assert together.tolist() == pytest.approx([0.5]) and each[:, 0].tolist() == pytest.approx([0.3, 0.4])
+
+
+def test_outputs_with_the_tokens_after_the_prompt_by_hand():
+    """Attention .3, .3 over two prompt tokens of values 1 and 3, .4 on a later one of value 10; the first goes."""
+    share, later = torch.tensor([[0.6]]), torch.tensor([[[10.0]]])
+    whole = with_later(torch.tensor([[[2.0]]]), torch.ones(1, 1), share, later)
+    assert whole.item() == pytest.approx(0.3 * 1 + 0.3 * 3 + 0.4 * 10)
+    some = with_later(torch.tensor([[[1.5]]]), torch.tensor([[0.5]]), share, later)
+    assert some.item() == pytest.approx((0.3 * 3 + 0.4 * 10) / 0.7)
 
 
 def test_passage_survival_by_hand():

@@ -15,10 +15,11 @@ from .base import Compressor, WindowCompressor, budget_tokens, check_kept
 from .chunkkv import ChunkKV
 from .controls import Oracle, Random, Recent, StreamingLLM
 from .h2o import H2O
-from .presets import METHODS, PRESETS, preset
+from .presets import EXTRA, METHODS, PRESETS, preset
 from .snapkv import SnapKV
 
 __all__ = [
+    "EXTRA",
     "H2O",
     "METHODS",
     "PRESETS",

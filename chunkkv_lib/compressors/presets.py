@@ -27,10 +27,18 @@ PRESETS: dict[str, dict[str, dict]] = {
 }  # fmt: skip
 
 
-def preset(name: str = "paper", **fields: object) -> dict[str, Compressor]:
+#: Two more methods by name, with the same reach: both look at 15 neighbours. Their fields come before all others.
+EXTRA: dict[str, tuple[type[Compressor], dict]] = {
+    "SnapKV-15": (SnapKV, {"kernel": 15, "pooling": "max"}),
+    "ChunkKV-15": (ChunkKV, {"chunk_size": 10, "kernel": 15, "pooling": "max"}),
+}
+
+
+def preset(name: str = "paper", extra: bool = False, **fields: object) -> dict[str, Compressor]:
     """All methods with the hyper-parameters of a preset.
 
     name    "paper" or "kvpress"
+    extra   also those of `EXTRA`
     fields  hyper-parameters that replace the preset's, for the methods that have them: budget=0.2, chunk_size=5
     return  method name -> compressor, in the order of `METHODS`
     raises InputError: an unknown preset or field, or a value that a method refuses.
@@ -42,7 +50,7 @@ def preset(name: str = "paper", **fields: object) -> dict[str, Compressor]:
         if field not in known:
             raise unknown("hyper-parameter", field, sorted(known))
     methods = {}
-    for method, cls in METHODS.items():
-        wanted = PRESETS[name].get(method, {}) | fields
+    for method, (cls, own) in ({key: (cls, {}) for key, cls in METHODS.items()} | (EXTRA if extra else {})).items():
+        wanted = PRESETS[name].get(cls.__name__, {}) | fields | own
         methods[method] = cls(**{key: value for key, value in wanted.items() if key in cls.__dataclass_fields__})
     return methods
