@@ -41,7 +41,9 @@ from chunkkv_lib.runs.folder import Recorder, read_parquet, write_parquet
 from chunkkv_lib.runs.parameters import METHODS as METHODS_BY_NAME
 from chunkkv_lib.runs.parameters import PRESETS
 
-NOT_EVERYWHERE = ["attention_cosine_prompt", "overlap_layer_below", "evidence_kept", "evidence_whole"]
+NOT_EVERYWHERE = [
+    "attention_cosine_prompt", "overlap_layer_below", "evidence_kept", "evidence_whole", "question_attention_mass",
+]  # fmt: skip
 TABLES = ("sequences.parquet", "layers.parquet", "answers.parquet")
 
 

@@ -85,6 +85,7 @@ METRICS = {
     "injected_error": Metric("Injected error", "injected error", "lower"),
     "injected_error_worst_head": Metric("Injected error, worst head", "error, worst head", "lower"),
     "pages_freed": Metric("Pages of 16 tokens that are freed", "pages freed", "higher"),
+    "question_attention_mass": Metric("Attention mass of a later question", "question's mass", "higher"),
     "overlap_layer_below": Metric("Jaccard index with the layer below", "Jaccard", ""),
     "evidence_kept": Metric("Evidence tokens that stay", "evidence kept", "higher"),
     "evidence_whole": Metric("Evidence passages that stay whole", "evidence whole", "higher"),
