@@ -268,7 +268,8 @@ def usage_text(error: Exception) -> str:
     name = getattr(error, "option_name", None)
     if name and name not in known:
         return str(unknown("option", name, sorted(known)))
-    return f"{error.format_message().rstrip('.')}. See {place} --help."
+    message = error.format_message().rstrip(".")
+    return f"{message}{'' if message.endswith('?') else '.'} See {place} --help."
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from demo_book import built_demo, first_chapter, measured_elsewhere, not_measured, silent, write_demo_book
 
-from chunkkv_lib.book import build_book, check_site, parameter_table, project_root, provenance, read_chapters
+from chunkkv_lib.book import build_book, check_site, parameter_table, project_root, provenance, read_chapters, versions
 from chunkkv_lib.book.build import (
     build_html,
     check_output,
@@ -393,6 +393,31 @@ def test_a_second_build_meanwhile_is_refused(tmp_path):
 def test_the_project_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert (project_root() / "_toc.yml").is_file()
+
+
+# --- the page of versions ---
+
+
+def test_other_versions_than_the_pins_stand_out(tmp_path):
+    (tmp_path / "requirements.txt").write_text("# tests: these\npytest==0.1\nno-such-package==1\n")
+    frame = versions.packages(tmp_path / "requirements.txt")
+    assert versions.other_versions(frame) == ["pytest", "no-such-package"]
+    assert f"| Tests | **pytest {pytest.__version__}** (pinned: 0.1)" in versions.packages_table(frame, "Packages.")
+
+
+def test_runs_and_times_are_told_as_they_were_recorded(tmp_path):
+    manifest = {"name": "r", "status": "complete", "finished": "2026-11-28T10:00", "seconds": 90,
+                "sequences": {"measured": 3, "wanted": 3}, "machine": {"system": "Linux", "cores": 1}}  # fmt: skip
+    table = versions.measuring_table([manifest, manifest | {"status": "running"}], "Runs.")
+    assert "| `r` | 3 of 3 | 1.5 | Linux, 1 core | – | 2026-11-28 |" in table and "not yet" in table
+    versions.record_times({"chapters/a": 61.24, "chapters/gone": 5.0}, tmp_path / "times.json")
+    record = versions.read_times(tmp_path / "times.json")
+    chapters = [Chapter(f"chapters/{name}", Path(f"{name}.ipynb")) for name in "ab"]
+    rows = versions.times_table(record, chapters, "Times.").splitlines()
+    assert [row.split("|")[2].strip() for row in rows[-4:-1]] == ["61", "–", "61"]
+    (tmp_path / "times.json").write_text("{}")
+    with pytest.raises(InputError, match="not a record of the chapters' times"):
+        versions.read_times(tmp_path / "times.json")
 
 
 # --- check_site: every fault planted once ---

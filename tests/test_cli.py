@@ -27,7 +27,7 @@ def test_help_names_every_option_with_its_default(command, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["measur"], "Did you mean 'measure'"),
+        (["measur"], "Did you mean 'measure'? See"),
         (["measure", "--profile", "quik"], "Did you mean 'quick'"),
         (["measure", "--budgte", "0.1"], "Did you mean '--budget'"),
         (["measure", "--budget", "a"], "not a number"),
