@@ -240,3 +240,13 @@ def test_gradescopes_layout(sheet, tmp_path):
 
 def test_every_task_of_a_sheet_is_a_task():
     assert {q["task"] for name in SHEETS for q in homework.load_sheet(name)["questions"] if "task" in q} <= set(TASKS)
+
+
+@pytest.mark.parametrize("name", SHEETS)
+def test_a_sheets_minutes_and_points_are_those_that_the_teaching_page_names(name):
+    sheet = homework.load_sheet(name)
+    points, minutes = (sum(question[part] for question in sheet["questions"]) for part in ("points", "minutes"))
+    assert minutes == sheet["minutes"]
+    page = (Path(__file__).resolve().parents[1] / "chapters" / "teaching.md").read_text(encoding="utf-8")
+    (row,) = (line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+    assert row.endswith(f"| {points} | {minutes} |")
