@@ -11,7 +11,15 @@ import pytest
 from common import refused
 from tiny import tiny_longbench, tiny_model
 
-from chunkkv_lib.report.sensitivity import across_runs, axis_base, axis_figure, axis_gap, axis_means, best_first
+from chunkkv_lib.report.sensitivity import (
+    across_runs,
+    axis_base,
+    axis_best,
+    axis_figure,
+    axis_gap,
+    axis_means,
+    best_first,
+)
 from chunkkv_lib.report.style import svg
 from chunkkv_lib.runs import Parameters, load_run, measure
 
@@ -98,3 +106,12 @@ def test_a_run_without_variants_is_refused(settings, tmp_path):
     run = load_run(measure(replace(settings, per_category=1), tmp_path / "plain", progress=False))
     with refused("'plain'", "--profile sensitivity"):
         axis_means(run, "budget")
+
+
+def test_the_best_value_comes_with_those_that_are_like_it(run):
+    """A random choice loses what it evicts: the largest budget is best, and clearly so."""
+    assert axis_best(run, "budget", "kv_l1_loss", "Random") == [0.5]
+    best, *like = axis_best(run, "chunk_size", "nll_increase", "ChunkKV")
+    for value in like:
+        assert not axis_gap(run, "chunk_size", "nll_increase", "ChunkKV", value, best).excludes(0)
+    assert best not in like

@@ -42,6 +42,13 @@ def axis_gap(
     return interval(values[value] - values[against])
 
 
+def axis_best(run: Any, field: str, metric: str, method: str, category: str | None = None) -> list:
+    """The value at which a method's mean is best, first, and after it all that are not distinguishable from it."""
+    values = axis_values(run, field, metric, method, category)
+    best = (METRICS[metric].sign * values.mean()).idxmax()
+    return [best, *(one for one in values if one != best and not interval(values[one] - values[best]).excludes(0))]
+
+
 def axis_means(
     run: Any, field: str, metrics: Sequence[str] = (*PRIMARY, OUTCOME), category: str | None = None
 ) -> pd.DataFrame:
