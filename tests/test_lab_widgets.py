@@ -88,6 +88,11 @@ def test_a_guess_is_compared_with_the_measurement_and_remembered(tab):
     for place, method in ((1, "H2O"), (2, "SnapKV"), (3, "ChunkKV")):
         put(tab, f".lab-guess label:nth-of-type({place}) select", method)
     put(tab, ".lab-guess input", 0.3)
+    put(tab, ".lab-guess label:nth-of-type(3) select", "H2O")
+    tab.evaluate("document.querySelector('.lab-guess button').click()")
+    assert tab.evaluate("document.querySelector('.lab-guess [role=status]').textContent") == "Name each method once."
+    tab.evaluate("document.querySelector('.lab-guess [role=status]').textContent = ''")
+    put(tab, ".lab-guess label:nth-of-type(3) select", "ChunkKV")
     assert tab.evaluate("document.querySelector('.lab-guess [role=status]').textContent") == "", "nothing is given away"
     tab.evaluate("document.querySelector('.lab-guess button').click()")
     told = tab.evaluate("document.querySelector('.lab-guess [role=status]').textContent")
@@ -110,6 +115,8 @@ def test_a_remembered_guess_that_is_broken_is_left_alone(tab):
 def test_both_have_no_barriers_no_error_and_fit(tab, width):
     tab.screen(width)
     if (script := axe.find()) is not None:
+        for place, method in enumerate(("ChunkKV", "SnapKV", "H2O"), start=1):
+            put(tab, f".lab-guess label:nth-of-type({place}) select", method)
         tab.evaluate("document.querySelector('.lab-guess button').click()")
         tab.evaluate(script + "; 0")
         found = tab.evaluate("axe.run().then(r => r.violations.flatMap(v => v.nodes.map(n => v.id + n.html)))", 60)

@@ -68,8 +68,8 @@ def guess(name: str, metric: str, measured: Mapping[str, float], lower_is_better
     from IPython.display import HTML
 
     methods = [method for method in measured if method != "Random"]
-    options = "".join(f"<option>{html.escape(method)}</option>" for method in methods)
-    places = "".join(f"<label>{i}. <select>{options}</select></label> " for i in range(1, len(methods) + 1))
+    options = '<option value="">–</option>' + "".join(f"<option>{html.escape(method)}</option>" for method in methods)
+    places = "".join(f"<label>{i}. <select required>{options}</select></label> " for i in range(1, len(methods) + 1))
     values = html.escape(json.dumps({method: round(float(value), 6) for method, value in measured.items()}))
     return HTML(
         f"<style>{asset('widgets.css')}</style>"

@@ -37,6 +37,10 @@
     form.addEventListener("input", () => { form.querySelector("output").textContent = slider.value; });
     form.addEventListener("submit", event => {
       event.preventDefault();
+      if (new Set(places.map(one => one.value)).size < places.length) {
+        told.textContent = "Name each method once.";
+        return;
+      }
       try {
         localStorage.setItem(name, JSON.stringify([...places, slider].map(one => one.value)));
       } catch { /* a browser that keeps nothing for files */ }
