@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 
+import nbformat
 import yaml
 from filelock import FileLock, Timeout
 
-from chunkkv_lib.book.chapters import TOC, Chapter, read_chapters
+from chunkkv_lib.book.chapters import TOC, Chapter, read_chapters, read_notebook
 from chunkkv_lib.book.checks import check_site
 from chunkkv_lib.book.inside import project_root
-from chunkkv_lib.book.pages import stamp_chapters
+from chunkkv_lib.book.pages import EXTRA, stamp
 from chunkkv_lib.book.parameters import parse_assignments
 from chunkkv_lib.book.versions import TIMES, record_times
 from chunkkv_lib.errors import InputError
@@ -83,7 +84,12 @@ def build_book(
         values |= prepare(profile, values)
         fresh_sources(root, chapters, folder)
         seconds = execute_chapters(chapters, values, root, folder, report)
-        stamp_chapters(chapters, values, folder)
+        for chapter in chapters:
+            if chapter.is_notebook:
+                path = folder / f"{chapter.name}.ipynb"
+                notebook = read_notebook(path)
+                stamp(notebook, chapter, values, folder / EXTRA)
+                nbformat.write(notebook, str(path))
         with timed_step("Building the pages", report):
             html = build_html(folder)
         if problems := check_site(html):

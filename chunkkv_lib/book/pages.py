@@ -7,26 +7,15 @@ import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from chunkkv_lib.book.chapters import Chapter, read_notebook, set_stable_ids, strip_timing, tags
+from chunkkv_lib.book.chapters import Chapter, set_stable_ids, strip_timing, tags
 from chunkkv_lib.book.inside import MIME
 from chunkkv_lib.book.parameters import bar_safe
 from chunkkv_lib.errors import InputError
 
 EXTRA = "_extra"  # a folder of the built sources whose content becomes part of the site as it is
-
-
-def stamp_chapters(chapters: list[Chapter], values: Mapping[str, object], folder: Path) -> None:
-    """Stamp the executed notebook of every chapter below `folder`, in place."""
-    for chapter in chapters:
-        if chapter.is_notebook:
-            path = folder / f"{chapter.name}.ipynb"
-            notebook = read_notebook(path)
-            stamp(notebook, chapter, values, folder / EXTRA)
-            nbformat.write(notebook, str(path))
 
 
 def stamp(notebook: NotebookNode, chapter: Chapter, values: Mapping[str, object], extra: Path) -> None:

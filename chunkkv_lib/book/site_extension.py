@@ -20,22 +20,17 @@ from chunkkv_lib.book.pages import EXTRA
 ASSETS = Path(__file__).parent / "assets"
 
 
-def mathjax_source() -> Path:
-    """The MathJax folder of `sphinx-mathjax-offline`, a package whose name is no Python identifier."""
-    spec = importlib.util.find_spec("sphinx-mathjax-offline")
-    if spec is None or spec.origin is None:
-        raise ExtensionError("sphinx-mathjax-offline is not installed: pip install -r requirements.txt")
-    return Path(spec.origin).parent / "static" / "mathjax"
-
-
 def copy_mathjax(app: Sphinx, failure: Exception | None) -> None:
-    """Copy the one script and the fonts that the pages load: 1.6 MB of the package's 24 MB.
+    """Copy the one script and the fonts that the pages load: 1.6 MB of the 24 MB of sphinx-mathjax-offline.
 
     This happens after the build because Sphinx would add any script below `_static` to every page.
     """
     if failure is not None or app.builder.format != "html":
         return
-    source, target = mathjax_source(), Path(app.outdir) / "_static" / "mathjax"
+    package = importlib.util.find_spec("sphinx-mathjax-offline")  # a name that no import statement can say
+    if package is None or package.origin is None:
+        raise ExtensionError("sphinx-mathjax-offline is not installed: pip install -r requirements.txt")
+    source, target = Path(package.origin).parent / "static" / "mathjax", Path(app.outdir) / "_static" / "mathjax"
     fonts = Path("output/chtml/fonts/woff-v2")
     shutil.copytree(source / fonts, target / fonts, dirs_exist_ok=True)
     shutil.copyfile(source / "tex-chtml.js", target / "tex-chtml.js")
@@ -55,9 +50,11 @@ def leave_out_scripts(app: Sphinx, page: str, template: str, context: dict, doct
     Those of live cells, which are off, cost a console error on every page. Sphinx gives MathJax to every page
     above one with equations, which for a book's first page means always.
     """
-    unwanted = ["thebe"] if doctree is not None and has_math(doctree) else ["thebe", "mathjax"]
-    scripts = context.get("script_files", [])
-    context["script_files"] = [s for s in scripts if not any(word in _described(s) for word in unwanted)]
+    unwanted = ["thebe", "mathjax"]
+    if doctree is not None and any(isinstance(node, nodes.math | nodes.math_block) for node in doctree.findall()):
+        unwanted = ["thebe"]
+    scripts = {f"{one} {getattr(one, 'attributes', '')}".lower(): one for one in context.get("script_files", [])}
+    context["script_files"] = [one for text, one in scripts.items() if not any(word in text for word in unwanted)]
 
 
 def launch_student_copies(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
@@ -67,14 +64,6 @@ def launch_student_copies(app: Sphinx, page: str, template: str, context: dict, 
             for service, mark in (("mybinder.org", "/main?"), ("colab.research.google.com", "/blob/main/")):
                 if service in button.get("url", ""):
                     button["url"] = button["url"].replace(mark, mark.replace("main", "students"))
-
-
-def has_math(doctree: nodes.document) -> bool:
-    return any(isinstance(node, nodes.math | nodes.math_block) for node in doctree.findall())
-
-
-def _described(script: object) -> str:
-    return f"{script} {getattr(script, 'attributes', '')}".lower()
 
 
 def leave_out_icon_script(app: Sphinx, failure: Exception | None) -> None:
