@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from common import refused
 
 from chunkkv_lib.compressors import preset
+from chunkkv_lib.errors import InputError
+from chunkkv_lib.report import plan
+from chunkkv_lib.report.statistics import Interval
 from chunkkv_lib.runs.folder import read_manifest
 from chunkkv_lib.runs.variants import SETTINGS, variants
 from chunkkv_lib.sequences.needles import ANSWER_TOKENS, FORMS
@@ -72,3 +78,112 @@ def test_no_confirming_run_holds_a_text_that_was_looked_at():
 
     known = texts(PLAN["excluded"]["texts_of"])
     assert known and not known & texts(confirming())
+
+
+# --- judging ----------------------------------------------------------------------------------------------------------
+
+
+def run_of(source: str, sequences: list[dict], values: dict[str, np.ndarray], name: str = "score") -> SimpleNamespace:
+    """A run in memory: one column of numbers, an array by method of a value for each sequence."""
+    table = pd.DataFrame(sequences)
+    answers = [
+        {"sequence": id, "method": method, name: array[i]}
+        for i, id in enumerate(table["sequence"])
+        for method, array in values.items()
+    ]
+    manifest = {"parameters": {"source": source}}
+    return SimpleNamespace(
+        name="made", manifest=manifest, sequences=table, answers=pd.DataFrame(answers), layers=pd.DataFrame()
+    )
+
+
+def needles() -> list[dict]:
+    ids = [f"needle:code:{k}:{depth:03d}:{i:02d}" for i in range(6) for k in (2, 5, 9, 16) for depth in (0, 40)]
+    return [{"sequence": id, "document": f"d{i % 8}", "category": "0 %"} for i, id in enumerate(ids)]
+
+
+def test_a_rule_that_finds_what_its_reach_spans_has_a_difference_of_one():
+    sequences = needles()
+    length = np.array([int(one["sequence"].split(":")[2]) for one in sequences])
+    for family, rules in plan.REACHES.items():
+        spans = run_of("needles", sequences, {label: (reach >= length) * 1.0 for label, reach in rules.items()})
+        found = plan.compute(spans, {"reach": family})
+        assert (found.estimate, found.low, found.high) == (1, 1, 1)
+        blind = run_of("needles", sequences, dict.fromkeys(rules, (length < 9) * 1.0))
+        assert plan.compute(blind, {"reach": family}).estimate == 0
+
+
+def test_a_paired_difference_by_hand_with_one_taken_from_another():
+    sequences = [
+        {"sequence": f"{ask}{i}", "document": f"d{i // 2}", "category": ask}
+        for i in range(20)
+        for ask in ("own", "other")
+    ]
+    other = np.array([one["category"] == "other" for one in sequences])
+    noise = np.random.default_rng(0).normal(size=40)
+    run = run_of("second-question", sequences, {"SnapKV": noise + 1 + 2 * other, "Full": noise}, "nll")
+    value = {"column": "nll", "of": "SnapKV", "minus": "Full"}
+    assert plan.compute(run, value | {"where": {"category": ["other"]}}).estimate == pytest.approx(3)
+    split = plan.compute(run, value | {"where": {"category": ["other"]}, "split": {"category": ["own"]}})
+    assert (split.low, split.estimate, split.high) == pytest.approx((2, 2, 2)) and split.n == 40
+    alone = plan.compute(run, {"column": "nll", "of": "Full"})
+    assert alone.estimate == pytest.approx(noise.mean()) and alone.low < noise.mean() < alone.high
+    for wrong, said in (({"column": "kl"}, "no column 'kl'"), ({"minus": "H2O"}, "no method 'H2O'")):
+        with refused(said, "measure it"):
+            plan.compute(run, value | wrong)
+
+
+@pytest.mark.parametrize(("turned", "tau"), [(1, 1), (-1, -1)])
+def test_the_order_of_methods_between_two_windows(turned, tau):
+    sequences = [{"sequence": f"{ask}{i}", "document": f"d{i}", "category": ask} for i in range(9) for ask in "ab"]
+    side = np.array([1 if one["category"] == "a" else turned for one in sequences])
+    run = run_of("second-question", sequences, {name: k * side for k, name in enumerate("wxyz")}, "nll")
+    value = {"kendall": list("wxyz"), "column": "nll", "between": ["a", "b"]}
+    assert plan.compute(run, value).estimate == pytest.approx(tau)
+
+
+def test_what_foretells_is_a_correlation_of_differences():
+    rng = np.random.default_rng(1)
+    sequences = [{"sequence": str(i), "document": f"d{i // 2}", "category": "row"} for i in range(60)]
+    error, base = rng.normal(size=(3, 60)), rng.normal(size=60)
+    run = run_of("open", sequences, {name: 5 * k + base + error[k] for k, name in enumerate("xyz")}, "injected_error")
+    for column, values in (
+        ("kl", error),
+        ("attention_cosine_similarity", -error),
+        ("kv_l1_loss", rng.normal(size=(3, 60))),
+    ):
+        run.answers[column] = values.T.ravel()
+    pairs = {"pairs": [["x", "y"]]}
+    assert plan.compute(run, {"spearman": ["injected_error", "kl"], **pairs}).estimate == pytest.approx(1)
+    assert plan.compute(run, {"spearman": ["attention_cosine_similarity", "kl"], **pairs}).estimate == pytest.approx(1)
+    assert abs(plan.compute(run, {"spearman": ["kv_l1_loss", "kl"], **pairs}).estimate) < 0.3
+    gain = plan.compute(run, {"spearman": ["injected_error", "kl"], "minus": "kv_l1_loss", "among": list("xyz")})
+    assert gain.estimate > 0.6 and gain.low > 0.4
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "direction", "verdict"),
+    [
+        (0.11, 0.3, "above", "confirmed"), (0.05, 0.3, "above", "left open"), (0.01, 0.09, "above", "refuted"),
+        (-0.3, -0.11, "below", "confirmed"), (-0.3, 0.0, "below", "left open"), (-0.09, 0.3, "below", "refuted"),
+        (-0.09, 0.09, "within", "confirmed"), (-0.2, 0.05, "within", "left open"), (0.11, 0.2, "within", "refuted"),
+        (float("nan"), float("nan"), "above", "left open"),
+    ],
+)  # fmt: skip
+def test_verdicts_by_hand(low, high, direction, verdict):
+    assert plan.judge(Interval((low + high) / 2, low, high, 9), direction, 0.1) == verdict
+
+
+def test_judged_has_a_row_for_each_statement_and_run_that_is_there():
+    sequences = needles()
+    labels = {label for rules in plan.REACHES.values() for label in rules}
+    made = run_of("needles", sequences, {label: np.ones(len(sequences)) for label in labels})
+
+    def load(name):
+        if name != "needles-smollm2":
+            raise InputError("no such run.")
+        return made
+
+    table = plan.judged(load)
+    assert set(table["run"]) == {"needles-smollm2"} and "reach-snapkv" in set(table["id"])
+    assert set(table["verdict"]) <= {"confirmed", "refuted", "left open"} and not table["known"].any()
