@@ -94,10 +94,11 @@ def write_answers(
     methods: Mapping[str, Compressor] | None = None,
     reuse: int = 1,
     all_queries: bool = False,
+    keep_text: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`analyse`, and greedy answers from the full cache and from every compressed one, in the same forward pass.
 
-    Only numbers are returned; the texts are scored and dropped.
+    Unless `keep_text` asks for a column `written`, only numbers are returned; the texts are scored and dropped.
 
     score     written text -> how good it is, 0 to 1
     limit     most tokens of an answer
@@ -117,13 +118,15 @@ def write_answers(
         first, forced_now = zip(*(opening(row, stops) for row in logits))
         written |= zip(names, generate(model, cache, first, limit, stops), strict=True)
         forced |= zip(names, forced_now, strict=True)
+    texts = {name: tokenizer.decode(row, skip_special_tokens=True) for name, row in written.items()}
     rows = [
         {
             "generated_tokens": len(written[name]),
-            "score": score(tokenizer.decode(written[name], skip_special_tokens=True)),
+            "score": score(texts[name]),
             "prefix_agreement": prefix_agreement(written[name], written[FULL], limit),
             "token_f1": token_f1(written[name], written[FULL]),
             "forced_opening": forced[name],
+            **({"written": texts[name]} if keep_text else {}),
         }
         for name in answers["method"]
     ]

@@ -281,4 +281,29 @@ def test_a_run_of_needles(places, tmp_path, monkeypatch):
     )
     assert run.answers["score"].isin([0, 1]).all() and run.layers["evidence_kept"].between(0, 1).all()
     assert run.manifest["data"]["source"] == "needles" and (run.sequences["chance_score"] < 0.1).all()
+    answers = run.answers.merge(run.sequences, on="sequence")
+    assert (answers["written"].str.strip() != "").all() and (answers["scored_tokens"] == answers["answer_tokens"]).all()
     assert verify(folder, 1, progress=False, report=lambda line: None, model=places["model"]).agrees
+
+
+def test_a_run_of_second_questions(places, tmp_path, monkeypatch):
+    from test_second_question import ARTICLES
+
+    from chunkkv_lib.sequences.open_data import squad
+
+    monkeypatch.setattr(squad, "articles", lambda: ARTICLES)
+    changes = {"methods": ("SnapKV", "Random", "ChunkKV-15"), "variants": "blocks", "asks": ("own", "other")}
+    settings = tiny(
+        places | {"data_path": None},
+        source="second-question",
+        per_category=3,
+        max_tokens=500,
+        max_new_tokens=9,
+        **changes,
+    )
+    run = load_run(measure(settings, tmp_path / "second", progress=False))
+    assert list(run.sequences["category"]) == ["own", "other"] * 3 and run.sequences["document"].nunique() == 3
+    assert set(run.answers["method"]) == {"Full", "SnapKV", "Random", "ChunkKV-15", "Random, block 10"}
+    assert "written" not in run.answers, "texts of others are scored and dropped"
+    asked = run.records.groupby("category")["question_attention_mass"]
+    assert asked.count()["own"] == 0 and asked.apply(lambda mass: mass.between(0, 1).all())["other"]

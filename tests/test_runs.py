@@ -20,6 +20,7 @@ from transformers import LlamaForCausalLM
 
 from chunkkv_lib import METHODS, InputError
 from chunkkv_lib.__main__ import main
+from chunkkv_lib.compressors import EXTRA
 from chunkkv_lib.compressors import PRESETS as SETTINGS
 from chunkkv_lib.models import fingerprint
 from chunkkv_lib.runs import (
@@ -38,6 +39,7 @@ from chunkkv_lib.runs import (
     run_names,
 )
 from chunkkv_lib.runs.folder import Recorder, read_parquet, write_parquet
+from chunkkv_lib.runs.parameters import EXTRA as EXTRA_BY_NAME
 from chunkkv_lib.runs.parameters import METHODS as METHODS_BY_NAME
 from chunkkv_lib.runs.parameters import PRESETS
 
@@ -518,7 +520,7 @@ def test_tables_are_the_same_bytes_for_the_same_rows(tmp_path):
 
 def test_every_profile_loads_and_is_documented():
     assert {"quick", "published", "longbench", "paper"} <= set(profiles())
-    assert tuple(METHODS) == METHODS_BY_NAME and set(PRESETS) == set(SETTINGS)
+    assert tuple(METHODS) == METHODS_BY_NAME and tuple(EXTRA) == EXTRA_BY_NAME and set(PRESETS) == set(SETTINGS)
     for name in profiles():
         load_profile(name)
     paper = load_profile("paper")

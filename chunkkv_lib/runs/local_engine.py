@@ -37,9 +37,12 @@ def measure_one(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What a run records of one sequence: `analyse`, and with `max_new_tokens` the written answers too."""
     options = settings.compressors, settings.reuse, settings.all_queries
+    keep_text = settings.source == needles.SOURCE  # codes of ours in open prose: what is written may be kept
     if settings.max_new_tokens:
         score, limit = functools.partial(answer_score, sequence), answer_limit(sequence, settings.max_new_tokens)
-        layers, answers = write_answers(model, tokenizer, sequence, score, limit, one_line(sequence), *options)
+        layers, answers = write_answers(
+            model, tokenizer, sequence, score, limit, one_line(sequence), *options, keep_text
+        )
     else:
         layers, answers = analyse(model, sequence, *options)
     if settings.layer_means:

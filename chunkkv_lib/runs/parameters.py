@@ -26,6 +26,7 @@ PROFILES = DATA / "profiles"
 SOURCES = ("open", "longbench", needles.SOURCE, second_question.SOURCE)
 # Names that `compressors` has too, which would load torch: the command line reads this module for its options.
 METHODS = ("ChunkKV", "SnapKV", "H2O", "StreamingLLM", "Recent", "Random", "Oracle")
+EXTRA = ("SnapKV-15", "ChunkKV-15")
 PRESETS = ("paper", "kvpress")
 SINGULAR = {"categories": "category", "datasets": "data set", "forms": "form", "methods": "method"}
 
@@ -85,7 +86,7 @@ class Parameters:
                                     "itself, a neutral sentence, another question", second_question.ASKS)  # fmt: skip
     budget: float | int = _option(0.1, "part of the prompt that stays: a fraction up to 1.0, or a count of tokens")
     preset: str = _option("paper", "hyper-parameters of the methods: paper or kvpress", PRESETS)
-    methods: tuple[str, ...] = _option(METHODS, "compressors and controls", METHODS)
+    methods: tuple[str, ...] = _option(METHODS, "compressors and controls", (*METHODS, *EXTRA))
     granularity: str | None = _option(None, "kv_head, query_head or layer: which heads share a kept set")
     group: str | None = _option(None, "mean, max or sum: how the scores of heads that share a set become one")
     window: int | None = _option(None, "tokens of the observation window", least=1)
@@ -123,7 +124,7 @@ class Parameters:
 
     @functools.cached_property
     def compressors(self) -> dict[str, Compressor]:
-        """The chosen methods with these hyper-parameters in the order of `METHODS`, then the variants by label."""
+        """The chosen methods with these hyper-parameters in the order of their list, then the variants by label."""
         from .variants import variants
 
         base = self.methods_alone
@@ -136,7 +137,7 @@ class Parameters:
 
         names = ("granularity", "group", "window", "chunk_size")
         own = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        methods = preset(self.preset, budget=self.budget, causal=self.causal, seed=self.seed, **own)
+        methods = preset(self.preset, extra=True, budget=self.budget, causal=self.causal, seed=self.seed, **own)
         if self.kernel is not None:  # SnapKV's only: ChunkKV of the paper does not pool
             methods["SnapKV"] = replace(methods["SnapKV"], kernel=self.kernel)
         return {name: method for name, method in methods.items() if name in self.methods}
