@@ -5,5 +5,8 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["chunkkv_lib*"]), "chunkkv_lib.data"],
     package_dir={"chunkkv_lib.data": "data"},
-    package_data={"": ["assets/*", "sheets/*.yml", "*.txt"], "chunkkv_lib.data": ["profiles/*.yml", "paper/*.csv"]},
+    package_data={
+        "": ["assets/*", "sheets/*.yml", "*.txt"],
+        "chunkkv_lib.data": ["profiles/*.yml", "paper/*.csv", "models/*.csv"],
+    },
 )
