@@ -52,12 +52,6 @@ class CompressedCache:
         self.layers.append((keys[owner, rows], values[owner, rows]))
         self.evicted.append(rows[..., 0] == keys.shape[1] - 1)
 
-    def as_deployed(self) -> CompressedCache:
-        """The same entries as a serving system reads them, before any token was added: the next token is at n."""
-        other = CompressedCache(self.next_position + self.reread)
-        other.layers, other.evicted = list(self.layers), list(self.evicted)
-        return other
-
     @property
     def methods(self) -> int:
         """Number of caches in the batch."""

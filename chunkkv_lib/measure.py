@@ -308,21 +308,16 @@ class Measurement:
     def scores(self) -> dict[str, dict[str, Tensor]]:
         """How well every cache predicts the answer, by method: `answer_scores`, and `nll_after_first`.
 
-        nll_after_first  mean over the tokens after the first, as a deployed cache has them: the prefill's own entry of
-                         the last prompt token counts as any other
+        nll_after_first  mean over the tokens after the first, which a deployed system predicts before it compresses
         """
-        full, m = self.logits, len(self.answer)
-        answer = self.answer.to(full.device)
-        scores = {
-            FULL: answer_scores(full, full, answer) | {"nll_after_first": F.cross_entropy(full[1:].float(), answer[1:])}
-        }
-        read = torch.cat([self.before, self.answer[:-1]])
+        found, read = {(FULL,): self.logits[None]}, torch.cat([self.before, self.answer[:-1]])
         for names, cache in self.caches.items():
-            compressed = decode(self.model, cache, read, logits_to_keep=m)
-            deployed = decode(self.model, cache.as_deployed(), read[1:], logits_to_keep=m - 1) if m > 1 else compressed
-            for name, logits, rest in zip(names, compressed, deployed):
-                after = F.cross_entropy(rest[: m - 1].float(), answer[1:])
-                scores[name] = answer_scores(logits, full, answer) | {"nll_after_first": after}
+            found[names] = decode(self.model, cache, read, logits_to_keep=len(self.answer))
+        scores, answer = {}, self.answer.to(self.logits.device)
+        for names, batch in found.items():
+            for name, logits in zip(names, batch, strict=True):
+                after = F.cross_entropy(logits[1:].float(), answer[1:])
+                scores[name] = answer_scores(logits, self.logits, answer) | {"nll_after_first": after}
         return scores
 
 

@@ -255,14 +255,13 @@ def test_answer_likelihood_of_compressed_caches(question, monkeypatch):
                 mass = np.mean([theirs[h][:, stays[h]].sum(-1) for h in range(4)])
                 assert row.question_attention_mass == pytest.approx(mass, abs=1e-5)
         ours = masked_forward(model, kept, PROMPT, new, monkeypatch, reread=True)[len(question) : -1]
-        deployed = masked_forward(model, kept, PROMPT, new, monkeypatch)[len(question) : -1]
-        ours, deployed = (torch.from_numpy(x).log_softmax(-1) for x in (ours, deployed))
+        ours = torch.from_numpy(ours).log_softmax(-1)
         row = of(answers, name)
         assert row.nll == pytest.approx(-ours.gather(1, ANSWER[:, None]).mean().item(), abs=1e-4)
         assert row.kl == pytest.approx((full.exp() * (full - ours)).sum(-1).mean().item(), abs=1e-4)
         assert row.top1_agreement == pytest.approx((full.argmax(-1) == ours.argmax(-1)).double().mean().item())
         assert row.accuracy == float(torch.equal(ours.argmax(-1), ANSWER))
-        after = -deployed.gather(1, ANSWER[1:, None]).mean().item()
+        after = -ours[1:].gather(1, ANSWER[1:, None]).mean().item()
         assert row.nll_after_first == pytest.approx(after, abs=1e-4)
     assert answers.kl[1:].min() > 1e-3
 
@@ -312,7 +311,7 @@ NUMBERS = {
         "kl": 1.3114,
         "top1_agreement": 0.22857,
         "accuracy": 0.0,
-        "nll_after_first": 5.99223,
+        "nll_after_first": 6.0033,
     }
 }  # of MEASUREMENT_VERSION; means over layers and methods
 
@@ -432,15 +431,15 @@ def test_nothing_of_a_finished_layer_stays_but_the_compressed_caches(monkeypatch
     assert len(finished) == 9
 
 
-def test_the_sequence_needs_one_forward_pass_and_two_short_ones():
-    """Hooks count the tokens that the model works on: prompt and answer once, the answer for every method twice."""
+def test_the_sequence_needs_one_forward_pass_and_one_short_one():
+    """Hooks count the tokens that the model works on: prompt and answer once, the answer for every method."""
     model, seen = tiny_model(), []
     hook = model.model.layers[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[:2]))
     try:
         analyse(model, SEQUENCE, METHODS_AT_A_THIRD)
     finally:
         hook.remove()
-    assert seen == [(1, N + M), (7, M), (7, M - 1)]
+    assert seen == [(1, N + M), (7, M)]
 
 
 def test_the_model_is_left_as_it_was_also_after_an_error():

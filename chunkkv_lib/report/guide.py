@@ -99,7 +99,7 @@ COLUMNS = {
     "kept_tokens": "tokens that stayed, in each head",
     "scored_tokens": "answer tokens that the cache predicts: all of them",
     "nll": "negative log-likelihood of the answer, nats per scored token",
-    "nll_after_first": "the same of the tokens after the first, as a deployed cache has them",
+    "nll_after_first": "the same of the tokens after the first, which in use is predicted before anything is evicted",
     "accuracy": "1 if the most likely token was the answer's every time, else 0",
     "chance_score": "mean score of the gold answers to other questions of the data set, written in this one's place",
     "generated_tokens": "tokens of the written answer",
