@@ -522,3 +522,17 @@ def test_the_books_page_has_two_prompts_their_source_and_links_that_show_what_th
     assert number["answer"] in number["full"] and question["answer"] in question["full"]
     assert [written["ChunkKV", 10, 10, 8, 7], written["SnapKV", 10, 10, 8, 7]] == [True, False]
     assert [written["ChunkKV", 20, 5, 8, 7], written["SnapKV", 20, 10, 8, 7]] == [False, True]
+
+
+def test_a_text_without_the_answer_has_no_numbers_of_evidence(tiny, tab, tmp_path):
+    model, tokenizer = tiny
+    sequence = question_about(tokenizer, text(90), "What is the secret of the mat?", "lighthouse")
+    page = tmp_path / "lab.html"
+    page.write_text(lab_page([prompt_data(model, tokenizer, sequence)], "A test"), encoding="utf-8")
+    tab.open(page.as_uri())
+    ready(tab)
+    rows = """[...document.querySelectorAll('.lab-numbers [data-metric="evidence"]')]"""
+    assert tab.evaluate(f"{rows}.map(row => row.hidden)") == [True, True]
+    assert "passage" not in tab.evaluate("document.querySelector('.lab-told').textContent")
+    tab.evaluate("document.querySelectorAll('.lab-tour button').forEach(button => button.click())")
+    assert tab.errors() == []

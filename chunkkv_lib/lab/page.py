@@ -97,7 +97,7 @@ def lab_fragment(prompts: Many[tuple[dict, Many[LayerCodes]]], links: Iterable[t
         f"{_strips(data)}"
         f'<div class="lab-panels">{_panel("left", LEFT, data, kept[0][layer])}'
         f"{_panel('right', RIGHT, data, kept[1][layer])}</div>{LEGEND}"
-        f"{_numbers(found, layer)}{_charts()}{_static_table(data, layers)}"
+        f"{_numbers(found, layer, sorted({one[1] for one in data['written']}))}{_charts()}{_static_table(data, layers)}"
         f'<script type="application/json" class="lab-data">{payload}</script></div>{scripts}'
     )
 
@@ -260,7 +260,7 @@ def _panel(side: str, setting: Setting, data: Mapping, kept: np.ndarray) -> str:
     )
 
 
-def _numbers(found: Many[Many[Mapping[str, float]]], layer: int) -> str:
+def _numbers(found: Many[Many[Mapping[str, float]]], layer: int, budgets: Many[float]) -> str:
     """Both rules' numbers of one layer and their means; the script adds those of a random choice."""
     rows = []
     for metric, label in METRICS:
@@ -276,7 +276,8 @@ def _numbers(found: Many[Many[Mapping[str, float]]], layer: int) -> str:
         '<div class="lab-scroll" tabindex="0" role="region" aria-label="Numbers"><table class="lab-numbers">'
         "<caption>Small: the difference from a random choice of as many tokens, mean of four draws.</caption>"
         f'<thead><tr><td></td>{heads}<th scope="col">A random choice</th></tr></thead><tbody>{"".join(rows)}'
-        '<tr class="lab-wrote"><th scope="row">The model wrote, from this cache</th><td></td><td></td><td></td></tr>'
+        '<tr class="lab-wrote"><th scope="row">The model wrote, from this cache (recorded at '
+        f"{', '.join(f'{budget:g}' for budget in budgets)} %)</th><td></td><td></td><td></td></tr>"
         "</tbody></table></div>"
     )
 

@@ -62,6 +62,7 @@ var Lab = globalThis.Lab || (globalThis.Lab = {});
         all ? mean(results.map(one => one[metric])) : results[s.layer][metric];
       for (const row of find("numbers").querySelectorAll("[data-metric]")) {
         const { metric, all } = row.dataset, cells = row.querySelectorAll("td");
+        row.hidden = metric === "evidence" && !p.marked.length;
         const chance = draws ? mean(draws.map(one => at(one, metric, all))) : null;
         cells[2].textContent = draws ? chance.toFixed(3) : "…";
         both.forEach((results, i) => {
