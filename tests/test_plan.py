@@ -14,8 +14,9 @@ from common import refused
 
 from chunkkv_lib.compressors import preset
 from chunkkv_lib.errors import InputError
-from chunkkv_lib.report import plan
+from chunkkv_lib.report import plan, reach
 from chunkkv_lib.report.statistics import Interval
+from chunkkv_lib.runs import Parameters
 from chunkkv_lib.runs.folder import read_manifest
 from chunkkv_lib.runs.variants import SETTINGS, variants
 from chunkkv_lib.sequences.needles import ANSWER_TOKENS, FORMS
@@ -187,3 +188,35 @@ def test_judged_has_a_row_for_each_statement_and_run_that_is_there():
     table = plan.judged(load)
     assert set(table["run"]) == {"needles-smollm2"} and "reach-snapkv" in set(table["id"])
     assert set(table["verdict"]) <= {"confirmed", "refuted", "left open"} and not table["known"].any()
+
+
+# --- tables of the same runs ------------------------------------------------------------------------------------------
+
+
+def test_what_is_found_by_length_and_by_form():
+    sequences = needles()
+    length = np.array([int(one["sequence"].split(":")[2]) for one in sequences])
+    made = run_of(
+        "needles", sequences, {"Full": np.ones(len(length)), "SnapKV": length < 9, "SnapKV, budget 0.02": length < 5}
+    )
+    made.parameters = Parameters(source="needles", variants="reach")
+    table = reach.found(made).set_index(["method", "budget", "answer_tokens"])["found"]
+    assert [table["SnapKV", 0.1, k] for k in (2, 5, 9, 16)] == [1, 1, 0, 0]
+    assert [table["SnapKV", 0.02, k] for k in (2, 5, 9, 16)] == [1, 0, 0, 0]
+    forms = reach.found(made, "form")
+    assert set(forms["form"]) == {"code"} and dict(zip(forms["method"], forms["n"]))["Full"] == len(length)
+
+
+def test_what_the_window_saw_by_method():
+    sequences = [
+        {"sequence": f"{ask}{i}", "document": f"d{i}", "category": ask} for i in range(8) for ask in ("own", "other")
+    ]
+    side = np.array([one["category"] == "other" for one in sequences]) * 1.0
+    made = run_of("second-question", sequences, {"Full": np.full(16, 2.0), "SnapKV": 3 + side}, "nll")
+    made.layers = pd.DataFrame(
+        [{"sequence": one["sequence"], "method": "SnapKV", "evidence_kept": 0.5} for one in sequences]
+    )
+    made.parameters = Parameters(source="second-question", asks=("own", "other"))
+    table = reach.asked(made).set_index(["method", "asks"])
+    assert list(table.index) == [("SnapKV", "own"), ("SnapKV", "other")] and list(table["mean"]) == [1, 2]
+    assert list(reach.asked(made, "evidence_kept")["mean"]) == [0.5, 0.5]
