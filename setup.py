@@ -7,6 +7,6 @@ setup(
     package_dir={"chunkkv_lib.data": "data"},
     package_data={
         "": ["assets/*", "sheets/*.yml", "*.txt"],
-        "chunkkv_lib.data": ["profiles/*.yml", "paper/*.csv", "models/*.csv"],
+        "chunkkv_lib.data": ["profiles/*.yml", "paper/*.csv", "models/*.csv", "plan.yml"],
     },
 )
