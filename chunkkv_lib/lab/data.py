@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 
 from ..attention import PromptAttention
 from ..capture import Layer, capture
-from ..decoding import CompressedCache, generate
+from ..decoding import CompressedCache, decode, generate
 from ..errors import InputError
+from ..measure import opening
 from ..sequence import Sequence
 from .codes import WINDOWS, LayerCodes, layer_codes, packed
 from .rules import METHODS, Setting, kept_tokens
@@ -51,7 +52,7 @@ def prompt_data(
     shown = probe_tokens(tokenizer, answer)
     rows = torch.tensor([n - 1 + i for i in shown])  # the queries that predict these tokens
     layers: list[LayerCodes] = []
-    caches = {setting.tokens(n): CompressedCache(n) for setting in (*recorded, Setting(budget=100.0))}
+    caches = {setting.tokens(n): CompressedCache(n, reread=True) for setting in (*recorded, Setting(budget=100.0))}
 
     def visit(layer: Layer) -> None:
         keys, values, at = layer.keys[:, :n], layer.values[:, :n], len(layers)
@@ -63,14 +64,13 @@ def prompt_data(
             kept = [kept_tokens(layers[-1], one, at) for one in settings]
             cache.add(keys, values, kept + ([torch.arange(n)[None]] if tokens == n else []))
 
-    logits = capture(model, torch.tensor([*sequence.prompt_ids, *answer]), visit, logits_to_keep=len(answer) + 1)
-    stops = _line_ends(tokenizer)
-    opening = logits[0].clone()
-    opening[stops] = -torch.inf  # an answer is not empty
-    written = {}
+    capture(model, torch.tensor([*sequence.prompt_ids, *answer]), visit)
+    stops, written = _line_ends(tokenizer), {}
     for tokens, cache in caches.items():
         settings = [one for one in recorded if one.tokens(n) == tokens] + ["full"] * (tokens == n)
-        ids = generate(model, cache, int(opening.argmax()), max_new_tokens, stops)
+        # The prompt's last token is read once more, so that the answer's first one comes from the compressed cache too.
+        logits = decode(model, cache, torch.tensor(sequence.prompt_ids[-1:]), append=True, logits_to_keep=1)[:, 0]
+        ids = generate(model, cache, [opening(row, stops)[0] for row in logits], max_new_tokens, stops)
         written |= dict(zip(settings, (tokenizer.decode(row).strip() for row in ids), strict=True))
     texts, probes = (
         token_texts(tokenizer, sequence.prompt_ids, sequence.prompt_text),
