@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from chunkkv_lib.errors import InputError
@@ -16,6 +18,24 @@ def embedded():
         return load_model("smollm2-135m", "cpu", "float32")
     except InputError as error:
         pytest.skip(f"the embedded model is not cached and cannot be downloaded: {error}")
+
+
+@pytest.fixture(scope="session")
+def setting(tmp_path_factory) -> dict[str, str]:
+    """A tiny model and rows of LongBench on disk, as parameters of a run."""
+    from tiny import tiny_longbench, tiny_model
+
+    folder = tmp_path_factory.mktemp("setting")
+    model, rows = tiny_model(folder / "model"), tiny_longbench(folder / "longbench")
+    return {"model": str(model), "data_path": str(rows), "source": "longbench"}
+
+
+@pytest.fixture(scope="session")
+def finished(setting, tmp_path_factory) -> Path:
+    """The folder of a run that is complete; for reading only."""
+    from tiny import measured
+
+    return measured(setting, tmp_path_factory.mktemp("runs") / "finished")
 
 
 @pytest.fixture(scope="module")

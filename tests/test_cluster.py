@@ -10,35 +10,32 @@ import sys
 import time
 
 import pytest
-from test_runs import command, setting, tables  # noqa: F401
-from test_runs import tiny as short
+from tiny import command, measured, tables
 
 from chunkkv_lib.__main__ import main
 from chunkkv_lib.errors import IncompleteRun, InputError
-from chunkkv_lib.runs import load_run, measure
+from chunkkv_lib.runs import load_run
 from chunkkv_lib.runs import ray_engine as cluster
-from chunkkv_lib.runs.folder import Recorder, locked
+from chunkkv_lib.runs.folder import Recorder
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install -r requirements-ray.txt"
 )
 
 
-def tiny(setting, **changes):  # noqa: F811
-    """Sequences of many lengths."""
-    return short(setting, **({"max_tokens": 900} | changes))
+LONG = {"max_tokens": 900}  # sequences of many lengths
 
 
-def measure_locally(setting, run):  # noqa: F811
+def measure_locally(setting, run, **changes):
     """The local engine in a process that starts with one thread, as the workers of `nodes` do: a process that started
     with more rounds some last bits differently, even after `torch.set_num_threads(1)`."""
-    words = [*command(tiny(setting), run), "--max-tokens", "900"]
-    subprocess.run(words, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    words, one = command(setting, run, **(changes or LONG)), os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(words, check=True, capture_output=True, env=one)
     return run
 
 
 @pytest.fixture(scope="module")
-def finished(setting, tmp_path_factory):  # noqa: F811
+def finished(setting, tmp_path_factory):
     """The run that the local engine makes."""
     return measure_locally(setting, tmp_path_factory.mktemp("runs") / "finished")
 
@@ -56,12 +53,12 @@ def nodes():
 
 
 @pytest.fixture
-def on_ray(setting, nodes, tmp_path):  # noqa: F811
+def on_ray(setting, nodes, tmp_path):
     """Measures on the cluster with two workers; its `lines` are what was reported."""
 
     def run(name: str = "run", **changes):
-        return measure(tiny(setting, **changes), tmp_path / name, progress=False, report=run.lines.append,
-                       engine="ray", address=nodes.address, workers=2)  # fmt: skip
+        ray = {"engine": "ray", "address": nodes.address, "workers": 2}
+        return measured(setting, tmp_path / name, run.lines.append, ray, **LONG | changes)
 
     run.lines = []
     return run
@@ -128,9 +125,7 @@ def test_a_killed_node_loses_nothing(on_ray, finished, nodes, monkeypatch):
 
 
 @needs_ray
-def test_poisoned_sequences_are_named_and_the_rest_is_measured(
-    on_ray, setting, finished, tmp_path, monkeypatch  # noqa: F811
-):  # fmt: skip
+def test_poisoned_sequences_are_named_and_the_rest_is_measured(on_ray, setting, finished, tmp_path, monkeypatch):
     deadly, broken = load_run(finished).sequences["sequence"][[1, 6]]
     monkeypatch.setattr(cluster, "Worker", worker(deadly, broken))
     with pytest.raises(IncompleteRun, match="2 of 8") as caught:
@@ -169,11 +164,11 @@ def test_a_mistake_of_the_user_stops_the_run_at_once(on_ray):
 
 
 @needs_ray
-def test_ctrl_c_leaves_a_run_that_either_engine_continues(setting, tmp_path):  # noqa: F811
-    parameters, run = short(setting, per_category=6), tmp_path / "run"
+def test_ctrl_c_leaves_a_run_that_either_engine_continues(setting, tmp_path):
+    run = tmp_path / "run"
+    words = [*command(setting, run, per_category=6), "--engine", "ray", "--workers", "2"]
     one = os.environ | {"OMP_NUM_THREADS": "1"}
-    ray = [*command(parameters, run), "--engine", "ray", "--workers", "2"]
-    process = subprocess.Popen(ray, stderr=subprocess.PIPE, text=True, env=one)
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=one)
     while process.poll() is None and not list(run.glob("parts/*.layers.parquet")):
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
@@ -181,21 +176,14 @@ def test_ctrl_c_leaves_a_run_that_either_engine_continues(setting, tmp_path):  #
     assert process.returncode == 130 and "the same command continues" in errors and "Traceback" not in errors
     partial = load_run(run)
     assert partial.manifest["status"] == "interrupted" and 0 < len(partial.sequences) < 12
-    subprocess.run(command(parameters, run), check=True, capture_output=True, env=one)
-    subprocess.run(command(parameters, tmp_path / "whole"), check=True, capture_output=True, env=one)
-    assert tables(run) == tables(tmp_path / "whole")
+    measure_locally(setting, run, per_category=6)
+    assert tables(run) == tables(measure_locally(setting, tmp_path / "whole", per_category=6))
 
 
-def test_a_second_driver_is_refused(setting, tmp_path):  # noqa: F811
-    pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
-    with locked(tmp_path / "run"), pytest.raises(InputError, match="another process"):
-        measure(tiny(setting), tmp_path / "run", progress=False, engine="ray")
-
-
-def test_without_ray_the_error_says_how_to_get_it(setting, tmp_path, monkeypatch):  # noqa: F811
+def test_without_ray_the_error_says_how_to_get_it(setting, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"pip install -r requirements-ray\.txt") as caught:
-        measure(tiny(setting), tmp_path / "run", engine="ray")
+        measured(setting, tmp_path / "run", options={"engine": "ray"})
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
@@ -212,13 +200,13 @@ def test_without_ray_the_error_says_how_to_get_it(setting, tmp_path, monkeypatch
         pytest.param(["--engine", "ray", "--address", "nonsense"], "no Ray cluster to use at", marks=needs_ray),
     ],
 )
-def test_mistakes_about_the_cluster_are_one_line(setting, tmp_path, capsys, options, message):  # noqa: F811
-    assert main([*command(tiny(setting), tmp_path / "run")[3:], *options]) == 2
+def test_mistakes_about_the_cluster_are_one_line(setting, tmp_path, capsys, options, message):
+    assert main([*command(setting, tmp_path / "run")[3:], *options]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and message in error
 
 
 @needs_ray
-def test_more_workers_than_places(setting, nodes, tmp_path):  # noqa: F811
+def test_more_workers_than_places(setting, nodes, tmp_path):
     with pytest.raises(InputError, match=r"workers=99 does not fit: the cluster has \d+ CPUs"):
-        measure(tiny(setting), tmp_path / "run", progress=False, engine="ray", address=nodes.address, workers=99)
+        measured(setting, tmp_path / "run", options={"engine": "ray", "address": nodes.address, "workers": 99})

@@ -74,9 +74,9 @@ def test_everything_is_there_without_fcntl(tmp_path):
     code = (
         "import sys; sys.modules['fcntl'] = None\n"
         "from chunkkv_lib import InputError, analyse, live_run, load_run\n"
-        "from chunkkv_lib.runs.folder import locked\n"
-        "with locked(__import__('pathlib').Path('run')):\n"
-        "    try: locked(__import__('pathlib').Path('run')).__enter__()\n"
+        "from chunkkv_lib.runs.folder import Path, locked\n"
+        "with locked(Path('run')):\n"
+        "    try: locked(Path('run')).__enter__()\n"
         "    except InputError as error: print(error)\n"
     )
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -5,49 +5,38 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from common import refused
-from tiny import tiny_longbench, tiny_model
+from tiny import measured
 from transformers import DynamicCache
 
-from chunkkv_lib import InputError, load_model, load_sequences
+from chunkkv_lib import load_model, load_sequences
 from chunkkv_lib.capture import capture
 from chunkkv_lib.compressors import H2O, ChunkKV, Recent, SnapKV
 from chunkkv_lib.measure import analyse, line_breaks, opening, prefix_agreement, token_f1, write_answers
-from chunkkv_lib.runs import Parameters, load_run, local_engine, measure, verify
-from chunkkv_lib.sequences import score
+from chunkkv_lib.runs import load_run, verify
+from chunkkv_lib.sequences import needles, score
+from chunkkv_lib.sequences.open_data import squad
 from chunkkv_lib.sequences.scoring import answer_limit, answer_score, chance_scores, one_line
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-METHODS = {
-    "ChunkKV": ChunkKV(budget=40),
-    "SnapKV": SnapKV(budget=40),
-    "Recent": Recent(budget=40),
-    "H2O": H2O(budget=60),
-}
-LIMIT = 10
+METHODS = {"ChunkKV": ChunkKV(40), "SnapKV": SnapKV(40), "Recent": Recent(40), "H2O": H2O(60)}
+LIMIT, SINGLE = 10, "Single-Document QA"
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("setting")
-    return {"model": str(tiny_model(folder / "model")), "data_path": str(tiny_longbench(folder / "longbench"))}
+def loaded(setting):
+    return load_model(setting["model"], "cpu", "float32")
 
 
 @pytest.fixture(scope="module")
-def loaded(places):
-    return load_model(places["model"], "cpu", "float32")
-
-
-@pytest.fixture(scope="module")
-def sequences(loaded, places):
-    wanted = ("Single-Document QA", "Multi-Document QA")
-    return load_sequences(loaded[1], "longbench", places["data_path"], wanted, 3, 256, 8)
+def sequences(loaded, setting):
+    wanted = (SINGLE, "Multi-Document QA")
+    return load_sequences(loaded[1], "longbench", setting["data_path"], wanted, 3, 256, 8)
 
 
 def written(model, tokenizer, sequence, methods=METHODS, limit=LIMIT) -> tuple[pd.DataFrame, list[str]]:
@@ -189,119 +178,54 @@ def test_chance_is_the_score_of_other_answers(loaded, sequences):
 # --- runs ---------------------------------------------------------------------------------------------------------
 
 
-def tiny(places: dict[str, str], **changes) -> Parameters:
-    fixed = {"source": "longbench", "categories": ("Single-Document QA",), "per_category": 6, "max_tokens": 256}
-    fixed |= {"max_answer_tokens": 8, "budget": 0.2, "max_new_tokens": 6, "device": "cpu", "dtype": "float32"}
-    return Parameters(**(fixed | places | changes))
-
-
-def tables(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
-
-
 @pytest.fixture(scope="module")
-def finished(places, tmp_path_factory) -> Path:
-    return measure(tiny(places), tmp_path_factory.mktemp("runs") / "answers", progress=False)
+def answered(setting, tmp_path_factory):
+    return measured(
+        setting, tmp_path_factory.mktemp("runs") / "answers", categories=(SINGLE,), per_category=6, max_new_tokens=6
+    )
 
 
-def test_a_run_holds_numbers_and_no_text(finished):
-    run = load_run(finished)
+def test_a_run_holds_numbers_and_no_text(answered):
+    run = load_run(answered)
     assert len(run.answers) == 6 * 8 and run.answers["score"].between(0, 1).all()
     assert run.sequences["chance_score"].between(0, 1).all()
     texts = [column for column in run.answers if run.answers[column].dtype.kind not in "fib"]
     assert texts == ["sequence", "method"]
-    assert run.manifest["parameters"]["max_new_tokens"] == 6
 
 
-def test_an_interrupted_run_ends_with_the_same_bytes(places, finished, tmp_path, monkeypatch):
-    calls = []
-
-    def write_then_stop(*arguments):
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return write(*arguments)
-
-    write = local_engine.write_answers
-    monkeypatch.setattr(local_engine, "write_answers", write_then_stop)
-    with pytest.raises(KeyboardInterrupt):
-        measure(tiny(places), tmp_path / "run", progress=False)
-    assert load_run(tmp_path / "run").manifest["status"] == "interrupted"
-    monkeypatch.setattr(local_engine, "write_answers", write)
-    measure(tiny(places), tmp_path / "run", progress=False)
-    assert tables(tmp_path / "run") == tables(finished)
+def test_measuring_again_agrees(answered, setting):
+    places = {"model": setting["model"], "data_path": setting["data_path"]}
+    assert verify(answered, 2, progress=False, report=lambda line: None, **places).agrees
 
 
-def test_answers_of_another_length_never_mix(places, finished):
-    before = tables(finished)
-    with pytest.raises(InputError, match=r"max_new_tokens=6, not 7.*--restart"):
-        measure(tiny(places, max_new_tokens=7), finished, progress=False)
-    with pytest.raises(InputError, match=r"max_new_tokens=6, not 0"):
-        measure(tiny(places, max_new_tokens=0), finished, progress=False)
-    assert tables(finished) == before
-
-
-def test_a_limit_below_zero_is_refused(places):
-    with refused("max_new_tokens=-1"):
-        tiny(places, max_new_tokens=-1)
-
-
-def test_measuring_again_agrees(finished, places):
-    assert verify(finished, 2, progress=False, report=lambda line: None, **places).agrees
-
-
-def test_sequences_that_cannot_be_made_leave_the_place_free(places, tmp_path, monkeypatch):
-    from chunkkv_lib.sequences import needles
-
-    monkeypatch.setattr(needles, "articles", lambda: ["The cat sat on a mat and read about keys. " * 200])
-    settings = tiny(places | {"data_path": None}, source="needles", forms=("code",), per_category=1, max_tokens=10)
-    with refused("max_tokens=10", "too little text"):
-        measure(settings, tmp_path / "needles", progress=False)
-    measure(replace(settings, max_tokens=400), tmp_path / "needles", progress=False)  # not "another run is there"
-    assert len(load_run(tmp_path / "needles").sequences) == 4
-
-
-def test_a_run_of_needles(places, tmp_path, monkeypatch):
-    from chunkkv_lib.sequences import needles
-
+@pytest.mark.parametrize(("form", "max_new_tokens"), [("code", 0), ("gate", 9)])
+def test_a_run_of_needles(setting, tmp_path, monkeypatch, form, max_new_tokens):
+    """Sequences that cannot be made leave the place free."""
     text = "\n".join(f"The cat {i} sat on a mat and read about keys." for i in range(80))
     monkeypatch.setattr(needles, "articles", lambda: [text])
-    settings = tiny(
-        places | {"data_path": None},
-        source="needles",
-        forms=("gate",),
-        per_category=1,
-        max_tokens=500,
-        max_new_tokens=9,
-    )
-    folder = measure(settings, tmp_path / "needles", progress=False)
+    own = {"source": "needles", "data_path": None, "forms": (form,), "per_category": 1}
+    with refused("max_tokens=10", "too little text"):
+        measured(setting, tmp_path / "run", max_tokens=10, **own)
+    folder = measured(setting, tmp_path / "run", max_tokens=500, max_new_tokens=max_new_tokens, **own)
     run = load_run(folder)
-    assert (
-        sorted(run.sequences["answer_tokens"]) == [2, 5, 9, 16] and run.sequences["category"].str.endswith(" %").all()
-    )
-    assert run.answers["score"].isin([0, 1]).all() and run.layers["evidence_kept"].between(0, 1).all()
-    assert run.manifest["data"]["source"] == "needles" and (run.sequences["chance_score"] < 0.1).all()
-    answers = run.answers.merge(run.sequences, on="sequence")
-    assert (answers["written"].str.strip() != "").all() and (answers["scored_tokens"] == answers["answer_tokens"]).all()
-    assert verify(folder, 1, progress=False, report=lambda line: None, model=places["model"]).agrees
+    assert len(run.sequences) == 4 and run.sequences["category"].str.endswith(" %").all()
+    assert run.manifest["data"]["source"] == "needles" and run.layers["evidence_kept"].between(0, 1).all()
+    if max_new_tokens:
+        assert sorted(run.sequences["answer_tokens"]) == [2, 5, 9, 16]
+        assert run.answers["score"].isin([0, 1]).all() and (run.sequences["chance_score"] < 0.1).all()
+        answers = run.answers.merge(run.sequences, on="sequence")
+        assert (answers["written"].str.strip() != "").all()
+        assert (answers["scored_tokens"] == answers["answer_tokens"]).all()
+    assert verify(folder, 1, progress=False, report=lambda line: None, model=setting["model"]).agrees
 
 
-def test_a_run_of_second_questions(places, tmp_path, monkeypatch):
+def test_a_run_of_second_questions(setting, tmp_path, monkeypatch):
     from test_second_question import ARTICLES
 
-    from chunkkv_lib.sequences.open_data import squad
-
     monkeypatch.setattr(squad, "articles", lambda: ARTICLES)
-    changes = {"methods": ("SnapKV", "Random", "ChunkKV-15"), "variants": "blocks", "asks": ("own", "other")}
-    settings = tiny(
-        places | {"data_path": None},
-        source="second-question",
-        per_category=3,
-        max_tokens=500,
-        max_new_tokens=9,
-        **changes,
-    )
-    run = load_run(measure(settings, tmp_path / "second", progress=False))
+    own = {"source": "second-question", "data_path": None, "asks": ("own", "other"), "variants": "blocks"}
+    own |= {"methods": ("SnapKV", "Random", "ChunkKV-15"), "per_category": 3, "max_tokens": 500, "max_new_tokens": 9}
+    run = load_run(measured(setting, tmp_path / "second", **own))
     assert list(run.sequences["category"]) == ["own", "other"] * 3 and run.sequences["document"].nunique() == 3
     assert set(run.answers["method"]) == {"Full", "SnapKV", "Random", "ChunkKV-15", "Random, block 10"}
     assert "written" not in run.answers, "texts of others are scored and dropped"

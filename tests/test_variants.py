@@ -6,13 +6,10 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from common import refused, tiny_model, token_ids
+from common import refused
 
 from chunkkv_lib.compressors import ChunkKV, SnapKV, preset
-from chunkkv_lib.measure import analyse
-from chunkkv_lib.runs import Parameters
 from chunkkv_lib.runs.variants import AXES, SETTINGS, Variant, along, variants
-from chunkkv_lib.sequences import Sequence
 
 
 def test_a_variant_differs_in_one_field():
@@ -30,9 +27,6 @@ def test_a_value_that_a_method_has_anyway_is_not_measured_twice():
     _, compressors = variants("sensitivity", preset(budget=0.2))
     assert "ChunkKV, budget 0.2" not in compressors and "ChunkKV, budget 0.1" in compressors
     assert "ChunkKV, chunk_size 10" not in compressors
-
-
-def test_only_chosen_methods_are_varied():
     listed, _ = variants("sensitivity", {"SnapKV": SnapKV()})
     assert {one.method for one in listed} == {"SnapKV"}
 
@@ -61,8 +55,6 @@ def test_a_set_without_budgets_takes_the_runs_own():
 def test_an_unknown_set_is_refused():
     with refused("'sensitivty'", "'sensitivity'?"):
         variants("sensitivty", preset())
-    with refused("'sensitivty'"):
-        Parameters(variants="sensitivty")
 
 
 @pytest.mark.parametrize("field", AXES)
@@ -75,16 +67,6 @@ def test_an_axis_holds_every_method_and_value_in_order(field):
     assert found["number"].is_unique
     with refused("axis 'budgets'", "'budget'?"):
         along(records, listed, "budgets", preset())
-
-
-def test_chunks_of_one_token_are_top_k_without_pooling():
-    """Measured: ChunkKV with chunk size 1 and SnapKV with kernel 1 give the same numbers in every column."""
-    sequence = Sequence.from_ids(token_ids(60).tolist(), token_ids(5, seed=1).tolist())
-    methods = {"chunks": ChunkKV(budget=20, chunk_size=1), "tokens": SnapKV(budget=20, kernel=1)}
-    layers, answers = analyse(tiny_model(), sequence, methods)
-    for frame in (layers, answers):
-        one, other = (frame[frame["method"] == name].drop(columns="method").reset_index(drop=True) for name in methods)
-        pd.testing.assert_frame_equal(one, other)
 
 
 def test_labels_read_well():

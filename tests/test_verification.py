@@ -8,29 +8,19 @@ from pathlib import Path
 
 import pytest
 from common import refused
-from tiny import tiny_longbench, tiny_model
 
-from chunkkv_lib import InputError
-from chunkkv_lib.runs import Parameters, load_run, measure, verification, verify
+from chunkkv_lib.runs import load_run, verification, verify
 from chunkkv_lib.runs.folder import read_table, write_parquet
 
 
-@pytest.fixture(scope="module")
-def places(tmp_path_factory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("setting")
-    return {"model": str(tiny_model(folder / "model")), "data_path": str(tiny_longbench(folder / "longbench"))}
-
-
-@pytest.fixture(scope="module")
-def measured(places, tmp_path_factory) -> Path:
-    settings = Parameters(**places, source="longbench", categories=("Single-Document QA",), per_category=4,
-                          max_tokens=256, budget=0.2, device="cpu", dtype="float32")  # fmt: skip
-    return measure(settings, tmp_path_factory.mktemp("runs") / "tiny", progress=False)
+@pytest.fixture
+def places(setting) -> dict[str, str]:
+    return {"model": setting["model"], "data_path": setting["data_path"]}
 
 
 @pytest.fixture
-def run(measured, tmp_path) -> Path:
-    return Path(shutil.copytree(measured, tmp_path / "tiny"))
+def run(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "tiny"))
 
 
 def change(run: Path, table: str, column: str, by: float) -> None:
@@ -45,14 +35,19 @@ def quiet(run: Path, places: dict[str, str], **options) -> verification.Verifica
 
 def test_a_run_agrees_with_itself(run, places):
     found = quiet(run, places, count=9)
-    assert found.agrees and len(found.sequences) == 4
+    assert found.agrees and len(found.sequences) == 8
     assert found.worst["difference"].max() < 1e-6
     assert {"kv_l1_loss", "attention_cosine_similarity", "nll", "kept_tokens"} <= set(found.worst["column"])
 
 
 @pytest.mark.parametrize(
     ("table", "column", "by"),
-    [("layers", "kv_l1_loss", 0.01), ("layers", "attention_mass", -0.01), ("answers", "nll", 0.1)],
+    [
+        ("layers", "kv_l1_loss", 0.01),
+        ("layers", "attention_mass", -0.01),
+        ("layers", "attention_mass", float("nan")),
+        ("answers", "nll", 0.1),
+    ],
 )
 def test_a_changed_number_is_found(run, places, table, column, by):
     change(run, table, column, by)
@@ -63,11 +58,6 @@ def test_a_changed_number_is_found(run, places, table, column, by):
         verification.verify_runs([str(run)], 1, report=lambda line: None, **places)
 
 
-def test_a_number_that_went_missing_is_found(run, places):
-    change(run, "layers", "attention_mass", float("nan"))
-    assert not quiet(run, places, count=1).agrees
-
-
 def test_another_text_is_found(run, places):
     frame = read_table(run, "sequences")
     frame["text_hash"] = "0" * 16
@@ -76,12 +66,15 @@ def test_another_text_is_found(run, places):
         quiet(run, places)
 
 
-def test_another_model_is_found(run, places, tmp_path):
+def test_another_model_or_version_is_found(run, places, tmp_path, monkeypatch):
     model = Path(shutil.copytree(places["model"], tmp_path / "model"))
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"rope_theta": 7.0}))
     with refused("model.sha256.config.json=", "--model"):
         quiet(run, places | {"model": str(model)})
+    monkeypatch.setattr(verification, "MEASUREMENT_VERSION", 77)
+    with refused("measurement_version=", "not 77", "measure the run again"):
+        quiet(run, places)
 
 
 def test_the_choice_of_sequences_follows_the_seed(run, places):
@@ -91,16 +84,10 @@ def test_the_choice_of_sequences_follows_the_seed(run, places):
         quiet(run, places, count=0)
 
 
-def test_a_run_of_another_version_is_told_apart(run, places, monkeypatch):
-    monkeypatch.setattr(verification, "MEASUREMENT_VERSION", 77)
-    with refused("measurement_version=", "not 77", "measure the run again"):
-        quiet(run, places)
-
-
 def test_published_runs_that_cannot_be_measured_here_are_named(run, places, monkeypatch):
     lines = []
     monkeypatch.setattr(verification, "run_names", lambda published: [str(run)])
-    with pytest.raises(InputError, match="no run could be verified"):
+    with refused("no run could be verified"):
         verification.verify_runs([], 1, report=lines.append)
     assert "cannot be verified here" in lines[0] and "tiny" in lines[0]
     verification.verify_runs([], 1, report=lines.append, **places)

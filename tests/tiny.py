@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from chunkkv_lib.runs import Parameters, measure
 
 WORDS = [
     "the", "cat", "sat", "on", "a", "mat", "and", "read", "about", "keys", "values", "queries", "heads", "layers",
@@ -50,3 +53,29 @@ def _row(dataset: str, i: int) -> dict:
         "input": f"What did cat {i} read about?", "context": context, "answers": ["keys and values", "tokens"],
         "length": 150 + 20 * i, "dataset": dataset, "language": "en", "all_classes": None, "_id": f"{dataset}-{i}",
     }  # fmt: skip
+
+
+def parameters(setting: dict[str, str], **changes: object) -> Parameters:
+    """Of a run of 8 short sequences; `setting` is the fixture."""
+    fixed = {"categories": ("Single-Document QA", "Multi-Document QA"), "per_category": 4, "max_tokens": 256,
+             "max_answer_tokens": 8, "budget": 0.2, "device": "cpu", "dtype": "float32"}  # fmt: skip
+    return Parameters(**(fixed | setting | changes))
+
+
+def measured(setting: dict[str, str], run: str | Path, report=lambda line: None, options=None, **changes) -> Path:
+    """`measure` of these parameters, without a word."""
+    return measure(parameters(setting, **changes), run, progress=False, report=report, **(options or {}))
+
+
+def command(setting: dict[str, str], run: Path, **changes: object) -> list[str]:
+    """The same on the command line."""
+    wanted = {"profile": "quick", "run": run, "max_tokens": 256, "max_answer_tokens": 8, "budget": 0.2,
+              "per_category": 4, "categories": "Single-Document QA,Multi-Document QA", "device": "cpu",
+              "dtype": "float32"} | setting | changes  # fmt: skip
+    options = [part for name, value in wanted.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    return [sys.executable, "-m", "chunkkv_lib", "measure", *options]
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    """The bytes of a run's three tables."""
+    return {f"{name}.parquet": (folder / f"{name}.parquet").read_bytes() for name in ("sequences", "layers", "answers")}
