@@ -96,74 +96,57 @@ def _local(path: str | Path) -> Path:
     return place
 
 
-def _files(place: Path, names: Iterable[str]) -> dict[str, tuple[str, bytes]]:
-    """Data set -> (where it was found, its bytes)."""
-    names = list(names)
+def _files(place: Path, names: list[str]) -> dict[str, tuple[str, bytes]]:
+    """Data set -> (where it was found, its bytes); InputError if one is missing."""
     files = _present(place, names)
     missing = [name for name in names if name not in files]
     if missing:
         wanted = ", ".join(f"data/{name}.jsonl" for name in missing)
-        deeper = _elsewhere(place, missing[0])
-        hint = f"it has {deeper}: the files must lie in data/ itself" if deeper else "leave out the category"
+        if place.is_dir():
+            elsewhere = [str(path.relative_to(place)) for path in sorted(place.glob(f"*/*/{missing[0]}.jsonl"))]
+        else:
+            with zipfile.ZipFile(place) as archive:
+                elsewhere = [member for member in archive.namelist() if member.endswith(f"{missing[0]}.jsonl")]
+        hint = f"it has {elsewhere[0]}: the files must lie in data/ itself" if elsewhere else "leave out the category"
         raise InputError(f"{place} lacks {wanted}; {hint}, or get the whole data.zip of {REPOSITORY}.")
     return files
 
 
-def _elsewhere(place: Path, name: str) -> str | None:
-    """Where the data set's file lies if it is somewhere else in the folder or archive."""
+def _present(place: Path, names: Iterable[str]) -> dict[str, tuple[str, bytes]]:
+    """`_files`, of those that are there."""
     if place.is_dir():
-        found = [str(path.relative_to(place)) for path in sorted(place.glob(f"*/*/{name}.jsonl"))]
-    else:
-        with zipfile.ZipFile(place) as archive:
-            found = [member for member in archive.namelist() if member.endswith(f"{name}.jsonl")]
-    return next(iter(found), None)
-
-
-def _present(place: Path, names: list[str]) -> dict[str, tuple[str, bytes]]:
-    return _from_folder(place, names) if place.is_dir() else _from_zip(place, names)
-
-
-def _from_folder(folder: Path, names: list[str]) -> dict[str, tuple[str, bytes]]:
-    found = {}
-    for name in names:
-        for file in (folder / "data" / f"{name}.jsonl", folder / f"{name}.jsonl"):
-            if name not in found and file.is_file():
-                found[name] = (str(file), file.read_bytes())
-    return found
-
-
-def _from_zip(path: Path, names: list[str]) -> dict[str, tuple[str, bytes]]:
+        choices = {name: (place / "data" / f"{name}.jsonl", place / f"{name}.jsonl") for name in names}
+        found = {name: next(filter(Path.is_file, files), None) for name, files in choices.items()}
+        return {name: (str(file), file.read_bytes()) for name, file in found.items() if file}
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(place) as archive:
             members = {name: f"data/{name}.jsonl" for name in names}
             inside = set(archive.namelist())
-            return {name: (f"{path}:{m}", archive.read(m)) for name, m in members.items() if m in inside}
+            return {name: (f"{place}:{m}", archive.read(m)) for name, m in members.items() if m in inside}
     except RuntimeError as error:  # what zipfile raises for a password, and for a compression that it does not know
-        raise InputError(f"{path} cannot be read ({error}); unpack it and pass the folder.") from error
+        raise InputError(f"{place} cannot be read ({error}); unpack it and pass the folder.") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise InputError(f"{path} is not a whole zip file ({error}); download LongBench's data.zip again.") from error
+        raise InputError(f"{place} is not a whole zip file ({error}); download LongBench's data.zip again.") from error
 
 
 def _rows(name: str, place: str, content: bytes) -> list[dict]:
     rows = []
     for number, line in enumerate(content.split(b"\n"), start=1):  # not splitlines: texts hold other line breaks
-        if line.strip():
-            rows.append(_row(name, f"{place}, line {number}", line))
+        if not line.strip():
+            continue
+        here = f"{place}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:  # also: not UTF-8; brackets without end
+            raise InputError(f"{here}: not a JSON object ({error}).") from error
+        check_row(row, here)
+        if row["dataset"] != name:
+            raise InputError(f"{here}: field 'dataset' is {row['dataset']!r}, but the file is {name}'s.")
+        row["_id"] = row["_id"] or f"text-{text_hash(prompt(row))}"
+        rows.append(row | {"evidence": [], "document": text_hash(row["context"] or row["input"])})
     if not rows:
         raise InputError(f"{place} holds no rows.")
     return rows
-
-
-def _row(name: str, place: str, line: bytes) -> dict:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:  # also: not UTF-8; brackets without end
-        raise InputError(f"{place}: not a JSON object ({error}).") from error
-    check_row(row, place)
-    if row["dataset"] != name:
-        raise InputError(f"{place}: field 'dataset' is {row['dataset']!r}, but the file is {name}'s.")
-    row["_id"] = row["_id"] or f"text-{text_hash(prompt(row))}"
-    return row | {"evidence": [], "document": text_hash(row["context"] or row["input"])}
 
 
 def _check_official(files: dict[str, tuple[str, bytes]]) -> None:
