@@ -171,7 +171,8 @@ def answer_claims(run: Any) -> list[Claim]:
             ("l1", "less L1 loss") if row["metric"] == PRIMARY[0] else ("cosine", "a higher attention cosine")
         )
         said = f"Among all methods and controls, {words} goes with {ends[row['outcome']]}"
-        claim = order_claim(f"order-{short}-{row['outcome'].replace('_', '-')}", said, row)
+        id = f"order-{short}-{row['outcome'].replace('_', '-')}"
+        claim = order_claim(id, said, row["metric"], row["within"], row["one_order"])
         found.append(unless(below if row["outcome"] == "score_loss" else "", claim))
     return found
 

@@ -23,10 +23,22 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
-from .damage import CONSTANT, NLL, pairwise, relations
+from .damage import CONSTANT, NLL, pairwise
 from .layers import band_contrasts, in_band
-from .records import METHODS, METRICS, PAIRS, PRIMARY, Draws, choose, damage, draws, layer_values, sequence_means
-from .statistics import LEVEL, Interval, interval
+from .records import (
+    METHODS,
+    METRICS,
+    PAIRS,
+    PRIMARY,
+    Draws,
+    choose,
+    damage,
+    draws,
+    layer_values,
+    metric_and_damage,
+    sequence_means,
+)
+from .statistics import LEVEL, Interval, constant_order, interval, within_sequence_rank_correlation
 from .tables import MISSING, minus, myst_table, number
 
 SUPPORTED, SMALLER, LARGER, NOT_EVERY, OTHER_WAY, NOT_SEEN, NOT_COMPARABLE, CANNOT_TELL = VERDICTS = (
@@ -149,7 +161,8 @@ def damage_claims(records: pd.DataFrame, answers: pd.DataFrame) -> list[Claim]:
             found.append(Claim(f"{key}-{pair[1].lower()}", said, verdict(number_, 1), evidence, number_, 2))
         said = f"Among all methods and controls, {words[0].lower()}{words[1:]} goes with less damage to the answer"
         ours = "order-l1" if metric == L1 else "order-cosine"
-        found.append(order_claim(ours, said, relations(records, hurt, [metric]).iloc[0]))
+        x, y = metric_and_damage(records, hurt, metric, NLL)
+        found.append(order_claim(ours, said, metric, within_sequence_rank_correlation(x, y), constant_order(x)))
     for pair in PAIRS:
         said = f"With ChunkKV the answer suffers less than with {pair[1]}"
         found.append(on_average(f"why-4-{pair[1].lower()}", said, hurt, NLL, pair))
@@ -382,14 +395,15 @@ def most_layers(id: str, statement: str, records: pd.DataFrame, metric: str, pai
     return Claim(id, statement, result, evidence, interval(_paired(records, metric, *pair)))
 
 
-def order_claim(id: str, statement: str, relation: Any) -> Claim:
-    """The claim that a metric ranks the methods as an outcome does, from a row of `damage.relations`; one of ours."""
-    metric, found = relation["metric"], relation["within"]
+def order_claim(id: str, statement: str, metric: str, found: Interval, one_order: float) -> Claim:
+    """The claim that a metric ranks the methods as an outcome does; one of ours.
+
+    found      of `within_sequence_rank_correlation`; one_order of `constant_order`, for the metric
+    """
     evidence = "rank correlation within a sequence"
-    result = verdict(found, -METRICS[metric].sign)
-    if relation["one_order"] >= CONSTANT:
-        evidence += f", of one order that {100 * relation['one_order']:.0f} % of the sequences have"
-    return Claim(id, statement, result, evidence, found, 2, ours=True)
+    if one_order >= CONSTANT:
+        evidence += f", of one order that {100 * one_order:.0f} % of the sequences have"
+    return Claim(id, statement, verdict(found, -METRICS[metric].sign), evidence, found, 2, ours=True)
 
 
 # --- several runs, and tables -------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ Which they are is said by `groups`, or by the level "document" of a pandas index
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -101,12 +101,15 @@ def resampled_means(
     return means
 
 
+@lru_cache(maxsize=16)
 def times_drawn(groups: int, resamples: int, seed: int) -> np.ndarray:
     """How often each group is drawn into each resample: [1 + resamples, groups]; row 0, all ones, is the sample."""
     picked = np.random.default_rng(seed).integers(groups, size=(resamples, groups))
     places = groups * np.arange(resamples)[:, None] + picked
     drawn = np.bincount(places.ravel(), minlength=resamples * groups).reshape(resamples, groups)
-    return np.concatenate([np.ones((1, groups)), drawn])
+    found = np.concatenate([np.ones((1, groups)), drawn])
+    found.flags.writeable = False  # shared by all who ask for the same resamples
+    return found
 
 
 def _trimmed(values: np.ndarray, weights: np.ndarray, trim: float) -> np.ndarray:
@@ -235,29 +238,7 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None
     methods, y that of the damage. A constant x or y gives NaN.
     """
     groups = documents_of(x) if groups is None else groups
-    x, y = _measured(x), _measured(y)
-    used = ~(np.isnan(x) | np.isnan(y))
-    if used.sum() < 3 or min(np.ptp(x[used]), np.ptp(y[used])) < 1e-12:
-        return Interval(np.nan, np.nan, np.nan, int(used.sum()))
-    members = _members(groups, len(x), used)
-    rows, sizes = np.concatenate(members), [len(one) for one in members]
-    weights = times_drawn(len(members), RESAMPLES // 4, seed=0).repeat(sizes, axis=1)
-    a, b = _weighted_ranks(x[rows], weights), _weighted_ranks(y[rows], weights)
-    total = weights.sum(axis=1)
-    a, b = (r - (weights * r).sum(axis=1, keepdims=True) / total[:, None] for r in (a, b))
-    scale = np.sqrt((weights * a**2).sum(axis=1) * (weights * b**2).sum(axis=1))
-    with np.errstate(invalid="ignore"):  # a resample may happen to be constant: NaN
-        found = (weights * a * b).sum(axis=1) / scale
-    return Interval(*map(float, ends(found, len(members))), len(rows))
-
-
-def _weighted_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Ranks of values [n] in samples that hold each of them weights[r, n] times, equal ones sharing theirs: [r, n]."""
-    levels = np.unique(values, return_inverse=True)[1]
-    order = np.argsort(levels, kind="stable")
-    starts = np.searchsorted(levels[order], np.arange(levels.max() + 1))
-    held = np.add.reduceat(weights[:, order], starts, axis=1)
-    return (np.cumsum(held, axis=1) - held / 2 + 0.5)[:, levels]
+    return _spearman_over_documents(_measured(x)[:, None], _measured(y)[:, None], groups)
 
 
 def partial_rank_correlation(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Interval:
@@ -266,7 +247,7 @@ def partial_rank_correlation(x: ArrayLike, y: ArrayLike, groups: ArrayLike | Non
     Sequences are compared within methods. raises InputError: shapes that differ or are not 2-D.
     """
     groups = documents_of(x) if groups is None else groups
-    return _over_sequences(_partial_spearman, *_matrices(x, y), groups)
+    return _spearman_over_documents(*_matrices(x, y), groups)
 
 
 def within_sequence_rank_correlation(
@@ -296,19 +277,37 @@ def constant_order(x: ArrayLike) -> float:
 # --- inside -------------------------------------------------------------------------------------------------------
 
 
-def _over_sequences(statistic: Callable, x: np.ndarray, y: np.ndarray, groups: ArrayLike | None) -> Interval:
-    """statistic(x, y) of matrices, with an interval from resampled documents, each resample ranked anew."""
-    used = (~np.isnan(x) & ~np.isnan(y)).any(axis=1)
-    if not used.any():
-        return Interval(np.nan, np.nan, np.nan, 0)
+def _spearman_over_documents(x: np.ndarray, y: np.ndarray, groups: ArrayLike | None) -> Interval:
+    """Correlation of the pooled ranks of x and y [n, columns], each column's mean taken out, documents resampled."""
+    both = ~(np.isnan(x) | np.isnan(y))
+    used = both.any(axis=1)
+    if both.sum() < 3:  # two always correlate
+        return Interval(np.nan, np.nan, np.nan, int(used.sum()))
     members = _members(groups, len(x), used)
-    rows, rng = np.concatenate(members), np.random.default_rng(0)
-    draws = rng.integers(len(members), size=(RESAMPLES // 4 if len(members) > 1 else 0, len(members)))
-    every = [rows, *(np.concatenate([members[i] for i in draw]) for draw in draws)]
-    found = np.array([statistic(x[chosen], y[chosen]) for chosen in every])  # NaN where a resample is constant
+    rows = np.concatenate(members)
+    at, column = np.nonzero(both[rows])
+    held = times_drawn(len(members), RESAMPLES // 4, 0).repeat([len(one) for one in members], axis=1)[:, at]
+    a, b = (_weighted_ranks(values[rows][at, column], held) for values in (x, y))
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may be constant, or lack a column: NaN
+        for one in range(x.shape[1]):
+            mine = column == one
+            for ranks in (a, b):
+                mean = (held[:, mine] * ranks[:, mine]).sum(axis=1) / held[:, mine].sum(axis=1)
+                ranks[:, mine] -= np.nan_to_num(mean)[:, None]
+        scale = np.sqrt((held * a**2).sum(axis=1) * (held * b**2).sum(axis=1))
+        found = np.where(scale > 1e-9, (held * a * b).sum(axis=1) / scale, np.nan)
     if np.isnan(found[0]):
         return Interval(np.nan, np.nan, np.nan, len(rows))
     return Interval(*map(float, ends(found, len(members))), len(rows))
+
+
+def _weighted_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Ranks of values [n] in samples that hold each of them weights[r, n] times, equal ones sharing theirs: [r, n]."""
+    levels = np.unique(values, return_inverse=True)[1]
+    order = np.argsort(levels, kind="stable")
+    starts = np.searchsorted(levels[order], np.arange(levels.max() + 1))
+    held = np.add.reduceat(weights[:, order], starts, axis=1)
+    return (np.cumsum(held, axis=1) - held / 2 + 0.5)[:, levels]
 
 
 def _members(groups: ArrayLike | None, n: int, used: np.ndarray) -> list[np.ndarray]:
@@ -323,22 +322,10 @@ def _members(groups: ArrayLike | None, n: int, used: np.ndarray) -> list[np.ndar
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Of one sequence; NaN for fewer than 3 values (two always correlate) and for a constant, up to rounding."""
     both = ~(np.isnan(x) | np.isnan(y))
-    return _pearson(stats.rankdata(x[both]), stats.rankdata(y[both]))
-
-
-def _partial_spearman(x: np.ndarray, y: np.ndarray) -> float:
-    both = ~(np.isnan(x) | np.isnan(y))
-    ranks = [np.full(x.shape, np.nan), np.full(x.shape, np.nan)]
-    for rank, values in zip(ranks, (x, y), strict=True):
-        rank[both] = stats.rankdata(values[both])
-        rank -= np.where(both, rank, 0).sum(axis=0) / np.maximum(both.sum(axis=0), 1)
-    return _pearson(ranks[0][both], ranks[1][both])
-
-
-def _pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Of ranks; NaN for fewer than 3 values (two always correlate) and for a constant, up to rounding."""
-    if len(x) < 3 or min(np.ptp(x), np.ptp(y)) < 1e-9:
+    x, y = stats.rankdata(x[both]), stats.rankdata(y[both])
+    if len(x) < 3 or min(np.ptp(x), np.ptp(y)) == 0:
         return float("nan")
     return float(np.corrcoef(x, y)[0, 1])
 
