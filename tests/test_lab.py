@@ -512,6 +512,7 @@ def test_mistakes_cost_one_line_and_no_file(changed, told, tmp_path, monkeypatch
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == files
 
 
+@pytest.mark.slow  # both prompts run through the embedded model
 def test_the_books_page_has_two_prompts_their_source_and_links_that_show_what_they_say(embedded):
     """ChunkKV's cache gives the number and SnapKV's does not; with the other setting it is the other way round."""
     page = lab_view(*embedded).data
