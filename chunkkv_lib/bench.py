@@ -44,7 +44,7 @@ LLAMA_3_8B = {
     "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192,
 }  # fmt: skip
 PAPER_TOKENS = 7950
-PAPER_ROUNDS = 2  # on a CPU, where one takes a minute
+PAPER_ROUNDS = 1  # on a CPU, where one takes a minute or more; its memory is measured once, too
 
 #: The peer needs another transformers than this library, so it gets packages of its own.
 PEER = ("kvpress==0.5.5", "torch==2.13.0", "transformers==5.2.0", "numpy==2.4.6")
@@ -160,9 +160,10 @@ def paper_job(common: dict, rounds: int) -> dict:
 
 def measured(python: str, job: dict) -> Iterator[dict]:
     """The rows of one library at one length: one process for all times, more for the peak memory of each step."""
-    timed = run_worker(python, job | {"step": None})
+    timed, repeats = run_worker(python, job | {"step": None}), MEMORY_REPEATS
+    repeats = min(1, repeats) if job["config"] else repeats
     for step, seconds in timed["seconds"].items():
-        peaks = [run_worker(python, job | {"step": step})["bytes"] for _ in range(MEMORY_REPEATS)]
+        peaks = [run_worker(python, job | {"step": step})["bytes"] for _ in range(repeats)]
         yield {key: job[key] for key in ("model", "length", "library")} | {
             "tokens": len(job["prompt"]), "step": step, "seconds": seconds,
             "peak_bytes": [peak for peak in peaks if peak is not None], "kept_tokens": timed["kept_tokens"][step],

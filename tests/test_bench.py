@@ -85,7 +85,8 @@ def test_a_tiny_model_and_a_tiny_paper(tmp_path, capsys, monkeypatch):
     assert steps == {(model, 128, step) for step in LIBRARIES["chunkkv_lib"]} | {
         ("one layer of Llama-3-8B", 150, "prefill"), ("one layer of Llama-3-8B", 150, "all methods"),
     }  # fmt: skip
-    assert all(len(row["seconds"]) == 2 and min(row["seconds"]) > 0 for row in written["rows"])
+    assert [len(row["seconds"]) for row in written["rows"]] == [2, 2, 2, 1, 1]  # of the paper's setting one round
+    assert all(min(row["seconds"]) > 0 for row in written["rows"])
     kept = {row["step"]: row["kept_tokens"] for row in written["rows"] if row["tokens"] == 128}
     assert kept == {"prefill": 128, "all methods": 13, "SnapKV + ChunkKV": 13}
     printed = capsys.readouterr().out

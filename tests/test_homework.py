@@ -15,7 +15,7 @@ from common import refused
 from nbformat import read as read_notebook
 from nbformat import validate
 
-from chunkkv_lib.exercises import TASKS, check, grading, homework
+from chunkkv_lib.exercises import TASKS, check, grading, homework, questions
 from chunkkv_lib.exercises.grading import grade, grade_one, gradescope
 
 SHEETS = sorted(path.stem for path in homework.SHEETS.glob("*.yml"))
@@ -250,3 +250,17 @@ def test_a_sheets_minutes_and_points_are_those_that_the_teaching_page_names(name
     page = (Path(__file__).resolve().parents[1] / "chapters" / "teaching.md").read_text(encoding="utf-8")
     (row,) = (line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
     assert row.endswith(f"| {points} | {minutes} |")
+
+
+def test_questions_have_one_right_answer_that_the_run_gives():
+    found = {question["id"]: question for question in questions.load_questions()}
+    _, numbers = homework.recorded()
+    assert found["best-rule"]["options"][0] == numbers["best_name"] and len(set(found["best-rule"]["options"])) == 3
+    page, exported = questions.bank(), questions.moodle()
+    for question in found.values():
+        assert question["objective"] in range(1, 7) and len(set(question["options"])) >= 3
+        options = questions.mixed(question)
+        letter = "ABCDEF"[options.index(question["options"][0])]
+        assert f"<strong>{letter}</strong>. {question['why']}" in page
+    assert "{" not in page and exported.count("\n  =") == exported.count("::") / 2 == len(found)
+    assert len({questions.mixed(question).index(question["options"][0]) for question in found.values()}) > 1

@@ -3,7 +3,7 @@
     python -m chunkkv_lib homework three-rules --course "ML 301" --students 60
 
     homework/three-rules/handout/       notebook, README, requirements, data, AGENTS.md: for the students
-    homework/three-rules/solutions/     the same with answers, and a marking scheme
+    homework/three-rules/solutions/     the same with answers, a marking scheme, questions for Moodle
     homework/three-rules/paper/         one sheet for each student, with key.csv
     homework/three-rules/autograder.zip for Gradescope
 
@@ -102,6 +102,8 @@ def homework(sheet: str, course: str = "", students: int = 0, output: str | Path
     students  how many paper sheets; number s is made with seed s
     raises    InputError: an unknown sheet; a file that differs from what would be written, before anything is.
     """
+    from .questions import moodle  # which needs the numbers that are recorded here
+
     found = load_sheet(sheet)
     layers, numbers = recorded()
     points = sum(question["points"] for question in found["questions"])
@@ -118,6 +120,7 @@ def homework(sheet: str, course: str = "", students: int = 0, output: str | Path
         "handout/data/layers.csv": layers.to_csv(index=False, float_format="%.5f", lineterminator="\n").encode(),
         f"solutions/{found['name']}.ipynb": notebook(texts, numbers, picture, solved=True),
         "solutions/marking.md": marking(texts).encode(),
+        "solutions/questions.gift": moodle().encode(),
         "autograder.zip": autograder(found),
     }
     keys = []
