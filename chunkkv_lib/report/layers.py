@@ -161,12 +161,12 @@ def _contrast(gap: pd.DataFrame, band: tuple[int, int], sign: int) -> dict[str, 
     count = gap.shape[1]
     chosen = in_band(gap.columns, count, band)
     first, width = int(chosen.argmax()), int(chosen.sum())
-    others = count - width or np.nan  # a model of two layers has none outside
+    here, others = width or np.nan, count - width or np.nan  # a model of two layers may have none inside or outside
     reached = np.cumsum(np.insert(gap.to_numpy(), 0, 0, axis=1), axis=1)  # sums over the layers below each
 
     def contrast(start: int) -> pd.Series:
         inside = reached[:, start + width] - reached[:, start]
-        return pd.Series(inside / width - (reached[:, -1] - inside) / others, gap.index)
+        return pd.Series(inside / here - (reached[:, -1] - inside) / others, gap.index)
 
     ours = contrast(first)
     gains = [sign * contrast(start).mean() for start in range(count - width + 1)]
