@@ -207,6 +207,13 @@ def test_layers_counted_and_the_middle_third():
     )
 
 
+def test_a_model_of_two_layers_has_no_middle():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = verdicts(layer_claims(tiny_run(layers=2).records))
+    assert found["mid-1-snapkv"] == found["l1-2-h2o"] == CANNOT_TELL
+
+
 def test_overlap_of_neighbouring_layers():
     records = records_of(LIKE_THE_PAPER, COSINES)
     assert verdicts(layer_claims(records))["table-2-overlap"] == CANNOT_TELL  # all 0.3

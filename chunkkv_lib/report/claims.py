@@ -205,6 +205,8 @@ def _all_of(
     at_95 = {label: at(LEVEL) for label, at in comparisons}
     strict = {label: at(1 - (1 - LEVEL) / len(comparisons)) for label, at in comparisons}
     against = [label for label in at_95 if verdict(strict[label], side) == OTHER_WAY]
+    if not comparisons:
+        return Claim(id, statement, CANNOT_TELL, "nothing to compare here", Interval(np.nan, np.nan, np.nan, 0), digits)
     agree = sum(verdict(found, side) == SUPPORTED for found in at_95.values())
     result = CANNOT_TELL
     if agree == len(comparisons):
