@@ -16,8 +16,9 @@ from transformers import DynamicCache
 from chunkkv_lib import load_model, load_sequences
 from chunkkv_lib.capture import capture
 from chunkkv_lib.compressors import H2O, ChunkKV, Recent, SnapKV
-from chunkkv_lib.measure import analyse, line_breaks, opening, prefix_agreement, token_f1, write_answers
+from chunkkv_lib.measure import analyse
 from chunkkv_lib.runs import load_run, verify
+from chunkkv_lib.runs.answers import line_breaks, opening, prefix_agreement, token_f1, write_answers
 from chunkkv_lib.sequences import needles, score
 from chunkkv_lib.sequences.open_data import squad
 from chunkkv_lib.sequences.scoring import answer_limit, answer_score, chance_scores, one_line

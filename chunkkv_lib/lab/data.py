@@ -14,7 +14,7 @@ from ..attention import PromptAttention
 from ..capture import Layer, capture
 from ..decoding import CompressedCache, decode, generate
 from ..errors import InputError
-from ..measure import opening
+from ..runs.answers import opening
 from ..sequence import Sequence
 from .codes import WINDOWS, LayerCodes, layer_codes, packed
 from .rules import METHODS, Setting, kept_tokens

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..measure import analyse, write_answers
+from ..measure import analyse
 from ..models import describe, load_model
 from ..sequences import Sequence, load_sequences, needles, second_question
 from ..sequences.scoring import answer_limit, answer_score, one_line
+from .answers import write_answers
 from .identity import machine
 from .parameters import Parameters
 
