@@ -2,7 +2,7 @@
 
     python -m chunkkv_lib lab my.txt --question "Who wrote it?" --answer "Ada" --output my.html
 
-`codes.py` makes a layer's attention into 8-bit codes, `rules.py` chooses from them with the library's compressors,
+`codes.py` makes a layer's attention into small codes, `rules.py` chooses from them with the library's compressors,
 `data.py` runs a prompt, `page.py` writes the HTML; the scripts under `assets/` do the same sums in the page.
 """
 

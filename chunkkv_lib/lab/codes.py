@@ -1,4 +1,4 @@
-"""What the lab's page knows of a prompt: every layer's scores, masses and probe attention as 8-bit codes.
+"""What the lab's page knows of a prompt: every layer's scores, masses and probe attention as small codes.
 
 A page cannot hold a model, but everything a rule decides, and both metrics, follow from a few numbers per token. They
 are stored as integers, and all sums of them are exact, in the page and here: so both choose the very same tokens.
@@ -18,16 +18,18 @@ from torch import Tensor
 from ..attention import PromptAttention
 
 WINDOWS = (4, 8, 16, 32)
-STEPS = 11  # of a score's code, per factor of two: a step is 6 %, and 255 of them span 23 factors of two
-#: What a score's code stands for. Whole numbers below 2**32, so that sums over tokens and heads are exact.
-SCORES = np.array([0, *np.round(2 ** (8 + np.arange(1, 256) / STEPS))])
+OCTAVES = 25  # factors of two below a layer's largest score that are told apart; what is smaller counts as nothing
+STEPS = 640  # of a score's code within one of them, all as wide: at most 0.16 % of the score
+_codes = np.arange(OCTAVES * STEPS + 1)
+#: What a score's code stands for. Whole numbers below 2**35, so that sums over tokens and heads are exact.
+SCORES = np.where(_codes > 0, (STEPS + _codes % STEPS) * 2.0 ** (_codes // STEPS), 0)
 #: What a code of probe attention stands for, squared: attention is stored as its square root.
 PROBES = np.arange(256, dtype=np.float64) ** 2
 
 
 @dataclass(frozen=True)
 class LayerCodes:
-    """One layer of one prompt of n tokens, as uint8 codes; H KV heads, G query heads share each of them.
+    """One layer of one prompt of n tokens, as uint8 codes, scores as uint16; H KV heads, G query heads share each.
 
     votes    [W, H, n] attention from the last 4, 8, 16, 32 queries, mean over the query heads; codes of SCORES
     columns  [H, n] attention from all the prompt's queries, the same
@@ -67,9 +69,10 @@ def layer_codes(attention: PromptAttention, values: Tensor, windows: Many[int] =
 
 
 def _score_codes(x: Tensor) -> np.ndarray:
-    """Codes of scores x >= 0: 255 is the layer's largest, STEPS less is half of it, 0 is nothing."""
-    codes = 255 + STEPS * (x.double() / x.max()).log2()
-    return codes.round().clamp(0, 255).byte().cpu().numpy()
+    """Codes of scores x >= 0: the last one is the layer's largest, STEPS less is half of it, 0 is nothing."""
+    part, power = torch.frexp(x.double() / x.max())  # = part * 2**power, and part is in [1/2, 1), or 0
+    codes = STEPS * (OCTAVES - 2 + power + 2 * part) * (part > 0)
+    return codes.round().clamp(min=0).cpu().numpy().astype(np.uint16)
 
 
 def _parts(x: Tensor, steps: int, largest: float | None = None) -> np.ndarray:
@@ -78,7 +81,9 @@ def _parts(x: Tensor, steps: int, largest: float | None = None) -> np.ndarray:
 
 
 def packed(layers: Many[LayerCodes]) -> str:
-    """All layers' codes as one text: field by field, deflated, in base64."""
-    parts = [getattr(layer, name).tobytes() for name in ("votes", "columns", "keys", "values", "probes")
-             for layer in layers]  # fmt: skip
+    """All layers' codes as one text: field by field, deflated, in base64. Of a score's 14 bits the last 6 lie apart."""
+    scores = [np.stack([getattr(layer, name) for layer in layers]) for name in ("votes", "columns")]
+    parts = [(one >> 6).astype(np.uint8).tobytes() for one in scores]
+    parts += [(one & 63).astype(np.uint8).tobytes() for one in scores]
+    parts += [getattr(layer, name).tobytes() for name in ("keys", "values", "probes") for layer in layers]
     return base64.b64encode(zlib.compress(b"".join(parts), 9)).decode()

@@ -3,8 +3,9 @@
 var Lab = globalThis.Lab || (globalThis.Lab = {});
 
 {
-  const STEPS = 11;  // of a score's code, per factor of two
-  const SCORES = Float64Array.from({ length: 256 }, (_, code) => code && Math.round(2 ** (8 + code / STEPS)));
+  const OCTAVES = 25, STEPS = 640;  // of a score's code: factors of two, and steps within each
+  const SCORES = Float64Array.from({ length: OCTAVES * STEPS + 1 },
+    (_, code) => code && (STEPS + code % STEPS) * 2 ** Math.floor(code / STEPS));
 
   const inflated = async text => {
     const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
@@ -15,7 +16,8 @@ var Lab = globalThis.Lab || (globalThis.Lab = {});
   // A prompt with the functions that the rules and metrics ask: layer l, KV head h, query head q.
   Lab.unpack = async data => {
     const { n, layers, heads, group, windows, probes } = data, bytes = await inflated(data.codes);
-    const sizes = { votes: windows.length * heads, columns: heads, keys: heads, values: heads,
+    const votes = windows.length * heads;
+    const sizes = { votes, columns: heads, votesFine: votes, columnsFine: heads, keys: heads, values: heads,
       probes: heads * group * probes.length };
     const from = {};
     let end = 0;
@@ -24,10 +26,13 @@ var Lab = globalThis.Lab || (globalThis.Lab = {});
       const start = from[name] + (l * sizes[name] + i) * n;
       return bytes.subarray(start, start + n);
     };
-    const scores = codes => new Float64Array(codes).map(code => SCORES[code]);
+    const scores = (name, l, i) => {
+      const fine = row(`${name}Fine`, l, i);
+      return new Float64Array(row(name, l, i)).map((code, j) => SCORES[64 * code + fine[j]]);
+    };
     const p = { ...data, codes: null };
-    p.votes = (l, h, window) => scores(row("votes", l, Math.max(windows.indexOf(window), 0) * heads + h));
-    p.columns = (l, h) => scores(row("columns", l, h));
+    p.votes = (l, h, window) => scores("votes", l, Math.max(windows.indexOf(window), 0) * heads + h);
+    p.columns = (l, h) => scores("columns", l, h);
     p.mass = (name, l, h) => row(name, l, h);  // "keys" or "values": one byte per token
     p.probe = (l, q, i) => row("probes", l, q * probes.length + i);  // the root of attention, one byte each
     p.probed = (l, h) => {  // attention of all probes, over the query heads of one KV head
