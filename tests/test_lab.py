@@ -7,6 +7,7 @@ import random
 import re
 from itertools import pairwise, product
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import axe
 import numpy as np
@@ -333,7 +334,27 @@ def test_a_formula_means_what_it_says(tab, formula, value):
     assert tab.evaluate(f"Lab.compile({json.dumps(formula)}, ['votes'])({{votes: 3}})") == pytest.approx(value)
 
 
-def test_the_tour_and_the_search_set_the_controls(tab):
+SIDES = ("left", "right")
+
+
+def _lead_of_the_right(prompt, sides, layer, chunk):
+    data, layers = prompt
+    left, right = (
+        measured(layers[layer], kept_tokens(layers[layer], side, layer).numpy(), data["marked"]) for side in sides
+    )
+    return right["evidence"] - left["evidence"]
+
+
+def _sets_that_cut(prompt, sides, layer, chunk):
+    """Sets of the left rule that keep one side of the chunk's border inside a word of the passage."""
+    data, layers = prompt
+    words = data["texts"]
+    at = next(i for i in data["marked"] if i % chunk == 0 and re.search(r"\w\w", words[i - 1][-1:] + words[i][:1]))
+    kept = kept_tokens(layers[layer], sides[0], layer).tolist()
+    return sum((at in one) != (at - 1 in one) for one in kept)
+
+
+def test_the_tour_and_the_search_set_the_controls(tab, prompt):
     tab.evaluate("Lab.page.set({left: 'ChunkKV', right: 'SnapKV', budget: 10})")
     stops = tab.evaluate("document.querySelectorAll('.lab-tour [data-text]').length")
     assert stops == 6
@@ -344,6 +365,11 @@ def test_the_tour_and_the_search_set_the_controls(tab):
         states.append(tab.evaluate("location.hash"))
         assert tab.evaluate("document.querySelector('.lab-stop').textContent")
     assert len(set(states)) == 6
+    for at, lead in ((1, _sets_that_cut), (2, _lead_of_the_right)):  # shown where there is most to see
+        stop = {name: values[0] for name, values in parse_qs(states[at].partition("&")[2]).items()}
+        sides = [Setting(stop[side], 10.0, "kv_head", int(stop["chunk"]), 8, int(stop["kernel"])) for side in SIDES]
+        found = [lead(prompt, sides, layer, int(stop["chunk"])) for layer in range(len(prompt[1]))]
+        assert found[int(stop["layer"])] == pytest.approx(max(found)) and max(found) > 0
     tab.evaluate("Lab.page.set({left: 'Oracle', right: 'Recent', budget: 10, layer: 0})")
     tab.evaluate("document.querySelector('.lab-find-left').click()")
     assert "Oracle keeps" in tab.evaluate("document.querySelector('.lab-stop').textContent")

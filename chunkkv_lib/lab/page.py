@@ -93,7 +93,7 @@ def lab_fragment(prompts: Many[tuple[dict, Many[LayerCodes]]], links: Iterable[t
         f'<div class="lab-asked">{_asked(data)}</div>'
         f'<div class="lab-tour lab-links">{"".join(addresses)}</div>'
         f"{_tour()}{_controls([one['name'] for one, _ in prompts], data['layers'], layer)}</form>"
-        f'<p class="lab-problem" role="status"></p><p class="lab-stop" role="status"></p>'
+        f'<p class="lab-problem" role="status"></p>'
         f"{_strips(data)}"
         f'<div class="lab-panels">{_panel("left", LEFT, data, kept[0][layer])}'
         f"{_panel('right', RIGHT, data, kept[1][layer])}</div>{LEGEND}"
@@ -228,7 +228,7 @@ def _tour() -> str:
         f'<div class="lab-tour" role="group" aria-label="A tour in six stops">{stops}</div>'
         '<div class="lab-tour"><button type="button" class="lab-find-left">Find where the left rule keeps more of the '
         'answer</button><button type="button" class="lab-find-right">Find where the right rule does</button>'
-        "</div>"
+        '</div><p class="lab-stop" role="status"></p>'
     )
 
 

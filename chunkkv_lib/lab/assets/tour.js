@@ -5,32 +5,32 @@ var Lab = globalThis.Lab || (globalThis.Lab = {});
 {
   const inWord = (p, i) => i > 0 && /^\w/.test(p.texts[i]) && /\w$/.test(p.texts[i - 1]);
 
-  // What each stop sets for a prompt, in the order of the page's buttons, which carry the words.
+  // How far each set of one layer is ahead of the layer's others in keeping the outlined passage.
+  const ahead = (p, { sets }) => {
+    const kept = sets.map(m => p.marked.filter(i => m[i]).length), all = kept.reduce((a, b) => a + b, 0);
+    return kept.map(mine => mine - (all - mine) / Math.max(kept.length - 1, 1));
+  };
+  const cosine = (left, right) => Math.abs(left.cosine - right.cosine);
+
+  // What each stop sets for a prompt, and of which quantity of both rules' results it shows the layer with
+  // the most; in the order of the page's buttons, which carry the words.
   const STOPS = [
-    () => ({ left: "ChunkKV", right: "Recent" }),
+    () => [{ left: "ChunkKV", right: "Recent" }, cosine],
     p => {
       const sizes = Array.from({ length: 26 }, (_, i) => i + 5);
-      const cut = sizes.find(size => p.marked.some(i => i % size === 0 && inWord(p, i)));
-      return { left: "ChunkKV", right: "SnapKV", chunk: cut ?? 7 };
+      const cutAt = size => p.marked.find(i => i % size === 0 && inWord(p, i));
+      const chunk = sizes.find(cutAt) ?? 7, at = cutAt(chunk) ?? p.marked[0];
+      const cuts = ({ sets }) => sets.filter(mask => mask[at] !== mask[at - 1]).length;
+      return [{ left: "ChunkKV", right: "SnapKV", chunk }, cuts];
     },
     p => {
       const chunk = Math.min(50, Math.max(p.marked.length, 20));
-      return { left: "SnapKV", right: "ChunkKV", kernel: 3, chunk };
+      const lead = (left, right) => right.evidence - left.evidence;
+      return [{ left: "SnapKV", right: "ChunkKV", kernel: 3, chunk }, lead];
     },
-    (p, page) => {
-      let best = { lead: -1, layer: 0, head: 0 };
-      Lab.results(p, page.side({ ...page.state(), ...PLAIN }, "ChunkKV")).forEach((one, layer) => {
-        const kept = one.sets.map(mask => p.marked.filter(i => mask[i]).length);
-        const all = kept.reduce((a, b) => a + b, 0);
-        kept.forEach((mine, head) => {
-          const lead = mine - (all - mine) / Math.max(kept.length - 1, 1);
-          if (lead > best.lead) best = { lead, layer, head };
-        });
-      });
-      return { left: "ChunkKV", right: "SnapKV", layer: best.layer, head: best.head };
-    },
-    () => ({ left: "Random", right: "ChunkKV" }),
-    () => ({ left: "Oracle", right: "ChunkKV" }),
+    p => [{ left: "ChunkKV", right: "SnapKV" }, left => Math.max(...ahead(p, left))],
+    () => [{ left: "Random", right: "ChunkKV" }, cosine],
+    () => [{ left: "Oracle", right: "ChunkKV" }, cosine],
   ];
   const PLAIN = { budget: 10, chunk: 10, window: 8, kernel: 7, share: "kv_head", head: "all" };
 
@@ -41,7 +41,11 @@ var Lab = globalThis.Lab || (globalThis.Lab = {});
 
     stops.forEach((button, i) => {
       button.onclick = () => {
-        page.set({ ...PLAIN, ...STOPS[i](prompt(), page) });
+        const p = prompt(), [values, most] = STOPS[i](p), s = { ...page.state(), ...PLAIN, ...values };
+        const [left, right] = [s.left, s.right].map(method => Lab.results(p, page.side(s, method)));
+        const found = left.map((one, l) => most(one, right[l])), layer = found.indexOf(Math.max(...found));
+        const leads = ahead(p, left[layer]), head = i === 3 ? leads.indexOf(Math.max(...leads)) : "all";
+        page.set({ ...s, head, layer });
         view.scroll(prompt(), i ? undefined : 0);
         told.textContent = button.dataset.text;
         stops.forEach(other => other.setAttribute("aria-pressed", other === button));
