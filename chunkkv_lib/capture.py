@@ -93,9 +93,14 @@ def capture(
 
     def attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
         if kwargs.get("s_aux") is not None:
-            raise _unseen(model, "adds learned sinks to its softmax, which the scores do not model")
+            raise unseen(model, "adds learned sinks to its softmax, which the scores do not model")
         seen.add(module.layer_idx)
-        output, log_sums = _sdpa(module, query, key, value, attention_mask, scaling, kwargs)
+        plain = attention_mask is None and query.shape[2] > 1 and not kwargs.get("softcap")
+        if plain and (found := causal_attention(query, key, value, scaling)):
+            output, log_sums = found[0].transpose(1, 2).contiguous(), found[1]
+        else:
+            output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+            log_sums = None
         correction = (scaling or query.shape[-1] ** -0.5) * query.shape[-1] ** 0.5
         queries = query[0] if abs(correction - 1) < 1e-6 else query[0] * correction
         weight = output_weight(module, query.shape[1] * value.shape[-1], hidden_size)
@@ -116,7 +121,7 @@ def capture(
             hook.remove()
     logits = logits[-logits_to_keep:]  # some models do not know the argument
     if len(seen) != model.config.get_text_config().num_hidden_layers:
-        raise _unseen(model, "computes attention in a way of its own in some layers, so that it cannot be captured")
+        raise unseen(model, "computes attention in a way of its own in some layers, so that it cannot be captured")
     return logits
 
 
@@ -132,105 +137,67 @@ def output_weight(attention: nn.Module, size: int, hidden_size: int) -> Tensor |
     return found
 
 
-def _unseen(model: PreTrainedModel, why: str) -> InputError:
+def unseen(model: PreTrainedModel, why: str) -> InputError:
+    """The error for a model whose attention cannot be captured as it is."""
     return InputError(
         f"{model.config.get_text_config().model_type} {why}. Take a model with ordinary causal attention, such as "
         "Llama, Mistral, Qwen or Phi-3."
     )
 
 
-def _sdpa(module, query, key, value, attention_mask, scaling, kwargs) -> tuple[Tensor, Tensor | None]:
-    """SDPA's output [1, t, Hq, d], and the log-sum-exp [Hq, t] where the kernel that SDPA picks returns it."""
-    plain = attention_mask is None and query.shape[2] > 1 and not kwargs.get("softcap")
-    if plain and (found := causal_attention(query, key, value, scaling)):
-        output, log_sums = found
-        return output.transpose(1, 2).contiguous(), log_sums
-    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)[0], None
-
-
 def check_model(model: PreTrainedModel, tokens: int, start: int | None = None) -> None:
     """Raise InputError if what the model's configuration says rules a sequence of `tokens` tokens out.
 
-    start  first position of tokens that are decoded from a cache; None: the whole sequence in one pass
+    start  first position beyond the prompt that is decoded from a cache; None: the whole sequence in one pass
     Refused are an empty sequence, one beyond the model's positions, layers that see or keep only a part of it, logits
     that are not q.k alone, and RoPE that changes between prefill and decoding.
     """
     config = model.config.get_text_config()
+    name, setting = config.model_type, lambda field: getattr(config, field, None)
     if tokens == 0:
         raise InputError("the sequence is empty (0 tokens); at least 1 token is needed. Pass a longer prompt.")
-    ropes = rope_parameters(config)
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is not None and limit > 0:  # YaRN extends it, and some configurations state the length before
-        limit = max([limit, *(int((rope.get("factor") or 1) * rope.get("original_max_position_embeddings", 0))
-                              for rope in ropes if rope["rope_type"] == "yarn")])  # fmt: skip
-        if tokens > limit:
-            raise InputError(
-                f"the sequence has {tokens} tokens (prompt and answer), the model's positions end at {limit}. "
-                "Lower max_tokens, or take a model with a longer context."
-            )
-    if getattr(config, "attn_logit_softcapping", None) is not None:
+    if (cap := setting("attn_logit_softcapping")) is not None:
         raise InputError(
-            f"{config.model_type} soft-caps its attention logits (attn_logit_softcapping="
-            f"{config.attn_logit_softcapping}), which SDPA attention cannot compute and the scores do not model. "
-            "Take a model without soft-capping, such as Gemma 3, Llama or Qwen."
+            f"{name} soft-caps its attention logits (attn_logit_softcapping={cap}), which SDPA attention cannot "
+            "compute and the scores do not model. Take a model without soft-capping, such as Gemma 3, Llama or Qwen."
         )
-    types = set(getattr(config, "layer_types", None) or ())
-    if odd := sorted(types - {"full_attention", "sliding_attention", "chunked_attention"}):
-        # linear attention, convolutions and state spaces on the one hand, sparse attention of some kind on the other
-        keeps = (
-            "attend in a way of their own"
-            if "attention" in odd[0] and "linear" not in odd[0]
-            else "keep no cache of tokens"
-        )
-        raise _unseen(model, f"has layers that {keeps} ({odd[0]})")
-    window, layer_type = sliding_window(config)
-    if window is not None and tokens > window:
-        raise InputError(
-            f"{config.model_type} has {layer_type} layers that see only the last {window} tokens, the sequence has "
-            f"{tokens}. Their cache is already cut; lower max_tokens so that prompt and answer fit in {window}, "
-            "or take a model with full attention in every layer."
-        )
-    for name in ("index_topk", "keep_window_size"):  # sparse attention: beyond this, queries choose among the keys
-        if (most := getattr(config, name, None)) and tokens > most:
+    types = set(setting("layer_types") or ())
+    if odd := min(types - {"full_attention", "sliding_attention", "chunked_attention"}, default=""):
+        # sparse attention of some kind on the one hand, linear attention, convolutions and state spaces on the other
+        sparse = "attention" in odd and "linear" not in odd
+        keeps = "attend in a way of their own" if sparse else "keep no cache of tokens"
+        raise unseen(model, f"has layers that {keeps} ({odd})")
+
+    ropes = setting("rope_parameters") or {}  # one dict, or one for each kind of layer
+    ropes = [rope for rope in (ropes, *ropes.values()) if isinstance(rope, dict) and "rope_type" in rope]
+    positions = setting("max_position_embeddings") or 0
+    if positions > 0:  # YaRN extends it, and some configurations state the length before
+        positions = max([positions, *(int((rope.get("factor") or 1) * rope.get("original_max_position_embeddings", 0))
+                                      for rope in ropes if rope["rope_type"] == "yarn")])  # fmt: skip
+    sees_all = types == {"full_attention"} or (not types and setting("use_sliding_window") is False)
+    window, kind = None if sees_all else setting("sliding_window"), "sliding_attention"
+    if "chunked_attention" in types:
+        window, kind = config.attention_chunk_size, "chunked_attention"
+    # Llama 4 scales by positions of its own cache, which is not in use when tokens are decoded here.
+    tuned = start is not None and setting("attn_temperature_tuning") and setting("floor_scale")
+    limits = [  # the most tokens that can be measured, and why; None: no limit
+        (positions if positions > 0 else None, f"the model's positions end at {positions}"),
+        (window, f"{name} has {kind} layers that see only the last {window} tokens"),
+        *((setting(field) or None, f"{name} attends to {setting(field)} tokens at most ({field})")
+          for field in ("index_topk", "keep_window_size")),
+        (tuned or None, f"{name} scales its logits from position {tuned} on (attn_temperature_tuning)"),
+    ]  # fmt: skip
+    for most, why in limits:
+        if most is not None and tokens > most:
             raise InputError(
-                f"{config.model_type} attends to {most} tokens at most ({name}), the sequence has {tokens}. "
-                f"Lower max_tokens so that prompt and answer fit in {most}."
+                f"the sequence has {tokens} tokens (prompt and answer), {why}. Lower max_tokens so that they fit in "
+                f"{most}, or take a model without this limit."
             )
-    if start is not None:
-        _check_decoding(config, ropes, start, tokens)
-
-
-def _check_decoding(config, ropes: list[dict], start: int, tokens: int) -> None:
-    """InputError if the tokens from `start` on would be decoded by other rules than the prefill's."""
-    tuned = getattr(config, "attn_temperature_tuning", False) and getattr(config, "floor_scale", None)
-    if tuned and tokens > tuned:  # Llama 4 takes the position from its own cache, which is not in use here
-        raise InputError(f"{config.model_type} scales its logits from position {tuned} on (attn_temperature_tuning), "
-                         f"the sequence has {tokens} tokens. Lower max_tokens so that it fits in {tuned}.")  # fmt: skip
-    for rope in ropes:
-        switch = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", 0)
+    for rope in ropes if start is not None else ():
+        switch = rope.get("original_max_position_embeddings") or setting("original_max_position_embeddings") or 0
         two = rope["rope_type"] == "longrope" and rope["short_factor"] != rope["long_factor"]
         if two and start <= switch <= tokens:  # cached keys would have been turned by the one, new ones by the other
             raise InputError(
-                f"{config.model_type} turns keys and queries by other angles in texts of more than {switch} tokens, "
-                f"and the answer crosses that length. Lower max_tokens by {tokens - switch + 1} or more."
+                f"{name} turns keys and queries by other angles in texts of more than {switch} tokens, and the answer "
+                f"crosses that length. Lower max_tokens by {tokens - switch + 1} or more."
             )
-
-
-def rope_parameters(config) -> list[dict]:
-    """The settings of the model's RoPE, one dict for each kind of layer that has its own."""
-    found = getattr(config, "rope_parameters", None) or {}
-    found = [found] if "rope_type" in found else [each for each in found.values() if isinstance(each, dict)]
-    return [rope for rope in found if "rope_type" in rope]
-
-
-def sliding_window(config) -> tuple[int | None, str]:
-    """The smallest span that a layer of the model sees, and that layer's type; None if every layer sees everything."""
-    types = set(getattr(config, "layer_types", None) or ())
-    partial = sorted(types - {"full_attention"})
-    if types and not partial:
-        return None, ""
-    if not types and getattr(config, "use_sliding_window", True) is False:
-        return None, ""
-    if "chunked_attention" in partial:
-        return config.attention_chunk_size, "chunked_attention"
-    return getattr(config, "sliding_window", None), "sliding_attention"

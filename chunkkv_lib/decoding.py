@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .capture import attention_as, capture, check_model
+from .capture import attention_as, capture, check_model, unseen
 from .errors import InputError
 
 CHECKED = 64  # tokens on which a model's decoding is tried
@@ -71,7 +71,7 @@ def decode(
     """
     ids = torch.as_tensor(token_ids, device=model.device)
     ids = ids.expand(cache.methods, -1) if ids.dim() == 1 else ids
-    check_model(model, cache.next_position + ids.shape[1], cache.next_position)
+    check_model(model, cache.next_position + ids.shape[1], cache.next_position + cache.reread)
     positions = cache.next_position + torch.arange(ids.shape[1], device=ids.device)
 
     @functools.cache  # the same in all layers of a device
@@ -81,7 +81,10 @@ def decode(
         return torch.zeros(t, total, dtype=dtype, device=device).masked_fill_(later, -torch.inf).repeat(group, 1)
 
     def attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
-        keys, values = (_extend(kept, new) for kept, new in zip(cache.layers[module.layer_idx], (key, value)))
+        keys, values = (  # [M, heads, b + t, d] from [M, heads, b, d] and [M, Hkv, t, d]
+            torch.cat([kept, new.repeat_interleave(kept.shape[1] // new.shape[1], 1)], 2)
+            for kept, new in zip(cache.layers[module.layer_idx], (key, value))
+        )
         if append:
             cache.layers[module.layer_idx] = (keys, values)
         group, t = query.shape[1] // keys.shape[1], query.shape[2]
@@ -114,7 +117,6 @@ def check_decoding(model: PreTrainedModel, token_ids: Iterable[int]) -> None:
     ids = torch.as_tensor(list(token_ids))[-CHECKED:].to(model.device)
     n = max(1, 3 * len(ids) // 4)
     cache, everything = CompressedCache(n), torch.arange(n)[None]
-    name = model.config.get_text_config().model_type
     try:
         captured = capture(model, ids, lambda layer: cache.add(layer.keys[:, :n], layer.values[:, :n],
                            [everything.to(layer.keys.device)]), logits_to_keep=len(ids) - n)  # fmt: skip
@@ -125,10 +127,7 @@ def check_decoding(model: PreTrainedModel, token_ids: Iterable[int]) -> None:
         raise
     except Exception as error:  # anything: the model's own code works in ways that were not foreseen
         reason = " ".join(str(error).split())[:160].rstrip(".")
-        raise InputError(
-            f"{name} cannot be measured: reading its attention fails ({reason}). "
-            "Take a model with ordinary causal attention, such as Llama, Mistral, Qwen or Phi-3."
-        ) from error
+        raise unseen(model, f"cannot be measured: reading its attention fails ({reason})") from error
     if not expected.isfinite().all():
         return  # an overflow: the analysis will name the layer
     tolerance = TOLERANCE[model.dtype]
@@ -136,15 +135,11 @@ def check_decoding(model: PreTrainedModel, token_ids: Iterable[int]) -> None:
         difference = ((found - expected).float().square().mean().sqrt() / expected.float().std()).item()
         if not difference <= tolerance:
             raise InputError(
-                f"{name} predicts something else {how} than by itself: its logits differ by {difference:.1g} of their "
-                f"standard deviation, at most {tolerance:g} is rounding. Take another model (or pass check=False)."
+                f"{model.config.get_text_config().model_type} predicts something else {how} than by itself: its logits "
+                f"differ by {difference:.1g} of their standard deviation, at most {tolerance:g} is rounding. Take "
+                "another model (or pass check=False)."
             )
     model._chunkkv_decodes = True
-
-
-def _extend(kept: Tensor, new: Tensor) -> Tensor:
-    """Kept and new keys (or values) in a row: [M, heads, b, d] and [M, Hkv, t, d] -> [M, heads, b + t, d]."""
-    return torch.cat([kept, new.repeat_interleave(kept.shape[1] // new.shape[1], 1)], 2)
 
 
 def answer_scores(logits: Tensor, full_logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -186,7 +181,7 @@ def generate(
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens} does not work; it must be at least 1.")
     try:
-        check_model(model, cache.next_position + max_new_tokens - 1, cache.next_position)
+        check_model(model, cache.next_position + max_new_tokens - 1, cache.next_position + cache.reread)
     except InputError as error:
         raise InputError(f"max_new_tokens={max_new_tokens} does not fit: {error}") from None
     stops = set(stop_ids)

@@ -264,7 +264,7 @@ def test_a_sliding_window_shorter_than_the_sequence_is_refused(architecture):
         "last 100 tokens",
         "101",
         model.config.model_type,
-        "lower max_tokens",
+        "Lower max_tokens",
     )
     assert len(captured(model, token_ids(100))) == 3
 
