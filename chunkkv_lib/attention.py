@@ -2,11 +2,6 @@
 
 Shapes: `queries [Hq, n, d]`, `keys [Hkv, n, d]` after RoPE; query head h reads KV head h // (Hq // Hkv). Logits are
 q.k / sqrt(d). Everything is computed in float32 or better, whatever the tensors' dtype. Inputs are never changed.
-
-    attention_rows      attention of a few queries: the observation window's, or the probes'
-    column_sums         attention that each key receives from all queries of the prompt: H2O's score
-    PromptAttention     these pieces of one layer, each computed once and shared by methods and metrics
-    causal_attention    SDPA's own kernels, asked for the log-sum-exp too
 """
 
 from __future__ import annotations
@@ -16,7 +11,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from types import ModuleType
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -47,7 +41,8 @@ def attention_logits(queries: Tensor, keys: Tensor, positions: Tensor | None = N
         # Products of 16-bit numbers are exact in float32, and the result is: the keys need not be widened.
         logits = torch.bmm(stacked, columns, out_dtype=torch.float32).mul_(d**-0.5)
     else:
-        logits = torch.matmul(_wide(stacked) * d**-0.5, _wide(columns))
+        wide = torch.promote_types(queries.dtype, torch.float32)
+        logits = torch.matmul(stacked.to(wide) * d**-0.5, columns.to(wide))
     logits = logits.view(queries.shape[0], -1, n)
     # Positions on a GPU are not looked at: the CPU would have to wait for them.
     if positions is not None and (positions.device.type != "cpu" or int(positions.min()) < n - 1):
@@ -67,10 +62,6 @@ def output_rows(rows: Tensor, values: Tensor) -> Tensor:
     kv_heads = values.shape[0]
     stacked = rows.reshape(kv_heads, query_heads // kv_heads * r, n)
     return torch.matmul(stacked, values.to(rows.dtype)).view(query_heads, r, -1)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 # --- column sums: what each key receives from the whole prompt ----------------------------------------------------
@@ -119,6 +110,7 @@ def column_sums(queries: Tensor, keys: Tensor, log_sums: Tensor | None = None) -
     k = torch.cat([keys.to(wide), torch.ones_like(keys[..., :1], dtype=wide)], -1)
     n, rows, group = keys.shape[1], _rows_per_tile(queries[:1], keys), queries.shape[0] // keys.shape[0]
 
+    @torch.inference_mode()  # a mode belongs to its thread
     def sums_of_tiles(head: int, part: int) -> Tensor:
         """One head's column sums [n] over every PARTS-th tile of rows."""
         mine, others = q[head], k[head // group]
@@ -133,8 +125,7 @@ def column_sums(queries: Tensor, keys: Tensor, log_sums: Tensor | None = None) -
         return sums
 
     pieces = [(head, part) for head in range(queries.shape[0]) for part in range(PARTS)]
-    sums = _in_threads(lambda piece: sums_of_tiles(*piece), pieces, queries.device)
-    return torch.stack(sums).view(-1, PARTS, n).sum(1)
+    return torch.stack(_in_threads(sums_of_tiles, pieces, queries.device)).view(-1, PARTS, n).sum(1)
 
 
 def unmasked_column_sums(queries: Tensor, keys: Tensor, window: int) -> Tensor:
@@ -171,32 +162,21 @@ def _triton(queries: Tensor, keys: Tensor) -> ModuleType | None:
     return found if fits else None
 
 
-Piece = TypeVar("Piece")
-Result = TypeVar("Result")
-
-
-def _in_threads(work: Callable[[Piece], Result], pieces: Sequence[Piece], device: torch.device) -> list[Result]:
-    """work(piece) for every piece, results in order; without gradients.
+def _in_threads(work: Callable[..., Tensor], pieces: Sequence[tuple], device: torch.device) -> list[Tensor]:
+    """work(*piece) for every piece, results in order, whatever the number of threads.
 
     Many small operations in a row lose much of a second core: after each of them all threads must meet, and waking a
     thread can take longer than its share of the work. So on the CPU as many pieces at a time as torch has threads, each
-    in one of them; on other devices one after the other. A result does not depend on the number of threads.
-    The process's number of torch threads is 1 for the duration of the call: other Python threads that compute with
-    torch at the same time do so on one core.
+    in one of them; on other devices one after the other. Meanwhile torch has 1 thread in the whole process.
     """
-
-    def without_gradients(piece: Piece) -> Result:
-        with torch.inference_mode():  # a mode belongs to its thread
-            return work(piece)
-
     before = torch.get_num_threads()
     threads = min(before, len(pieces))
     if threads < 2 or device.type != "cpu":
-        return [without_gradients(piece) for piece in pieces]
+        return [work(*piece) for piece in pieces]
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(without_gradients, pieces))
+            return list(pool.map(lambda piece: work(*piece), pieces))
     finally:
         torch.set_num_threads(before)
 
@@ -227,16 +207,13 @@ class PromptAttention:
     ) -> None:
         check_heads(queries, keys)
         if queries.shape[1] != keys.shape[1]:
-            raise InputError(
-                f"{queries.shape[1]} queries and {keys.shape[1]} keys; a prompt has one of each per token. "
-                "Pass exactly the prompt's tensors, without the answer's."
-            )
+            raise InputError(f"{queries.shape[1]} queries, {keys.shape[1]} keys: pass exactly those of the prompt.")
         if keys.shape[1] == 0:
             raise InputError("the prompt is empty (0 tokens); at least 1 token is needed. Pass a longer prompt.")
         if probe_queries is not None:
             check_heads(probe_queries, keys)
-        if check:
-            for name, x in (("queries", queries), ("keys", keys), ("probe queries", probe_queries)):
+        for name, x in (("queries", queries), ("keys", keys), ("probe queries", probe_queries)):
+            if check and x is not None:
                 check_finite(name, x)
         self.queries, self.keys, self.log_sums = queries, keys, log_sums
         self.probe_queries, self.probe_positions = probe_queries, probe_positions
@@ -266,10 +243,7 @@ class PromptAttention:
     def probe_logits(self) -> Tensor:
         """Scaled logits of the probe queries over the prompt's keys: [Hq, m, n]."""
         if self.probe_queries is None:
-            raise InputError(
-                "no probe queries were given, but this needs them. Build PromptAttention(queries, keys, "
-                "probe_queries=...) with the queries that will read the cache, and call `choose` with it."
-            )
+            raise InputError("no probe queries were given; build PromptAttention(queries, keys, probe_queries=...).")
         probes = self.probe_queries, self.keys, self.probe_positions
         return self._once(("probe logits",), lambda: attention_logits(*probes))
 
@@ -281,8 +255,7 @@ class PromptAttention:
         """Raise InputError for a window that is longer than the prompt, or empty."""
         if not 1 <= window <= self.n:
             raise InputError(
-                f"window={window} does not fit a prompt of {self.n} tokens; it must lie between 1 and {self.n}. "
-                "Lower the window or pass a longer prompt."
+                f"window={window} does not fit {self.n} prompt tokens; it must lie between 1 and {self.n}."
             )
 
     def _once(self, name: tuple, compute: Callable[[], Tensor]) -> Tensor:
@@ -305,14 +278,14 @@ def causal_attention(
     return   [1, Hq, n, d] in the queries' dtype, and [Hq, n] float32 natural log-sum-exp of the scaled logits
     """
     ops = torch.ops.aten
-    if queries.device.type == "cpu":
-        if queries.dtype == torch.float64 or values.shape[3] != queries.shape[3]:  # as in DeepSeek's MLA
-            return None
+    if values.shape[3] != queries.shape[3]:  # as in DeepSeek's MLA
+        return None
+    if queries.device.type == "cpu" and queries.dtype != torch.float64:
         output, log_sums = ops._scaled_dot_product_flash_attention_for_cpu(
             queries, keys, values, 0.0, True, scale=scale
         )
         return output, log_sums[0]
-    if not queries.is_cuda or queries.shape[3] % 8 or values.shape[3] != queries.shape[3]:
+    if not queries.is_cuda or queries.shape[3] % 8:
         return None
     grouped = queries.shape[1] != keys.shape[1]
     choice = torch._fused_sdp_choice(queries, keys, values, None, 0.0, True, scale=scale, enable_gqa=grouped)
@@ -329,10 +302,10 @@ def causal_attention(
 # --- what one layer's tensors must look like; mistakes are told before any work is done ---------------------------
 
 
-def check_finite(name: str, x: Tensor | None) -> None:
+def check_finite(name: str, x: Tensor) -> None:
     """Raise InputError if `x` holds NaN or infinity."""
     # The sum tells it in one quick pass; only where it overflowed must every value be looked at.
-    if x is not None and not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
+    if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
         raise not_finite(name)
 
 
@@ -351,22 +324,17 @@ def check_heads(queries: Tensor, keys: Tensor) -> int:
     keys     [Hkv, n, d], Hq a multiple of Hkv
     """
     for name, x in (("queries", queries), ("keys", keys)):
-        if x.dim() != 3:
+        if x.dim() != 3 or not x.is_floating_point():
             raise InputError(
-                f"{name} have shape {tuple(x.shape)}; expected 3 dimensions [heads, tokens, head dimension]. "
-                "One sequence at a time: drop the batch dimension."
+                f"{name} have shape {tuple(x.shape)} and dtype {x.dtype}; expected 3 dimensions [heads, tokens, head "
+                "dimension] of a floating-point dtype. One sequence at a time: drop the batch dimension."
             )
-        if not x.is_floating_point():
-            raise InputError(f"{name} have dtype {x.dtype}; expected a floating-point dtype. Convert with .float().")
-    if queries.shape[2] != keys.shape[2]:
-        raise InputError(
-            f"queries have head dimension {queries.shape[2]} and keys {keys.shape[2]}; they must be equal. "
-            "Pass both from the same layer."
-        )
-    query_heads, kv_heads = queries.shape[0], keys.shape[0]
+    (query_heads, _, d), (kv_heads, _, keys_d) = queries.shape, keys.shape
+    if d != keys_d:
+        raise InputError(f"queries have head dimension {d} and keys {keys_d}; both must be equal, of the same layer.")
     if kv_heads == 0 or query_heads == 0 or query_heads % kv_heads:
         raise InputError(
-            f"{query_heads} query heads do not divide over {kv_heads} KV heads; the number of query heads must be a "
-            "multiple of the KV heads. Pass the keys un-repeated, as the model caches them."
+            f"{query_heads} query heads do not divide over {kv_heads} KV heads; their number must be a multiple of the "
+            "KV heads'. Pass the keys un-repeated, as the model caches them."
         )
     return query_heads // kv_heads

@@ -73,8 +73,7 @@ def capture(
     visit           called once per layer, lowest first; what it does not keep is freed before the next layer
     logits_to_keep  logits of that many last positions are returned
     return          [logits_to_keep, vocabulary] logits, bit for bit those of the model with SDPA attention
-    raises InputError: a sequence that is empty or longer than the model's positions; layers that attend in a way that
-        cannot be measured (sliding window shorter than the sequence, soft-capped logits).
+    raises InputError: what `check_model` refuses, a token that the model does not embed, attention that is not seen.
     """
     ids = torch.as_tensor(token_ids)
     if ids.dim() != 1:
@@ -82,10 +81,8 @@ def capture(
     check_model(model, len(ids))
     size = model.get_input_embeddings().num_embeddings
     if ids.max() >= size:  # on a GPU an assertion would end the process
-        raise InputError(
-            f"the sequence holds token id {int(ids.max())}, the model embeds 0 to {size - 1}. Encode the text with the "
-            "model's own tokenizer."
-        )
+        told = f"the sequence holds token id {int(ids.max())}, the model embeds 0 to {size - 1}"
+        raise InputError(f"{told}. Encode the text with the model's own tokenizer.")
     ids = ids.to(model.device)
     seen, residuals, hooks = set(), {}, []
     hidden_size = model.config.get_text_config().hidden_size
@@ -149,8 +146,6 @@ def check_model(model: PreTrainedModel, tokens: int, start: int | None = None) -
     """Raise InputError if what the model's configuration says rules a sequence of `tokens` tokens out.
 
     start  first position beyond the prompt that is decoded from a cache; None: the whole sequence in one pass
-    Refused are an empty sequence, one beyond the model's positions, layers that see or keep only a part of it, logits
-    that are not q.k alone, and RoPE that changes between prefill and decoding.
     """
     config = model.config.get_text_config()
     name, setting = config.model_type, lambda field: getattr(config, field, None)

@@ -96,9 +96,9 @@ def decode(
         output = F.scaled_dot_product_attention(rows, keys, values, attn_mask=mask, scale=scaling)
         return output.reshape(*query.shape[:3], -1).transpose(1, 2).contiguous(), None
 
+    inputs = {"input_ids": ids, "position_ids": positions.expand_as(ids)}
     with attention_as(model, attend), torch.inference_mode():
-        options = {"use_cache": False, "logits_to_keep": logits_to_keep}
-        logits = model(input_ids=ids, position_ids=positions.expand_as(ids), **options).logits
+        logits = model(**inputs, use_cache=False, logits_to_keep=logits_to_keep).logits
     if append:
         cache.next_position += ids.shape[1]
     return logits[:, -logits_to_keep:]  # some models do not know the option
@@ -146,15 +146,12 @@ def answer_scores(logits: Tensor, full_logits: Tensor, targets: Tensor) -> dict[
     """How well logits from a compressed cache predict the answer, against those from the full cache.
 
     logits, full_logits  [t, vocabulary], of the tokens before the targets
-    targets              [t] int64 answer tokens
+    targets              [t] int64 answer tokens, at least one
     return               numbers as tensors, so that a GPU is not waited for. nll: mean negative log-likelihood, nats
                          per token; kl: mean KL divergence from the full cache's prediction, nats; top1_agreement:
                          share of tokens with the same most likely next one; accuracy: 1 if the most likely token is
-                         the answer's every time, else 0. All NaN if t is 0.
+                         the answer's every time, else 0.
     """
-    if len(targets) == 0:
-        none = torch.tensor(torch.nan, device=logits.device)
-        return dict.fromkeys(("nll", "kl", "top1_agreement", "accuracy"), none)
     ours, full = logits.float().log_softmax(-1), full_logits.float().log_softmax(-1)
     return {
         "nll": F.nll_loss(ours, targets),

@@ -12,42 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from . import metrics
 from .attention import PromptAttention, attention_logits, attention_rows, not_finite, output_rows
 from .capture import Layer, capture
 from .compressors import Compressor, preset
 from .decoding import CompressedCache, answer_scores, check_decoding, decode
 from .errors import InputError
-from .metrics import (
-    injected_error,
-    kept_outputs,
-    lost_mean,
-    lost_share,
-    output_cosine,
-    overlap,
-    pages_freed,
-    passage_survival,
-    prompt_cosine,
-    row_cosine,
-    row_mass,
-    token_mass,
-    with_later,
-)
 from .sequence import Sequence
 
 MEASUREMENT_VERSION = 2  # raised when a number that a run records changes; runs of different versions never mix
 WINDOW = 8  # queries of the observation window whose attention is compared, whatever the methods' own windows
 FULL = "Full"  # the full cache's row beside the methods'
-
-#: Numbers of `layers.parquet`, in its order.
-COLUMNS = (
-    "kv_l1_loss",
-    "kv_l1_loss_keys", "kv_l1_absolute_keys", "key_cosine",
-    "kv_l1_loss_values", "kv_l1_absolute_values", "value_cosine",
-    "attention_cosine_similarity", "attention_cosine_window", "attention_cosine_no_sink", "attention_cosine_logits",
-    "attention_mass", "attention_output_cosine", "attention_cosine_prompt",
-    "overlap_layer_below", "evidence_kept", "evidence_whole",
-    "injected_error", "injected_error_worst_head", "pages_freed", "question_attention_mass",
-)  # fmt: skip
 
 
 def analyse(
@@ -60,8 +35,8 @@ def analyse(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compress one sequence's cache with every method and measure the loss, in one forward pass and one short one.
 
-    The cache is chosen from all prompt tokens, as a serving system does. Then the last prompt token is read once more
-    from what is left, so that every token of the answer, the first included, is predicted from the compressed cache.
+    The cache is chosen from all prompt tokens, as a serving system does; then the last one is read once more from what
+    is left, so that every token of the answer, the first included, is predicted from the compressed cache.
 
     sequence     token ids of prompt, question (where it is read after the compression) and answer, teacher-forced; the
                  queries that predict the answer are the probes: of the last token before it, and of all its own but one
@@ -70,13 +45,12 @@ def analyse(
     all_queries  also the attention cosine of all prompt queries, a second sweep over the attention
     check        compare decoding with the model's own forward pass first, once per model (`check_decoding`)
     return       two DataFrames: one row per method and layer, and one per method ("Full" first) for the answer
-    raises InputError: an empty prompt or answer, a sequence longer than the model's positions, a budget or window
-        that does not fit the prompt, layers that cannot be measured, a model that decodes differently.
+    raises InputError: an empty prompt or answer, a budget or window that does not fit the prompt, a sequence or model
+        that `check_model` or `check_decoding` refuses.
     """
     if check:
         check_decoding(model, (*sequence.prompt_ids, *sequence.answer_ids))
-    measurement = Measurement(model, sequence, methods, reuse, all_queries)
-    return measurement.tables()
+    return Measurement(model, sequence, methods, reuse, all_queries).tables()
 
 
 class Measurement:
@@ -84,8 +58,7 @@ class Measurement:
 
     Arguments as in `analyse`.
 
-    before      ids of the tokens that are read from the compressed cache before the answer: the prompt's last, and the
-                question's
+    before      ids of the tokens that are read from the compressed cache before the answer: prompt's last, question's
     logits      [m, vocabulary] from the full cache, that predict the answer
     caches      names of the methods that keep equally many tokens -> their caches, in one batch
     full_cache  that of a method which keeps everything, where `keep_full` asks for it
@@ -125,12 +98,11 @@ class Measurement:
         probes = layer.queries[:, self.start - 1 : -1]
         attention = PromptAttention(layer.queries[:, :n], keys, log_sums, probes, check=False)
         below = {name: kept.to(keys.device) for name, kept in self.kept.items()}  # a model may be spread over GPUs
-        if below and layer.index % self.reuse:
-            self.kept = below
-        else:
-            self.kept = {
-                name: self.seeded(method, layer.index).choose(attention) for name, method in self.methods.items()
-            }
+        self.kept = dict(below)
+        for name, method in self.methods.items() if not below or layer.index % self.reuse == 0 else ():
+            if "seed" in method.__dataclass_fields__:  # new draws for every layer and sequence, the same everywhere
+                method = replace(method, seed=zlib.crc32(f"{method.seed} {self.sequence.id} {layer.index}".encode()))
+            self.kept[name] = method.choose(attention)
         self.layers.append((layer.index, self.columns(attention, values, layer, below)))
         sizes = {name: kept.shape[1] for name, kept in self.kept.items()}
         for size in sorted(set(sizes.values())):
@@ -140,17 +112,8 @@ class Measurement:
         if self.full_cache:
             self.full_cache.add(keys, values, [torch.arange(n, device=keys.device)[None]])
 
-    def seeded(self, method: Compressor, layer: int) -> Compressor:
-        """The method, or, where it has a `seed`, one with a seed of its own for this layer and sequence.
-
-        Draws are new for every layer and sequence, the same on every machine and in every order of work.
-        """
-        if "seed" not in method.__dataclass_fields__:
-            return method
-        return replace(method, seed=zlib.crc32(f"{method.seed} {self.sequence.id} {layer}".encode()))
-
     def columns(self, attention: PromptAttention, values: Tensor, layer: Layer, below: Mapping[str, Tensor]) -> Tensor:
-        """One layer's numbers, each a metric's mean over heads and probes: [M, COLUMNS and whether all is finite].
+        """One layer's numbers, each a metric's mean over heads and probes: [M, metrics and whether all is finite].
 
         values  [Hkv, n, d] the prompt's
         layer   with the tokens after the prompt
@@ -162,56 +125,58 @@ class Measurement:
         window = attention.window_rows(min(WINDOW, n))
         without_sink = probes.clone()
         without_sink[..., 0] = 0
-        key_mass, value_mass = token_mass(keys), token_mass(values)
-        key_energy, value_energy = token_mass(keys, power=2), token_mass(values, power=2)
+        key_mass, value_mass = metrics.token_mass(keys), metrics.token_mass(values)
+        key_energy, value_energy = metrics.token_mass(keys, power=2), metrics.token_mass(values, power=2)
         outputs = output_rows(probes, values)
         question = layer.queries[:, n : self.start]
         asked = attention_rows(question, keys) if question.shape[1] else None
         share, later = self.after_prompt(attention, layer)
-        full = with_later(outputs, torch.ones_like(share), share, later)
-        of_prompt = prompt_cosine(attention, list(self.kept.values())) if self.all_queries else [None] * len(self.kept)
+        full = metrics.with_later(outputs, torch.ones_like(share), share, later)
+        kept_sets = list(self.kept.values())
+        of_prompt = metrics.prompt_cosine(attention, kept_sets) if self.all_queries else [None] * len(kept_sets)
         shows = attention.queries if attention.log_sums is None else attention.log_sums  # NaN in queries is seen here
         finite = torch.stack([x.sum(dtype=torch.float32) for x in (shows, key_mass, value_mass)]).isfinite().all()
 
         rows = []
         for (name, kept), prompt_cosines in zip(self.kept.items(), of_prompt):
-            loss_keys, loss_values = lost_share(key_mass, kept), lost_share(value_mass, kept)
-            evidence, whole = passage_survival(kept, spans, n) if spans else (None, None)
-            mass, some = row_mass(probes, kept), kept_outputs(probes, values, kept)
+            loss_keys, loss_values = metrics.lost_share(key_mass, kept), metrics.lost_share(value_mass, kept)
+            evidence, whole = metrics.passage_survival(kept, spans, n) if spans else (None, None)
+            mass, some = metrics.row_mass(probes, kept), metrics.kept_outputs(probes, values, kept)
             error = each = None
             if layer.residual is not None and layer.output_weight is not None:
                 # The last prompt token is read once more, so that it is there whether it was kept or not.
                 heads = len(probes) // len(kept)
                 gone = (kept[:, -1] != n - 1).repeat_interleave(heads)[:, None] * probes[..., -1]  # [Hq, r]
                 last = values[:, -1].repeat_interleave(len(probes) // len(values), 0)[:, None].to(probes.dtype)
-                compressed = with_later(some + gone[..., None] * last, mass + gone, share, later)
+                compressed = metrics.with_later(some + gone[..., None] * last, mass + gone, share, later)
                 residual = layer.residual[self.start - 1 : -1]
-                error, each = injected_error(full, compressed, layer.output_weight, residual)
+                error, each = metrics.injected_error(full, compressed, layer.output_weight, residual)
             numbers = {
                 "kv_l1_loss": (loss_keys.mean() + loss_values.mean()) / 2,
                 "kv_l1_loss_keys": loss_keys,
-                "kv_l1_absolute_keys": lost_mean(key_mass, kept, keys.shape[2]),
-                "key_cosine": (1 - lost_share(key_energy, kept)).sqrt(),
+                "kv_l1_absolute_keys": metrics.lost_mean(key_mass, kept, keys.shape[2]),
+                "key_cosine": (1 - metrics.lost_share(key_energy, kept)).sqrt(),
                 "kv_l1_loss_values": loss_values,
-                "kv_l1_absolute_values": lost_mean(value_mass, kept, values.shape[2]),
-                "value_cosine": (1 - lost_share(value_energy, kept)).sqrt(),
-                "attention_cosine_similarity": row_cosine(probes, kept),
-                "attention_cosine_window": row_cosine(window, kept),
-                "attention_cosine_no_sink": row_cosine(without_sink, kept),
-                "attention_cosine_logits": row_cosine(logits, kept),
+                "kv_l1_absolute_values": metrics.lost_mean(value_mass, kept, values.shape[2]),
+                "value_cosine": (1 - metrics.lost_share(value_energy, kept)).sqrt(),
+                "attention_cosine_similarity": metrics.row_cosine(probes, kept),
+                "attention_cosine_window": metrics.row_cosine(window, kept),
+                "attention_cosine_no_sink": metrics.row_cosine(without_sink, kept),
+                "attention_cosine_logits": metrics.row_cosine(logits, kept),
                 "attention_mass": mass,
-                "attention_output_cosine": output_cosine(outputs, some),
+                "attention_output_cosine": metrics.output_cosine(outputs, some),
                 "attention_cosine_prompt": prompt_cosines,
-                "overlap_layer_below": overlap(kept, below[name]) if name in below else None,
+                "overlap_layer_below": metrics.overlap(kept, below[name]) if name in below else None,
                 "evidence_kept": evidence,
                 "evidence_whole": whole,
                 "injected_error": error,
                 "injected_error_worst_head": None if each is None else each.mean(1).max(),
-                "pages_freed": pages_freed(kept, n),
-                "question_attention_mass": None if asked is None else row_mass(asked, kept),
+                "pages_freed": metrics.pages_freed(kept, n),
+                "question_attention_mass": None if asked is None else metrics.row_mass(asked, kept),
             }
             missing = torch.tensor(torch.nan, device=keys.device)
             rows.append([missing if x is None else x.float().nanmean() for x in numbers.values()] + [finite.float()])
+            self.names = list(numbers)
         return torch.stack([torch.stack(row) for row in rows])
 
     def after_prompt(self, attention: PromptAttention, layer: Layer) -> tuple[Tensor, Tensor]:
@@ -235,18 +200,17 @@ class Measurement:
             for (name, kept), row in zip(self.kept.items(), layer):
                 if not row[-1]:
                     raise not_finite(f"the queries, keys or values of layer {index}")
-                records.append({"method": name, "kept_tokens": kept.shape[1], "layer": index} | dict(zip(COLUMNS, row)))
-        order = ["method", "kept_tokens", *COLUMNS]
+                found = dict(zip(self.names, row))
+                records.append({"method": name, "kept_tokens": kept.shape[1], "layer": index} | found)
+        order = ["method", "kept_tokens", *self.names]
         order.insert(order.index("overlap_layer_below"), "layer")
         layers = pd.DataFrame(records, columns=order)
 
-        values = torch.stack([torch.stack(list(scores[name].values())) for name in (FULL, *self.methods)]).tolist()
-        answers = pd.DataFrame(
-            [
-                {"method": name, "scored_tokens": len(self.answer)} | dict(zip(scores[FULL], row))
-                for name, row in zip((FULL, *self.methods), values)
-            ]
-        )
+        names = [FULL, *self.methods]
+        values = torch.stack([torch.stack(list(scores[name].values())) for name in names]).tolist()
+        answers = pd.DataFrame(values, columns=list(scores[FULL]))
+        answers.insert(0, "method", names)
+        answers.insert(1, "scored_tokens", len(self.answer))
         for frame in (layers, answers):
             frame.insert(0, "sequence", self.sequence.id)
         return layers, answers

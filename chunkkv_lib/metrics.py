@@ -124,10 +124,8 @@ def attention_output_cosine(q: Tensor, keys: Tensor, values: Tensor, kept: Tenso
     """
     rows = _checked_rows(q, keys, kept, positions)
     if values.shape[:2] != keys.shape[:2] or values.dim() != 3:
-        raise InputError(
-            f"values have shape {tuple(values.shape)} and keys {tuple(keys.shape)}; both must be [KV heads, tokens, "
-            "head dimension] of the same heads and tokens. Pass both from the same layer."
-        )
+        both = f"values have shape {tuple(values.shape)} and keys {tuple(keys.shape)}"
+        raise InputError(f"{both}; pass both [KV heads, tokens, head dimension] from the same layer.")
     check_finite("values", values)
     return output_cosine(output_rows(rows, values), kept_outputs(rows, values, kept))
 
@@ -217,9 +215,7 @@ def _checked_rows(q: Tensor, keys: Tensor, kept: Tensor, positions: Tensor) -> T
     check_finite("probe queries", q)
     check_finite("keys", keys)
     if not isinstance(positions, Tensor) or positions.dtype != torch.int64 or positions.shape != q.shape[1:2]:
-        raise InputError(
-            f"positions must be an int64 tensor with one absolute position for each of the {q.shape[1]} probe queries."
-        )
+        raise InputError(f"positions must be an int64 tensor, an absolute one for each of {q.shape[1]} probe queries.")
     if int(positions.min()) < 0:
         raise InputError(f"a probe has position {int(positions.min())}; positions start at 0.")
     check_kept(kept, keys.shape[1])

@@ -11,27 +11,10 @@ implements `scores(self, attention)` on a `PromptAttention` and returns `self.po
 attention)`.
 """
 
+# ruff: noqa: F401
 from .base import Compressor, WindowCompressor, budget_tokens, check_kept
 from .chunkkv import ChunkKV
 from .controls import Oracle, Random, Recent, StreamingLLM
 from .h2o import H2O
 from .presets import EXTRA, METHODS, PRESETS, preset
 from .snapkv import SnapKV
-
-__all__ = [
-    "EXTRA",
-    "H2O",
-    "METHODS",
-    "PRESETS",
-    "ChunkKV",
-    "Compressor",
-    "Oracle",
-    "Random",
-    "Recent",
-    "SnapKV",
-    "StreamingLLM",
-    "WindowCompressor",
-    "budget_tokens",
-    "check_kept",
-    "preset",
-]

@@ -25,20 +25,14 @@ def budget_tokens(budget: float | int, n: int) -> int:
         raise InputError(f"budget={budget!r} is no number; give a fraction in (0, 1] or a token count: 0.1 or 512.")
     if isinstance(budget, float):
         if not 0 < budget <= 1:
-            raise InputError(
-                f"budget={budget} is outside (0, 1], where a float is the fraction that stays; "
-                "0.1 keeps 10 %. For a token count pass an int."
-            )
+            raise InputError(f"budget={budget} is outside (0, 1]; 0.1 keeps 10 %. For a token count pass an int.")
         return max(1, round(n * budget))
     if budget < 1:
-        raise InputError(
-            f"budget={budget} tokens keeps nothing; it must lie between 1 and the prompt's tokens. "
-            "For a fraction pass a float such as 0.1."
-        )
+        raise InputError(f"budget={budget} keeps no token; an int must lie between 1 and the prompt's tokens.")
     if budget > n:
         raise InputError(
-            f"budget={budget} tokens does not fit a prompt of {n} tokens; it must lie between 1 and {n}. "
-            "Lower the budget, or give a fraction such as 0.1."
+            f"budget={budget} does not fit a prompt of {n} tokens; it must lie between 1 and {n}. Lower the budget, or "
+            "give a fraction such as 0.1."
         )
     return budget
 
@@ -48,19 +42,14 @@ def check_kept(kept: Tensor, n: int) -> None:
     if kept.dim() != 2 or kept.dtype != torch.int64:
         raise InputError(f"kept has shape {tuple(kept.shape)} and dtype {kept.dtype}; expected [S, b] int64.")
     if kept.numel() and (int(kept.min()) < 0 or int(kept.max()) >= n):
-        raise InputError(
-            f"kept positions span {int(kept.min())}..{int(kept.max())}; they must lie in 0..{n - 1}, "
-            "the prompt's positions. Pass the tensors that the kept set was chosen from."
-        )
+        found = f"{int(kept.min())}..{int(kept.max())}"
+        raise InputError(f"kept positions span {found}; they must lie in the prompt's own, 0..{n - 1}.")
     if not (kept[:, 1:] > kept[:, :-1]).all():
         raise InputError("kept positions are not ascending and unique in every row; sort them and drop repeats.")
 
 
 def highest(scores: Tensor, count: int) -> Tensor:
-    """Positions of the `count` highest scores of each row, ties to the lower position: [S, p] -> [S, count] ascending.
-
-    count  at most p
-    """
+    """Positions of the `count` <= p highest scores of each row, ties to the lower: [S, p] -> [S, count] ascending."""
     if count == 0:
         return torch.empty(len(scores), 0, dtype=torch.int64, device=scores.device)
     # topk leaves the order of ties open, so it only tells the lowest score that stays; a full sort takes 7 times as
@@ -78,8 +67,8 @@ class Compressor:
 
     A method implements `scores`. One that chooses otherwise than by the highest scores overrides `keep` too; one that
     has no scores overrides `choose` alone.
-    Equal scores: the lower position stays. Where a method has a field `seed`, a measurement replaces it by a number of
-    its own for every layer and sequence, so that draws are independent and still the same on every machine.
+    Where a method has a field `seed`, a measurement replaces it by a number of its own for every layer and sequence,
+    so that draws are independent and still the same on every machine.
 
     budget       part that stays: float in (0, 1] is a fraction of the prompt, int a number of tokens
     granularity  "kv_head": one set per KV head, what a GQA cache can store; "query_head": one per query head, as
@@ -93,20 +82,16 @@ class Compressor:
 
     def __post_init__(self) -> None:
         budget_tokens(self.budget, self.budget if isinstance(self.budget, int) else 1)
-        if self.granularity not in GRANULARITIES:
-            raise unknown("granularity", self.granularity, GRANULARITIES)
-        if self.group not in GROUPS:
-            raise unknown("group", self.group, GROUPS)
+        for field, known in (("granularity", GRANULARITIES), ("group", GROUPS)):
+            if getattr(self, field) not in known:
+                raise unknown(field, getattr(self, field), known)
 
     def scores(self, attention: PromptAttention) -> Tensor:
         """Score of every position that is ranked: [S, p], higher stays; p is `attention.n` (less a window)."""
         raise NotImplementedError(f"{type(self).__name__} must implement scores(self, attention)")
 
     def keep(self, scores: Tensor, n: int) -> Tensor:
-        """The positions that stay, from scores alone: [S, p] -> [S, b] int64, ascending, unique.
-
-        n  prompt tokens; b = `budget_tokens(budget, n)` exactly
-        """
+        """The positions that stay of a prompt of n, from scores alone: [S, p] -> [S, b] int64, ascending, unique."""
         return highest(scores, self.room(n))
 
     def room(self, n: int) -> int:
@@ -126,11 +111,8 @@ class Compressor:
         return self.keep(scores, n)
 
     def select(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """The positions that stay.
+        """The positions that stay: queries [Hq, n, d], keys [Hkv, n, d], floating point, after RoPE -> [S, b] int64.
 
-        queries  [Hq, n, d] floating point: the prompt's, after RoPE
-        keys     [Hkv, n, d] floating point: the prompt's, after RoPE
-        return   [S, b] int64, ascending, unique, b = `budget_tokens(budget, n)` exactly
         raises InputError: shapes that do not fit, NaN or infinity, a budget or window that does not fit the prompt.
         """
         return self.choose(PromptAttention(queries, keys))
@@ -173,8 +155,7 @@ class WindowCompressor(Compressor):
         if self.window > tokens:
             raise InputError(
                 f"window={self.window} is larger than the budget of {tokens} tokens (budget={self.budget} of a "
-                f"{n}-token prompt); the window counts into the budget. Lower the window to at most "
-                f"{tokens}, or raise the budget."
+                f"{n}-token prompt), into which it counts. Lower the window, or raise the budget."
             )
         return tokens - self.window
 

@@ -42,10 +42,9 @@ class ChunkKV(WindowCompressor):
         super().__post_init__()
         check_whole(chunk_size=self.chunk_size)
         check_pooling(self.pooling, self.kernel)
-        if self.aggregate not in AGGREGATES:
-            raise unknown("aggregate", self.aggregate, AGGREGATES)
-        if self.score not in SCORES:
-            raise unknown("score", self.score, SCORES)
+        for field, known in (("aggregate", AGGREGATES), ("score", SCORES)):
+            if getattr(self, field) not in known:
+                raise unknown(field, getattr(self, field), known)
 
     def scores(self, attention: PromptAttention) -> Tensor:
         """Token scores before chunking, of the positions before the window: [S, n - window]."""

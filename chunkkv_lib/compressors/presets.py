@@ -26,7 +26,6 @@ PRESETS: dict[str, dict[str, dict]] = {
     },
 }  # fmt: skip
 
-
 #: Two more methods by name, with the same reach: both look at 15 neighbours. Their fields come before all others.
 EXTRA: dict[str, tuple[type[Compressor], dict]] = {
     "SnapKV-15": (SnapKV, {"kernel": 15, "pooling": "max"}),
@@ -46,9 +45,8 @@ def preset(name: str = "paper", extra: bool = False, **fields: object) -> dict[s
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
     known = {field for cls in METHODS.values() for field in cls.__dataclass_fields__}
-    for field in fields:
-        if field not in known:
-            raise unknown("hyper-parameter", field, sorted(known))
+    for field in fields.keys() - known:
+        raise unknown("hyper-parameter", field, sorted(known))
     methods = {}
     for method, (cls, own) in ({key: (cls, {}) for key, cls in METHODS.items()} | (EXTRA if extra else {})).items():
         wanted = PRESETS[name].get(cls.__name__, {}) | fields | own
