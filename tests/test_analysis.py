@@ -400,10 +400,9 @@ def test_bfloat16_gives_the_same_picture():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 def test_cuda_bfloat16_gives_the_numbers_of_the_cpu():
     methods = {"Recent": Recent(budget=20), "StreamingLLM": StreamingLLM(budget=20), "Random": Random(budget=20)}
-    exact, answers = analyse(tiny_model(), SEQUENCE, methods | {"ChunkKV": ChunkKV(budget=20, window=4)})
-    single, same = analyse(
-        copy.deepcopy(tiny_model()).cuda(), SEQUENCE, methods | {"ChunkKV": ChunkKV(budget=20, window=4)}
-    )
+    more = methods | {"ChunkKV": ChunkKV(budget=20, window=4)}
+    exact, answers = analyse(tiny_model(), SEQUENCE, more)
+    single, same = analyse(copy.deepcopy(tiny_model()).cuda(), SEQUENCE, more)
     rough, _ = analyse(copy.deepcopy(tiny_model()).bfloat16().cuda(), SEQUENCE, methods)
     columns = [c for c in LAYER_COLUMNS if c not in NOT_ROUNDED]
     np.testing.assert_allclose(single[columns], exact[columns], atol=1e-3)

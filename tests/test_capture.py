@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import references as ref
@@ -60,8 +62,6 @@ def test_logits_of_every_length_are_the_models(count):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_logits_of_every_dtype_are_the_models(dtype):
-    import copy
-
     model = copy.deepcopy(tiny_model("Qwen3")).to(dtype)
     layers = []
     assert torch.equal(capture(model, IDS, layers.append, logits_to_keep=40), plain(model))
@@ -257,19 +257,14 @@ def test_a_sequence_longer_than_the_models_positions_is_refused(architecture):
 @pytest.mark.parametrize("architecture", ["Mistral", "Gemma 2", "Gemma 3"])
 def test_a_sliding_window_shorter_than_the_sequence_is_refused(architecture):
     model = tiny_model(architecture)
-    refuses(
-        model,
-        token_ids(101),
-        "sliding_attention",
-        "last 100 tokens",
-        "101",
-        model.config.model_type,
-        "Lower max_tokens",
-    )
+    parts = "sliding_attention", "last 100 tokens", "101", model.config.model_type, "Lower max_tokens"
+    refuses(model, token_ids(101), *parts)
     assert len(captured(model, token_ids(100))) == 3
 
 
 def test_a_sliding_window_that_is_switched_off_is_no_obstacle():
+    on = tiny_model("Qwen2", use_sliding_window=True, sliding_window=20, max_window_layers=1)
+    refuses(on, IDS, "sliding_attention", "20", "40")
     model = tiny_model("Qwen2", use_sliding_window=False, sliding_window=20)
     assert len(captured(model)) == 3
     full = tiny_model("Gemma 3", layer_types=("full_attention",) * 3, sliding_window=20)
@@ -277,14 +272,8 @@ def test_a_sliding_window_that_is_switched_off_is_no_obstacle():
     assert len(captured(tiny_model("Mistral", sliding_window=None))) == 3
 
 
-def test_a_sliding_window_that_is_switched_on_is_refused():
-    model = tiny_model("Qwen2", use_sliding_window=True, sliding_window=20, max_window_layers=1)
-    refuses(model, IDS, "sliding_attention", "20", "40")
-
-
-@pytest.mark.parametrize("architecture", ["Gemma 2"])
-def test_soft_capping_is_refused(architecture):
-    model = tiny_model(architecture, attn_logit_softcapping=50.0)
+def test_soft_capping_is_refused():
+    model = tiny_model("Gemma 2", attn_logit_softcapping=50.0)
     refuses(model, IDS, "gemma2", "attn_logit_softcapping=50.0", "without soft-capping")
 
 

@@ -108,8 +108,7 @@ def test_one_prompt_token_and_one_new_one():
 def test_sets_per_kv_head_equal_a_dynamic_cache(architecture, granularity):
     """What transformers does with gathered keys and values and the true positions of the new tokens."""
     model = tiny_model(architecture)
-    layers = []
-    capture(model, PROMPT, layers.append)
+    layers = fill_layers(model)
     cache, kept_sets = fill(model, chosen(granularity))
     logits = decode(model, cache, ANSWER)
     for method in range(3):
