@@ -137,8 +137,10 @@ def prompt_tokens(length: int, positions: int) -> int:
 
 def prose(tokenizer, length: int) -> dict[str, list[int]]:
     """Real prose that every Python brings along: a prompt of `length` tokens, and the answer after it."""
+    from .sequences.encoding import encode_text
+
     text = "\n\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
-    ids = tokenizer(text[: 12 * (length + ANSWER_TOKENS)], add_special_tokens=False).input_ids
+    ids = encode_text(tokenizer, text[: 12 * (length + ANSWER_TOKENS)])
     return {"prompt": ids[:length], "answer": ids[length : length + ANSWER_TOKENS]}
 
 

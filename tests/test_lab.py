@@ -31,10 +31,11 @@ from chunkkv_lib.__main__ import main as command_line
 from chunkkv_lib.capture import capture
 from chunkkv_lib.lab import lab_view
 from chunkkv_lib.lab.codes import SCORES, WINDOWS, LayerCodes, layer_codes
-from chunkkv_lib.lab.data import page_data, probe_tokens, prompt_data
+from chunkkv_lib.lab.data import page_data, probe_tokens, prompt_data, token_texts
 from chunkkv_lib.lab.page import ASSETS, SCRIPTS, asset, lab_page
 from chunkkv_lib.lab.prompts import open_prompts, question_about, sentence_with
 from chunkkv_lib.lab.rules import METHODS, Setting, keep, kept_tokens, measured, random_numbers, token_scores
+from chunkkv_lib.sequences.encoding import encode_prompt
 
 
 def text(words: int, seed: int = 0) -> str:
@@ -473,6 +474,14 @@ def test_what_the_model_writes_from_a_whole_cache_is_what_it_writes(tiny, prompt
     data, _ = prompt_data(model, tokenizer, sequence, recorded=[Setting("H2O", 100.0), Setting("Recent", 3.0)])
     by_method = {one[0]: one[-1] for one in data["written"]}
     assert by_method["H2O"] == data["full"] != by_method["Recent"]
+
+
+def test_control_tokens_written_in_a_text_are_shown_letter_by_letter(tiny):
+    """As the model reads them; and a letter of several tokens is shown once, by the last of them."""
+    tokenizer, written = tiny[1], "the cat 💡 wrote <eos> on"
+    ids = encode_prompt(tokenizer, written, 100)
+    texts = token_texts(tokenizer, ids, written)
+    assert "".join(texts) == written and len(texts) == len(ids) and "<eos>" not in texts and "💡" in texts
 
 
 def test_the_probes_are_the_first_words_of_the_answer(prompt):

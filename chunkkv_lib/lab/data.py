@@ -127,7 +127,8 @@ def token_texts(tokenizer: Any, ids: Many[int], text: str | None = None) -> list
     text  the prompt's, where it is known: then the tokenizer tells where each token ends in it
     """
     if text is not None and tokenizer.is_fast:
-        ends = [end for _, end in tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]]
+        encoded = tokenizer(text, split_special_tokens=True, return_offsets_mapping=True, verbose=False)
+        ends = [end for _, end in encoded["offset_mapping"]]
         if len(ends) == len(ids):
             pieces = [text[before:end] for before, end in zip([0, *accumulate(ends, max)], ends)]
             return pieces if pieces[0] else [tokenizer.decode(ids[:1]), *pieces[1:]]  # a mark of the beginning

@@ -103,7 +103,7 @@ def _files(place: Path, names: list[str]) -> dict[str, tuple[str, bytes]]:
     if missing:
         wanted = ", ".join(f"data/{name}.jsonl" for name in missing)
         if place.is_dir():
-            elsewhere = [str(path.relative_to(place)) for path in sorted(place.glob(f"*/*/{missing[0]}.jsonl"))]
+            elsewhere = [path.relative_to(place).as_posix() for path in sorted(place.glob(f"*/*/{missing[0]}.jsonl"))]
         else:
             with zipfile.ZipFile(place) as archive:
                 elsewhere = [member for member in archive.namelist() if member.endswith(f"{missing[0]}.jsonl")]
