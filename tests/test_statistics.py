@@ -158,6 +158,11 @@ def test_too_few_or_mismatched_pairs(function, a, b, word):
         function(a, b)
 
 
+@pytest.mark.parametrize("kind", ["wilcoxon", "permutation"])
+def test_sequences_of_one_document_show_nothing(kind):
+    assert st.paired_test([1.0, 2.0, 3.0], [0.0, 0.0, 0.0], kind, groups=["same"] * 3) == 1.0
+
+
 def test_a_test_over_documents_counts_each_once():
     difference = np.array([0.3, -0.1, 0.8, 0.4, 0.25, 0.9])
     copies = np.repeat(difference, 4)

@@ -181,7 +181,7 @@ def paired_test(
     kind    "wilcoxon": signed ranks, pairs without a difference left out;
             "permutation": the mean difference under random signs, exact where there are few pairs.
     groups  documents as in `interval`: each then counts once, with the mean of its differences
-    return  1.0 where all pairs are equal. The smallest value n pairs can give is 2 / 2**n.
+    return  1.0 where all pairs are equal or of one document. The smallest value n pairs can give is 2 / 2**n.
     raises  InputError: different shapes, fewer than 2 pairs, unknown kind.
     """
     groups = documents_of(a) if groups is None else groups
@@ -191,7 +191,7 @@ def paired_test(
         difference = given.groupby(np.asarray(groups), sort=False).mean().dropna().to_numpy()
     if kind not in ("wilcoxon", "permutation"):
         raise unknown("paired test", kind, ("wilcoxon", "permutation"))
-    if not difference.any():
+    if len(difference) == 1 or not difference.any():
         return 1.0
     if kind == "wilcoxon":
         return float(stats.wilcoxon(difference).pvalue)
