@@ -393,6 +393,11 @@ def test_the_page_fits_a_phone(tab, dark):
     tab.open(tab.page.as_uri())
     ready(tab)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    tab.evaluate("Lab.page.set({left: 'Own rule'})")
+    box, field = tab.evaluate(
+        "['.lab-own', '#lab-formula'].map(name => document.querySelector(name).getBoundingClientRect().right)"
+    )
+    assert field < box
     tab.screen(1300)
 
 
