@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 
 from chunkkv_lib.attention import attention_rows
-from chunkkv_lib.capture import Layer, attention_as, capture
+from chunkkv_lib.capture import Layer, attention_as, capture, check_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -270,6 +271,27 @@ def test_a_sliding_window_that_is_switched_off_is_no_obstacle():
     full = tiny_model("Gemma 3", layer_types=("full_attention",) * 3, sliding_window=20)
     assert len(captured(full)) == 3
     assert len(captured(tiny_model("Mistral", sliding_window=None))) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"sliding_window": 20}, "sliding_attention"),
+        ({"layer_types": ["full_attention", "chunked_attention"], "attention_chunk_size": 20}, "chunked_attention"),
+        ({"index_topk": 20}, "index_topk"),
+        ({"keep_window_size": 20}, "keep_window_size"),
+        ({"attn_temperature_tuning": True, "floor_scale": 20}, "attn_temperature_tuning"),
+    ],
+)
+def test_every_limit_of_a_configuration_is_exact(settings, named):
+    config = SimpleNamespace(model_type="other", max_position_embeddings=128, **settings)
+    model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: config))
+    check_model(model, 20, start=15)
+    with refused("21 tokens", named, "fit in 20"):
+        check_model(model, 21, start=15)
+    config.use_sliding_window = config.attn_temperature_tuning = False
+    if "sliding_window" in settings or "floor_scale" in settings:
+        check_model(model, 21, start=15)
 
 
 def test_soft_capping_is_refused():
