@@ -159,9 +159,14 @@ class RayEngine:
             cores = max(n for n in range(1, places + 1) if sum(node["CPU"] // n for node in nodes) >= wanted)
         self.report(f"Starting {wanted} workers, each with {self.settings.model} ...")
         self.machine["workers"] = wanted
+        self.options = {"num_cpus": cores, "num_gpus": int(kind == "GPU"), "max_restarts": -1}
         for _ in range(wanted):
-            options = {"num_cpus": cores, "num_gpus": int(kind == "GPU"), "max_restarts": -1}
-            self._load(ray.remote(**options)(Worker).remote(self.settings), TRIES - 1)
+            self._load(self._new_worker(), TRIES - 1)
+
+    def _new_worker(self) -> object:
+        import ray
+
+        return ray.remote(**self.options)(Worker).remote(self.settings)
 
     def _load(self, actor: object, retries: int) -> None:
         """Let a worker load its model, before it is given a sequence; -1: Ray tries until there is a place for it."""
@@ -183,10 +188,13 @@ class RayEngine:
         if not answer.failure:
             self._same(answer)
             self.idle.append(actor)
+        elif name and answer.died:
+            self._load(actor, -1)  # Ray starts it anew
         elif name:
-            if not answer.died:  # after an error its GPU may be in no state to measure anything
-                ray.kill(actor, no_restart=False)
-            self._load(actor, -1)
+            # After an error its GPU may be in no state to measure anything. Another worker takes its place: were the
+            # same one started anew, its end, which comes when Ray gets round to it, could hit the next sequence.
+            ray.kill(actor)
+            self._load(self._new_worker(), -1)
         else:
             ray.kill(actor)
             self.report(f"A worker could not start: {_last_line(answer.failure)}")
