@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from tiny import WORDS, tiny_model
 from chunkkv_lib.runs import load_run
 from chunkkv_lib.sequences import longbench
 
+ROOT = Path(__file__).resolve().parents[1]
 MODEL, DATA = "meta-llama/Meta-Llama-3-8B-Instruct", f"datasets/{longbench.REPOSITORY}"
 
 
@@ -29,10 +31,13 @@ def hub(tmp_path_factory):
     with running_hub() as hub:
         (folder / "data").mkdir()
         rows = {
-            name: as_lines([a_row(name, i, context=" ".join(WORDS * 20)) for i in (0, 1)]) for name in LONGBENCH_SETS
+            name: as_lines([a_row(name, i, context=f"{name} {i} " + " ".join(WORDS * 20)) for i in (0, 1)])
+            for name in LONGBENCH_SETS
         }
         archive(folder / "data" / "data.zip", **rows)
         hub.folders = {MODEL: tiny_model(folder / "model"), DATA: folder / "data"}
+        place = folder / "model" / "config.json"  # as many positions as the paper's model has
+        place.write_text(json.dumps(json.loads(place.read_text()) | {"max_position_embeddings": 8192}))
         hub.revisions[DATA] = longbench.REVISION
         hub.official = {name: longbench._blob_id(content) for name, content in rows.items()}
         yield hub
@@ -56,6 +61,17 @@ def python(hub, home: Path, script: str, *arguments: str, **environment: str) ->
 
 OFFICIAL = "from chunkkv_lib.sequences import longbench; longbench.OFFICIAL = {official!r}\n"
 MAIN = "import sys; from chunkkv_lib.__main__ import main; sys.exit(main(sys.argv[1:]))"
+EXECUTE = """
+import sys
+from pathlib import Path
+from chunkkv_lib.book.build import clean_environment, execute_chapters
+from chunkkv_lib.book.chapters import read_chapters
+from chunkkv_lib.book.parameters import parse_assignments
+name, folder, *given = sys.argv[1:]
+chapters = [one for one in read_chapters(Path.cwd()) if one.name.endswith(name)]
+with clean_environment(Path(folder)):
+    execute_chapters(chapters, parse_assignments(given, chapters), Path.cwd(), Path(folder))
+"""
 LOAD = """
 import json, sys
 from chunkkv_lib import InputError, load_model
@@ -68,22 +84,46 @@ for name in sys.argv[1:]:
 """
 
 
-def test_the_papers_profile_runs_over_the_hub(hub, tmp_path):
-    """Two sequences of every category; the archive and the weights break off once and are resumed."""
+@pytest.fixture(scope="module")
+def paper(hub, tmp_path_factory):
+    """A clone in which the paper's profile was measured, as `paper`: four sequences of every category.
+
+    The archive and the weights break off once, and are resumed.
+    """
+    clone = tmp_path_factory.mktemp("clone")
+    shutil.copytree(ROOT / "chunkkv_lib", clone / "chunkkv_lib", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("chapters", "data", "_toc.yml", "requirements.txt"):
+        (clone / name).symlink_to(ROOT / name)
     hub.cuts.update(["data.zip", "model.safetensors"])
-    options = ["--device", "cpu", "--dtype", "float32", "--max-tokens", "128", "--per-category", "2"]
-    script = OFFICIAL.format(official=hub.official) + MAIN
-    done = python(hub, tmp_path, script, "measure", "--profile", "paper", *options, "--run", str(tmp_path / "paper"))
+    done = measure(hub, clone)
     assert done.returncode == 0, done.stderr
-    run = load_run(tmp_path / "paper")
-    assert run.complete and len(run.sequences) == 10 and run.layers["kv_l1_loss"].notna().all()
+    return clone
+
+
+def measure(hub, clone: Path, **environment: str) -> subprocess.CompletedProcess:
+    options = ["--device", "cpu", "--dtype", "float32", "--max-tokens", "128", "--per-category", "4", "--run", "paper"]
+    script = OFFICIAL.format(official=hub.official) + MAIN
+    return python(hub, clone, script, "measure", "--profile", "paper", *options, PYTHONPATH=str(clone), **environment)
+
+
+def test_the_papers_profile_runs_over_the_hub(hub, paper):
+    run = load_run(paper / "runs" / "paper")
+    assert run.complete and len(run.sequences) == 20 and run.layers["kv_l1_loss"].notna().all()
     assert run.manifest["model"]["name"] == MODEL and run.manifest["model"]["revision"] == COMMIT
     assert run.manifest["data"]["revision"] == longbench.REVISION
     assert hub.requested[f"GET {MODEL} model.safetensors"] == hub.requested[f"GET {DATA} data.zip"] == 2
-
-    again = python(hub, tmp_path, script, "measure", "--profile", "paper", *options, "--run", str(tmp_path / "paper"),
-                   HF_HUB_OFFLINE="1")  # fmt: skip
+    again = measure(hub, paper, HF_HUB_OFFLINE="1")
     assert again.returncode == 0 and "nothing to measure" in again.stderr + again.stdout
+
+
+@pytest.mark.parametrize("chapter", ["07_layers", "08_averages", "09_significance"])
+def test_chapters_show_a_run_of_the_papers_profile(chapter, hub, paper, tmp_path):
+    """As `book -p published=paper` executes them; the live run beside it is of the hub's model as well."""
+    (tmp_path / "chapters").mkdir()
+    given = (chapter, str(tmp_path), "published=paper", f"model={MODEL}")
+    done = python(hub, paper, EXECUTE, *given, PYTHONPATH=str(paper))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Llama-3-8B-Instruct" in (tmp_path / "chapters" / f"{chapter}.ipynb").read_text(encoding="utf-8")
 
 
 def test_an_archive_that_is_not_the_official_one_is_refused(hub, tmp_path):
