@@ -92,7 +92,7 @@ def paper(hub, tmp_path_factory):
     """
     clone = tmp_path_factory.mktemp("clone")
     shutil.copytree(ROOT / "chunkkv_lib", clone / "chunkkv_lib", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("chapters", "data", "_toc.yml", "requirements.txt"):
+    for name in ("chapters", "data", "_toc.yml", "requirements.txt", "Makefile"):
         (clone / name).symlink_to(ROOT / name)
     hub.cuts.update(["data.zip", "model.safetensors"])
     done = measure(hub, clone)
@@ -116,7 +116,7 @@ def test_the_papers_profile_runs_over_the_hub(hub, paper):
     assert again.returncode == 0 and "nothing to measure" in again.stderr + again.stdout
 
 
-@pytest.mark.parametrize("chapter", ["07_layers", "08_averages", "09_significance"])
+@pytest.mark.parametrize("chapter", ["07_layers", "08_averages", "09_significance", "10_run_it_yourself"])
 def test_chapters_show_a_run_of_the_papers_profile(chapter, hub, paper, tmp_path):
     """As `book -p published=paper` executes them; the live run beside it is of the hub's model as well."""
     (tmp_path / "chapters").mkdir()
