@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from chunkkv_lib import InputError, Sequence, analyse, preset
 from chunkkv_lib.capture import capture
+from chunkkv_lib.decoding import CompressedCache, generate
 
 TABLE = Path(__file__).parents[1] / "data" / "models" / "sweep.csv"
 IDS = torch.randint(3, 97, (48,), generator=torch.Generator().manual_seed(1))
@@ -189,6 +190,14 @@ def test_longrope_is_refused_only_where_the_answer_crosses_its_switch(one_thread
         result, reason = measured("phi3", 160, **sizes)
         assert result == expected, (switch, reason)
         assert result == "works" or f"texts of more than {switch} tokens" in reason
+
+
+def test_a_written_answer_that_would_cross_longropes_switch_is_refused(one_thread):
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0],
+            "original_max_position_embeddings": 20}  # fmt: skip
+    model = build("phi3", original_max_position_embeddings=20, rope_parameters=rope, sliding_window=None)
+    with pytest.raises(InputError, match=r"max_new_tokens=8 does not fit: .*texts of more than 20 tokens"):
+        generate(model, CompressedCache(15), 3, max_new_tokens=8)
 
 
 def test_yarn_extends_the_positions(one_thread):
