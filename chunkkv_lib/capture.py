@@ -106,8 +106,9 @@ def capture(
         return output, None
 
     def remember(layer, arguments, named) -> None:
-        """What a decoder layer is called with: the residual stream, its first argument."""
-        residuals[layer] = (arguments[0] if arguments else named["hidden_states"])[0]
+        """What a decoder layer is called with: the residual stream, its first argument, where there is one of it."""
+        stream = arguments[0] if arguments else named["hidden_states"]
+        residuals[layer] = stream[0] if stream.dim() == 3 else None  # Gemma 3n carries several streams side by side
 
     try:
         hooks += [one.register_forward_pre_hook(remember, with_kwargs=True) for one in set(owners.values())]
