@@ -64,11 +64,15 @@ def verify(
     run = load_run(name)
     if count < 1:
         raise InputError(f"count={count} does not work; it must be at least 1.")
+    if (version := run.manifest.get("measurement_version")) != MEASUREMENT_VERSION:  # told before a model is loaded
+        raise InputError(
+            f"run {run.name!r} has measurement_version={version}, this code has {MEASUREMENT_VERSION}: their numbers "
+            "differ. Verify it with the code of its time, or measure the run again."
+        )
     settings = replace(run.parameters, **{key: value for key, value in places.items() if value is not None})
     dtype = run.manifest["model"]["dtype"]
     model, tokenizer = load_model(settings.model, settings.device, dtype, settings.device_map)
     here = {"model": describe(model, settings.model), "data": data_identity(settings)}
-    here["measurement_version"] = MEASUREMENT_VERSION
     if changed := differences(*({key: _essential(one[key]) for key in here} for one in (run.manifest, here))):
         raise InputError(
             f"run {run.name!r} was measured with {changed[0]}. Point to the right model or data with --model or "
