@@ -209,6 +209,14 @@ def test_an_empty_or_broken_notebook_earns_nothing(text, sheet, tmp_path):
     assert [one["points"] for one in results] == [0, 0] and all("cannot be read" in one["text"] for one in results)
 
 
+def test_a_cell_that_is_no_python_is_named_where_its_function_is_missed(tmp_path):
+    path = tmp_path / "eve.py"
+    path.write_text("def kv_l1_loss(x, kept):\n    return (\n")
+    share, text = grading.score(grading.functions(path), "kv_l1_loss", seed=1)
+    assert share == 0 and "there is no function kv_l1_loss in the submission; a cell was left out: " in text
+    assert "in its line 2." in text
+
+
 def test_a_folder_without_submissions_is_refused(sheet, tmp_path):
     with refused("does not exist"):
         grade(tmp_path / "none", sheet)

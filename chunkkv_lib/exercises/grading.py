@@ -35,6 +35,7 @@ from .homework import load_sheet
 from .tasks import TASKS, Task
 
 SECONDS = 60  # for all calls of one function
+LEFT_OUT = "# a cell was left out"  # stands in the source where a cell is no Python
 START = 120  # and for its process to start, on a slow machine
 LIBRARY = Path(__file__).resolve().parents[2]
 
@@ -116,7 +117,7 @@ def functions(path: Path) -> str:
         try:
             nodes = ast.parse("\n".join(lines)).body
         except SyntaxError as error:
-            kept.append(f"# a cell was left out: {error.msg} in line {error.lineno}")
+            kept.append(f"{LEFT_OUT}: {error.msg} in its line {error.lineno}")
             continue
         wanted = ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef
         kept += [ast.unparse(node) for node in nodes if isinstance(node, wanted) or is_constant(node)]
@@ -201,7 +202,8 @@ def answer() -> None:
             continue
     function = namespace.get(job["function"])
     if not callable(function):
-        sys.exit(f"there is no function {job['function']} in the submission.")
+        left_out = [line.removeprefix("# ") for line in source.splitlines() if line.startswith(LEFT_OUT)]
+        sys.exit(f"there is no function {job['function']} in the submission" + "; ".join(["", *left_out]) + ".")
     answers = []
     faulthandler.dump_traceback_later(job["seconds"], exit=True)  # starting Python and torch does not count
     for given in rounds:
