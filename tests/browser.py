@@ -9,6 +9,7 @@ import base64
 import fcntl
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -99,7 +100,15 @@ class Browser:
     def evaluate(self, expression: str, seconds: float = 30) -> object:
         """The value of a JavaScript expression in the page; promises are waited for, for that long."""
         options = {"returnByValue": True, "awaitPromise": True}
-        answer = self.call("Runtime.evaluate", seconds, expression=expression, **options)
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                answer = self.call("Runtime.evaluate", seconds, expression=expression, **options)
+                break
+            except RuntimeError as error:  # a page that leads on to another takes its questions with it: ask the other
+                if not re.search("navigated|context", str(error)) or time.monotonic() > deadline:
+                    raise
+                self.listen(0.1)
         if "exceptionDetails" in answer:
             raise RuntimeError(answer["exceptionDetails"].get("exception", {}).get("description", expression))
         return answer["result"].get("value")

@@ -116,7 +116,7 @@ def test_the_papers_profile_runs_over_the_hub(hub, paper):
     assert again.returncode == 0 and "nothing to measure" in again.stderr + again.stdout
 
 
-@pytest.mark.parametrize("chapter", ["07_layers", "08_averages", "09_significance", "10_run_it_yourself"])
+@pytest.mark.parametrize("chapter", ["06_layers", "averages", "09_significance", "10_your_own"])
 def test_chapters_show_a_run_of_the_papers_profile(chapter, hub, paper, tmp_path):
     """As `book -p published=paper` executes them; the live run beside it is of the hub's model as well."""
     (tmp_path / "chapters").mkdir()

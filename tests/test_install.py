@@ -78,9 +78,9 @@ def test_it_measures_in_an_empty_folder(python, tmp_path, embedded):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chapter", ["01_kv_cache", "02_three_ways", "06_metrics"])
+@pytest.mark.parametrize("chapter", ["01_kv_cache", "02_three_rules", "05_two_yardsticks"])
 def test_it_executes_student_copies_in_an_empty_folder(chapter, python, tmp_path, embedded):
-    if chapter == "06_metrics":  # it shows a live run: the clone's, which would take minutes to measure again
+    if chapter == "05_two_yardsticks":  # it shows a live run: the clone's, which would take minutes to measure again
         if not (live := list((ROOT / "_runs" / "live").glob("quick-*/layers.parquet"))):
             pytest.skip("there is no live run here: make book")
         shutil.copytree(live[0].parents[1], tmp_path / "_runs" / "live")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -147,5 +148,7 @@ def test_the_first_page_is_small_and_quick(site, tab):
 
 def test_the_address_of_the_site_leads_to_the_start_page(site, tab):
     tab.open((site / "index.html").as_uri())
-    tab.listen(1)
-    assert tab.evaluate("location.pathname").endswith("/chapters/index.html")
+    deadline = time.monotonic() + 10
+    while not (path := tab.evaluate("location.pathname")).endswith("/chapters/index.html"):
+        assert time.monotonic() < deadline, f"still at {path}"
+        tab.listen(0.1)

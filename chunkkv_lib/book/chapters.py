@@ -28,7 +28,7 @@ KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": 
 class Chapter:
     """A page of the book: its name in `_toc.yml`, its file, and (of a notebook) its parameters by name."""
 
-    name: str  # "chapters/05_compression", without a suffix
+    name: str  # "chapters/04_one_prompt", without a suffix
     path: Path
     parameters: dict[str, Parameter] = field(default_factory=dict)
 

@@ -136,7 +136,7 @@ def parameter_table(chapters: Iterable[Chapter] | None = None) -> str:
     for name, owners in homes.items():
         links = []
         for chapter in owners:
-            file = PurePosixPath(chapter.name).name  # "05_compression", shown as "05"
+            file = PurePosixPath(chapter.name).name  # "04_one_prompt", shown as "05"
             links.append(
                 f"[{file.split('_')[0] if file[:1].isdigit() else file}](/{chapter.name}{chapter.path.suffix})"
             )
