@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from browser import browser, find_browser
+from bs4 import BeautifulSoup
 from common import refused
 from tiny import WORDS, tiny_model
 
@@ -279,6 +280,28 @@ def test_the_budget_moves_by_keyboard_and_text_and_numbers_follow(tab, prompt):
     assert shown(tab, "left") == sorted(set(kept.ravel().tolist())) != before[0]
     assert number(tab, "l1", 0) == pytest.approx(expected["l1"], abs=6e-4) != before[1]
     assert number(tab, "cosine", 0) == pytest.approx(expected["cosine"], abs=6e-4) != before[2]
+
+
+def test_before_the_scripts_the_page_has_the_same_numbers(tab, prompt):
+    page = BeautifulSoup(tab.page.read_text(encoding="utf-8"), "html.parser")
+    still = [[cell.text for cell in row.select("td")] for row in page.select(".lab-numbers [data-metric]")]
+    tab.open("about:blank")
+    tab.open(tab.page.as_uri())
+    ready(tab)
+    live = tab.evaluate(
+        "[...document.querySelectorAll('.lab-numbers [data-metric]')].map("
+        "row => [...row.querySelectorAll('td')].map(cell => cell.firstChild.textContent))"
+    )
+    np.testing.assert_allclose(np.array(still, float), np.array(live, float), atol=1.01e-3)
+
+
+def test_a_weight_writes_the_formula_and_its_own_value(tab):
+    tab.evaluate(
+        "Lab.page.set({left: 'Own rule'}); const w = document.getElementById('lab-w-columns'); w.value = -0.5;"
+        "w.dispatchEvent(new Event('input', {bubbles: true}))"
+    )
+    assert tab.evaluate("document.getElementById('lab-formula').value") == "1 * votes - 0.5 * columns"
+    assert tab.evaluate("document.querySelector('output[for=lab-w-columns]').textContent") == "-0.5"
 
 
 def test_two_methods_differ_where_the_library_says_so(tab, prompt):

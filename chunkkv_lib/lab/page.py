@@ -59,6 +59,7 @@ TOUR = (
         "outlined passage, these tokens did not look at in this layer.",
     ),
 )
+DRAWS = (1, 2, 3, 4)  # seeds of the random choices, as in lab.js
 METRICS = (("l1", "KV cache L1 loss"), ("cosine", "Attention cosine"), ("evidence", "Evidence kept"))
 
 
@@ -70,6 +71,8 @@ def lab_fragment(prompts: Many[tuple[dict, Many[LayerCodes]]], links: Iterable[t
     data, layers = prompts[0]
     found, kept = zip(*(_every_layer(layers, side, data["marked"]) for side in (LEFT, RIGHT)))
     layer = furthest_apart(*found)
+    draws = [_every_layer(layers, Setting("Random", LEFT.budget, seed=seed), data["marked"])[0] for seed in DRAWS]
+    chance = [{name: np.mean([one[name] for one in each]) for name, _ in METRICS} for each in zip(*draws)]
     addresses = []
     for sides in links:
         at = furthest_apart(*(_every_layer(layers, side, data["marked"])[0] for side in sides))
@@ -97,7 +100,8 @@ def lab_fragment(prompts: Many[tuple[dict, Many[LayerCodes]]], links: Iterable[t
         f"{_strips(data)}"
         f'<div class="lab-panels">{_panel("left", LEFT, data, kept[0][layer])}'
         f"{_panel('right', RIGHT, data, kept[1][layer])}</div>{LEGEND}"
-        f"{_numbers(found, layer, sorted({one[1] for one in data['written']}))}{_charts()}{_static_table(data, layers)}"
+        f"{_numbers([*found, chance], layer, sorted({one[1] for one in data['written']}))}{_charts()}"
+        f"{_static_table(data, layers)}"
         f'<script type="application/json" class="lab-data">{payload}</script></div>{scripts}'
     )
 
@@ -182,8 +186,8 @@ def _controls(names: Many[str], layers: int, layer: int) -> str:
         "</div>",
     ]  # fmt: skip
     weights = "".join(
-        f'<div><label for="lab-w-{name}">Weight of {label}</label><input type="range" id="lab-w-{name}" '
-        f'data-part="{name}" min="-2" max="2" step="0.1" value="{value}"></div>'
+        f'<div><label for="lab-w-{name}">Weight of {label} <output for="lab-w-{name}">{value}</output></label>'
+        f'<input type="range" id="lab-w-{name}" data-part="{name}" min="-2" max="2" step="0.1" value="{value}"></div>'
         for name, label, value in (("votes", "window votes", 1), ("columns", "column sums", 0),
                                    ("values", "value size", 0), ("position", "position", 0))
     )  # fmt: skip
@@ -261,15 +265,16 @@ def _panel(side: str, setting: Setting, data: Mapping, kept: np.ndarray) -> str:
 
 
 def _numbers(found: Many[Many[Mapping[str, float]]], layer: int, budgets: Many[float]) -> str:
-    """Both rules' numbers of one layer and their means; the script adds those of a random choice."""
+    """The numbers of both rules and of a random choice in one layer, and their means over layers."""
     rows = []
     for metric, label in METRICS:
         for every in ("", "1"):
             where = f"mean of {len(found[0])} layers" if every else f"layer <output>{layer}</output>"
             values = [np.mean([one[metric] for one in (side if every else side[layer : layer + 1])]) for side in found]
             cells = "".join(f"<td>{value:.3f}</td>" for value in values)
-            rows.append(f'<tr data-metric="{metric}" data-all="{every}"><th scope="row">{label}, {where}</th>{cells}'
-                        "<td>…</td></tr>")  # fmt: skip
+            rows.append(
+                f'<tr data-metric="{metric}" data-all="{every}"><th scope="row">{label}, {where}</th>{cells}</tr>'
+            )
     heads = "".join(f'<th scope="col" class="lab-head-{side}">{one.method}</th>'
                     for side, one in (("left", LEFT), ("right", RIGHT)))  # fmt: skip
     return (

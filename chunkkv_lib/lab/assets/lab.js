@@ -90,9 +90,9 @@ var Lab = globalThis.Lab || (globalThis.Lab = {});
     const weights = [...form.querySelectorAll("[data-part]")];
     form.addEventListener("input", event => {
       if (weights.includes(event.target)) {
-        const used = weights.filter(one => Number(one.value));
-        const parts = used.map(one => `${one.value} * ${one.dataset.part}`);
+        const parts = weights.filter(w => Number(w.value)).map(w => `${w.value} * ${w.dataset.part}`);
         controls.formula.value = parts.join(" + ").replaceAll("+ -", "- ") || "0";
+        event.target.labels[0].lastElementChild.textContent = event.target.value;
       }
       page.update();
     });
