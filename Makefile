@@ -22,11 +22,11 @@ $(VENV)/complete: requirements.txt pyproject.toml
 	$(PIP) install --no-deps -e .
 	@touch $@
 
-book: setup  ## measure live on the embedded model, execute the chapters, build the site in _build/html
-	$(RUN) -m chunkkv_lib book --profile quick
+book: setup  ## execute the chapters on the published runs, build the site in _build/html
+	$(RUN) -m chunkkv_lib book
 
 reproduce: book  ## build the book a second time, in _build/again, and compare every byte with the first
-	$(RUN) -m chunkkv_lib book --profile quick --output _build/again
+	$(RUN) -m chunkkv_lib book --output _build/again
 	diff -r _build/html _build/again
 	@echo "Both builds are the same, byte for byte."
 
@@ -50,7 +50,7 @@ axe: setup  ## fetch axe-core, with which the tests look for barriers in the sit
 	$(RUN) tests/axe.py
 
 links: book  ## ask whether the book's external links still lead somewhere (needs a network)
-	$(VENV)/bin/jupyter-book build _build/sources/quick --builder linkcheck -q
+	$(VENV)/bin/jupyter-book build _build/sources/published --builder linkcheck -q
 
 measure: setup  ## measure the quick profile into runs/quick
 	$(RUN) -m chunkkv_lib measure --profile quick

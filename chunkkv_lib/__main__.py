@@ -118,18 +118,19 @@ def verify(
 
 @app.command()
 def book(
-    profile: Annotated[str, Option(help="profile of the live run")] = "quick",
+    profile: Annotated[str | None, Option(help="of a live run to show (default: the published runs)")] = None,
     parameter: Annotated[list[str] | None, Option("-p", "--parameter", metavar="NAME=VALUE", help="a parameter of the "
                                                   "chapters, as often as needed")] = None,
     output: Annotated[str | None, Option(help="folder of the site's pages (default: _build/html)")] = None,
     record_times: Annotated[bool, Option("--record-times", help="also write the chapters' execution times to "
                                          "data/build_times.json, for the next build's page of versions")] = False,
 ) -> None:  # fmt: skip
-    """Measure the profile's live run, execute every chapter, build the static site and check it."""
+    """Execute every chapter, on the published runs or on a live one, build the static site and check it."""
     from .book import build_book
     from .runs import load_profile
 
-    load_profile(profile)  # a name that is none is told before anything is read or written
+    if profile is not None:
+        load_profile(profile)  # a name that is none is told before anything is read or written
     build_book(profile, parameter or (), output, record_times)
 
 

@@ -54,6 +54,7 @@ run = "quick"  # name of the run folder that the chapter reads
 budget = 0.1  # part of the cache that stays (float) or tokens that stay (int)
 category = "Summarization"  # row of Paper Table 11
 repeats = None  # type: int|None  how often; None: once
+least = 0.15  # budget from which on the first statement fails
 """
 
 OPENING = """\
@@ -82,9 +83,9 @@ See {eq}`eq-demo` and {numref}`fig-demo-line`.
 """
 
 CHECK = """\
-from chunkkv_lib.book import check_parameters
+from chunkkv_lib.book import Page
 
-check_parameters(globals())
+page = Page(globals())
 """
 
 MANIFEST = """\
@@ -111,6 +112,8 @@ from IPython.display import Markdown
 from myst_nb import glue
 
 glue("largest", f"{numbers['loss'].max():.2f}", display=False)
+page.holds("demo-small-budget", budget < least, budget=f"{budget:.1f}", layers=len(numbers))
+page.holds("demo-loss", numbers["loss"].min() > 0.8, most=f"{numbers['loss'].max():.2f}")
 Markdown('''
 :::{table} A demo table.
 :name: tab-demo
@@ -123,7 +126,9 @@ Markdown('''
 """
 
 READING = """\
-The largest loss is {glue:text}`largest`. {numref}`tab-demo` has the rest. A kept set is a {term}`kept set`.
+The largest loss is {glue:text}`largest`, also {glue:text}`demo-loss_most`.
+The budget of {glue:text}`demo-small-budget_budget` is small in {glue:text}`demo-small-budget_layers` layers.
+{numref}`tab-demo` has the rest. A kept set is a {term}`kept set`.
 
 ```{glossary}
 kept set
@@ -195,7 +200,7 @@ def first_chapter() -> nbformat.NotebookNode:
         cells=[
             new_markdown_cell(OPENING),
             code(FIRST_PARAMETERS, "parameters"),
-            code(CHECK, "remove-cell"),
+            code(CHECK, "hide-input"),
             new_markdown_cell(PAPER_BOX),
             code(MANIFEST, "hide-input"),
             code(FIGURE, **FIGURE_CELL),
@@ -211,7 +216,7 @@ def second_chapter() -> nbformat.NotebookNode:
         cells=[
             new_markdown_cell("# The second chapter\n\nBack to {numref}`fig-demo-line` and {numref}`ex-demo`."),
             code(SECOND_PARAMETERS, "parameters"),
-            code(CHECK, "remove-cell"),
+            code(CHECK, "hide-input"),
             code(SECOND_CODE),
             new_markdown_cell(GATED),
             code("print(2 * 21)"),
@@ -238,13 +243,22 @@ def silent(*_: object, **__: object) -> None:
     """A `report` that says nothing."""
 
 
+SAID: list[str] = []  # what the build below reported
+
+
+def said(text: str, **_: object) -> None:
+    SAID.append(text)
+
+
 @cache
 def built_demo() -> Path:
     """The demo book, built once for all tests: its root; the site is in `_build/html`."""
     folder = tempfile.mkdtemp(prefix="demo-book-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     root = write_demo_book(Path(folder) / "book")
-    build_book("quick", ["budget=0.2"], root=root, prepare=measured_elsewhere, report=silent)
+    build_book(
+        "quick", ["budget=0.2"], root=root, prepare=measured_elsewhere, report=lambda text, **_: SAID.append(text)
+    )
     return root
 
 

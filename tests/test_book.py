@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import filecmp
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
-from demo_book import built_demo, first_chapter, measured_elsewhere, not_measured, silent, write_demo_book
+from bs4 import BeautifulSoup
+from demo_book import SAID, built_demo, first_chapter, measured_elsewhere, not_measured, silent, write_demo_book
 
-from chunkkv_lib.book import build_book, check_site, parameter_table, project_root, provenance, read_chapters, versions
+from chunkkv_lib.book import (
+    Page,
+    build_book,
+    check_site,
+    parameter_table,
+    project_root,
+    provenance,
+    read_chapters,
+    versions,
+)
 from chunkkv_lib.book.build import (
     build_html,
     check_output,
@@ -24,9 +37,9 @@ from chunkkv_lib.book.build import (
     with_buttons,
 )
 from chunkkv_lib.book.chapters import Chapter, tidy
-from chunkkv_lib.book.inside import MIME
-from chunkkv_lib.book.pages import stamp
+from chunkkv_lib.book.page import MIME
 from chunkkv_lib.book.parameters import Parameter, parse_assignments, read_parameters
+from chunkkv_lib.book.stamp import stamp
 from chunkkv_lib.errors import InputError
 
 
@@ -50,8 +63,57 @@ def test_the_page_says_which_parameters_it_was_executed_with(site):
     page = (site / "chapters" / "01_first.html").read_text()
     assert "This page was executed with other parameters" in page
     assert "quick-0.2" in page  # what `prepare` returned
-    assert "# Parameters" not in page  # the cell that papermill put in
+    assert page.index("This page was executed") < page.index("You will be able to")  # at the top
     assert page.count("how often") == 1  # in the cell of defaults; an unchanged parameter is not in the table
+
+
+def test_a_statement_that_does_not_hold_in_another_run_is_marked_and_listed_on_top(site):
+    """The demo is built with another budget than its default, for which the first of two statements fails."""
+    page = BeautifulSoup((site / "chapters" / "01_first.html").read_text(), "html.parser")
+    (box,) = page.select("div.admonition.parameters")
+    assert [item.get_text() for item in box.select("li")] == ["demo-small-budget (budget 0.2, layers 3)"]
+    assert {"0.2†", "3†", "0.91"} == {
+        span.get_text() for span in page.select("section section .pasted-text, p .pasted-text")
+    }
+    assert "does not hold" not in page.get_text().replace(box.get_text(), "")
+
+
+def test_a_build_lists_the_statements_that_do_not_hold_in_its_runs(site):
+    line = "chapters/01_first: does not hold in the runs shown: demo-small-budget (budget 0.2, layers 3)"
+    assert [said for said in SAID if "does not hold" in said] == [line]
+
+
+def test_a_statement_that_the_published_runs_contradict_stops_the_build(tmp_path):
+    root = write_demo_book(tmp_path / "book")
+    path = root / "chapters" / "01_first.ipynb"
+    path.write_text(path.read_text().replace("least = 0.15", "least = 0.1"))
+    with pytest.raises(InputError) as stop:
+        build_book(root=root, prepare=not_measured, report=silent)
+    words = "AssertionError: the statement demo-small-budget does not hold in these runs: budget 0.1, layers 3"
+    assert words in str(stop.value) and "chapters/01_first: cell" in str(stop.value)
+
+
+def test_a_page_shows_the_recorded_run_unless_it_is_asked_for_another(monkeypatch, tmp_path, capsys):
+    page = Page({})
+    run = page.run("sensitivity")
+    assert page.published and capsys.readouterr().out == ""
+    shutil.copytree(run.path, tmp_path / "mine")
+    assert len(page.run(tmp_path / "mine").sequences) == len(run.sequences) and not page.published
+    page.holds("order", np.False_, a=1, b="2 %")
+    said = capsys.readouterr().out
+    assert "another run than the published one: Run `sensitivity`" in said
+    assert "† the statement order does not hold in these runs: a 1, b 2 %" in said
+    asked = []
+    monkeypatch.setattr("chunkkv_lib.runs.live_run", lambda *a, **k: asked.append((a, k)) or run)
+    assert Page({}).run("sensitivity", budget=0.2) is run and asked == [(("quick",), {"budget": 0.2, "model": None})]
+    with pytest.raises(InputError, match="no run at absent"):
+        Page({}).run("absent")
+
+
+@pytest.mark.parametrize("wrong", [{"condition": pd.Series([True])}, {"condition": 1}, {"a": 0.5}, {"a": None}])
+def test_a_statement_takes_a_truth_value_and_texts_that_were_formatted(wrong):
+    with pytest.raises(TypeError, match="one: "):
+        Page({}).holds("one", **({"condition": True} | wrong))
 
 
 def test_the_manifest_and_the_numbers_are_one_click_away(site):
@@ -176,7 +238,7 @@ def test_the_parameter_table_has_a_row_for_each_parameter(tmp_path):
     table = parameter_table(read_chapters(write_demo_book(tmp_path / "book"))).splitlines()
     assert table[2] == ("| `run` | `'quick'` | str | name of the run folder that the chapter reads "
                         "| [01](/chapters/01_first.ipynb), [02](/chapters/02_second.ipynb) |")  # fmt: skip
-    assert len(table) == 2 + 5
+    assert len(table) == 2 + 6
 
 
 @pytest.mark.parametrize(
@@ -246,7 +308,7 @@ def test_papermill_alone_stops_in_the_first_cell(name, value, words, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0 and words in done.stderr
     executed = [cell for cell in nbformat.read(result, 4).cells if cell.get("execution_count")]
-    assert executed[-1].source.endswith("check_parameters(globals())")
+    assert executed[-1].source.endswith("page = Page(globals())")
 
 
 def test_papermill_alone_knows_every_parameter(tmp_path):
@@ -292,14 +354,16 @@ def provenance_cell(manifest: dict, line: str = "a line") -> nbformat.NotebookNo
     return nbformat.v4.new_code_cell("f()", outputs=[nbformat.v4.new_output("execute_result", data=data)])
 
 
-def test_the_injected_cell_is_hidden_and_only_changed_parameters_are_shown(tmp_path):
+def test_the_injected_cell_is_folded_and_only_changed_parameters_are_shown(tmp_path):
     metadata = {"tags": ["injected-parameters"], "papermill": {"duration": 1}}
     injected = nbformat.v4.new_code_cell("b = 2", metadata=metadata)
     parameters = {"b": Parameter("b", 1, ("int",), "a | b"), "c": Parameter("c", 1, ("int",))}
-    notebook = stamped([injected], {"b": 2, "c": 1, "other": 5}, tmp_path, parameters)
-    assert notebook.cells[0].metadata == {"tags": ["injected-parameters", "remove-cell"]}
-    assert "| `b` | `2` | `1` | a \\| b |" in notebook.cells[1].source
-    assert "`c`" not in notebook.cells[1].source and "`other`" not in notebook.cells[1].source
+    title = nbformat.v4.new_markdown_cell("# Title\n\nText.")
+    notebook = stamped([title, injected], {"b": 2, "c": 1, "other": 5}, tmp_path, parameters)
+    assert notebook.cells[1].metadata == {"tags": ["hide-input", "injected-parameters"]}
+    top = notebook.cells[0].source
+    assert top.startswith("# Title\n") and top.endswith("\n\nText.") and "| `b` | `2` | `1` | a \\| b |" in top
+    assert "`c`" not in top and "`other`" not in top
 
 
 def test_nothing_that_passes_is_left(tmp_path):

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "chapters").glob("*.ipynb"))
 PAGES = [*NOTEBOOKS, *sorted((ROOT / "chapters").glob("*.md"))]
 LABEL = re.compile(r"^\s*:(?:label|name):\s*(\S+)|^\s*\(([\w-]+)\)=\s*$", flags=re.M)
-GLUED = re.compile(r"""\bglue\(\s*["']([^"']+)["']""")
+GLUED = re.compile(r"""\b(?:glue|holds)\(\s*["']([^"']+)["']""")
 MEASUREMENT = re.compile(r"\b[01]\.\d{3,}")
 
 TEMPLATES = sorted((ROOT / "chapters" / "templates").glob("*.ipynb"))
@@ -68,7 +68,7 @@ def test_code_cells_are_short_and_are_python(path):
 def test_there_is_one_parameters_cell_and_every_parameter_is_explained(path):
     first, check = cells(path)[:2]
     assert [cell for cell in cells(path) if "parameters" in tags(cell)] == [first]
-    assert check.source.endswith("check_parameters(globals())")
+    assert check.source.endswith(("page = Page(globals())", "check_parameters(globals())"))
     assigned = [line.targets[0].id for line in ast.parse(first.source).body]
     parameters = notebook_parameters(path)
     assert list(parameters) == assigned, "a line that papermill does not read"

@@ -6,7 +6,9 @@
 
 and what a chapter itself calls:
 
-    check_parameters(globals())                # in its first cell: refuses what papermill passed by mistake
+    page = Page(globals())                     # in its first cell: refuses what papermill passed by mistake
+    run = page.run("published")                # a recorded run, or a live one
+    page.holds("a-larger", a > b, a=a, b=b)    # checks a statement of the text and glues its numbers
     provenance(run, numbers=frame)             # last line of a cell that makes a figure or table
 
 Importing this package is cheap: only building the book needs papermill and Sphinx.
@@ -19,15 +21,17 @@ if TYPE_CHECKING:
     from .build import build_book
     from .chapters import read_chapters
     from .checks import check_site
-    from .inside import check_parameters, project_root, provenance
+    from .page import Page, check_parameters, project_root, provenance
     from .parameters import parameter_table
 
 _HOME = {
     "build_book": "build", "read_chapters": "chapters", "check_site": "checks",
-    "check_parameters": "inside", "project_root": "inside", "provenance": "inside", "parameter_table": "parameters",
+    "Page": "page", "check_parameters": "page", "project_root": "page", "provenance": "page",
+    "parameter_table": "parameters",
 }  # fmt: skip
 
 __all__ = [
+    "Page",
     "build_book",
     "check_parameters",
     "check_site",

@@ -21,9 +21,9 @@ from filelock import FileLock, Timeout
 
 from chunkkv_lib.book.chapters import TOC, Chapter, read_chapters, read_notebook
 from chunkkv_lib.book.checks import check_site
-from chunkkv_lib.book.inside import project_root
-from chunkkv_lib.book.pages import EXTRA, stamp
+from chunkkv_lib.book.page import project_root
 from chunkkv_lib.book.parameters import parse_assignments
+from chunkkv_lib.book.stamp import EXTRA, stamp
 from chunkkv_lib.book.versions import TIMES, record_times
 from chunkkv_lib.errors import InputError
 
@@ -42,28 +42,31 @@ REDIRECT = """\
 Report = Callable[..., None]  # called like `print`
 
 
-def measured_live(profile: str, values: dict[str, object]) -> dict[str, object]:
-    """Measure the live run that the chapters show, if it is not there yet; the parameters that lead them to it."""
+def measured_live(profile: str | None, values: dict[str, object]) -> dict[str, object]:
+    """Measure the live run that the chapters show, if they show one; the parameters that lead them to it."""
     from chunkkv_lib.runs import live_run
 
-    chosen = str(values.get("profile", profile))
-    live_run(chosen, **{name: values[name] for name in LIVE if name in values})
-    return {"profile": chosen}
+    chosen = values.get("profile", profile)
+    changes = {name: values[name] for name in LIVE if name in values}
+    if chosen or changes:
+        live_run(str(chosen or "quick"), **changes)
+    return {"profile": chosen} if chosen else {}
 
 
 def build_book(
-    profile: str = "quick",
+    profile: str | None = None,
     assignments: Iterable[str] = (),
     output: str | Path | None = None,
     times: bool = False,
     *,
-    prepare: Callable[[str, dict[str, object]], dict[str, object]] = measured_live,
+    prepare: Callable[[str | None, dict[str, object]], dict[str, object]] = measured_live,
     root: str | Path | None = None,
     report: Report = print,
 ) -> Path:
-    """Measure the profile's live run, execute every chapter and build the site; the folder of its pages.
+    """Execute every chapter and build the site; the folder of its pages.
 
-    profile      of the live run; names the working folder `_build/sources/<profile>`
+    profile      of a live run, measured first, that the chapters show in the place of the published runs; it names
+                 the working folder `_build/sources/<profile>`, which without one is `_build/sources/published`
     assignments  "name=value" texts, parameters of the chapters; checked before anything runs
     output       where the site goes, by default `_build/html`; replaced only by a complete new site
     times        whether the seconds that every chapter took are written to `versions.TIMES` at the end
@@ -74,9 +77,9 @@ def build_book(
     """
     root = Path(root).resolve() if root else project_root()
     output = Path(output).resolve() if output else root / "_build" / "html"
-    if not re.fullmatch(r"\w[\w.-]*", profile):
+    if profile is not None and not re.fullmatch(r"\w[\w.-]*", profile):
         raise InputError(f"the profile {profile!r} must be a name of letters, digits, '.', '_' and '-'.")
-    folder = root / "_build" / "sources" / profile
+    folder = root / "_build" / "sources" / (profile or "published")
     chapters = read_chapters(root)
     values = parse_assignments(assignments, chapters)
     check_output(output)
@@ -88,7 +91,8 @@ def build_book(
             if chapter.is_notebook:
                 path = folder / f"{chapter.name}.ipynb"
                 notebook = read_notebook(path)
-                stamp(notebook, chapter, values, folder / EXTRA)
+                for statement in stamp(notebook, chapter, values, folder / EXTRA):
+                    report(f"{chapter.name}: does not hold in the runs shown: {statement}")
                 nbformat.write(notebook, str(path))
         with timed_step("Building the pages", report):
             html = build_html(folder)

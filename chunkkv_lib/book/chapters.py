@@ -12,7 +12,7 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
-from chunkkv_lib.book.inside import project_root
+from chunkkv_lib.book.page import project_root
 from chunkkv_lib.book.parameters import Parameter, read_parameters
 from chunkkv_lib.errors import InputError
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chunkkv_lib.book.chapters import read_chapters
-from chunkkv_lib.book.inside import project_root
+from chunkkv_lib.book.page import project_root
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.files import replace_atomically
 

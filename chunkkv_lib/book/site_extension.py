@@ -15,7 +15,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ExtensionError
 
-from chunkkv_lib.book.pages import EXTRA
+from chunkkv_lib.book.stamp import EXTRA
 
 ASSETS = Path(__file__).parent / "assets"
 

@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell
 
 from chunkkv_lib.book.build import repository_address
 from chunkkv_lib.book.chapters import read_chapters, read_notebook, set_stable_ids, tags, tidy
-from chunkkv_lib.book.inside import project_root
+from chunkkv_lib.book.page import project_root
 from chunkkv_lib.book.plain import plain_chapters
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.files import write_text

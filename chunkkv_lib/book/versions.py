@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from chunkkv_lib.book.chapters import Chapter
-from chunkkv_lib.book.inside import project_root
+from chunkkv_lib.book.page import project_root
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.files import write_text
 from chunkkv_lib.report.tables import MISSING, myst_table

@@ -1,4 +1,4 @@
-"""An executed notebook becomes a page: parameters and provenance are shown, timing is removed."""
+"""An executed notebook becomes a page: whose run it shows and where numbers are from are said, timing is removed."""
 
 from __future__ import annotations
 
@@ -11,23 +11,29 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
 from chunkkv_lib.book.chapters import Chapter, set_stable_ids, strip_timing, tags
-from chunkkv_lib.book.inside import MIME
+from chunkkv_lib.book.page import MIME, RUN_MIME, STATEMENT_MIME
 from chunkkv_lib.book.parameters import bar_safe
 from chunkkv_lib.errors import InputError
 
 EXTRA = "_extra"  # a folder of the built sources whose content becomes part of the site as it is
 
 
-def stamp(notebook: NotebookNode, chapter: Chapter, values: Mapping[str, object], extra: Path) -> None:
-    """Turn an executed notebook into a page's source; files that it links to are written below `extra`."""
+def stamp(notebook: NotebookNode, chapter: Chapter, values: Mapping[str, object], extra: Path) -> list[str]:
+    """Turn an executed notebook into a page's source; files that it links to are written below `extra`.
+
+    return   the statements of the page that do not hold in the runs it shows, each with its numbers.
+    """
     own = chapter.parameters
     changed = {name: value for name, value in values.items() if name in own and value != own[name].default}
+    runs, statements = taken(notebook, RUN_MIME), taken(notebook, STATEMENT_MIME)
+    if changed or runs:
+        title, end, rest = notebook.cells[0].source.partition("\n")
+        notebook.cells[0].source = f"{title}\n\n{banner(changed, runs, statements, chapter)}\n{end}{rest}"
     cells = []
     for cell in notebook.cells:
         cells.append(cell)
         if "injected-parameters" in tags(cell):
-            cell.metadata["tags"] = sorted(tags(cell) | {"remove-cell"})
-            cells += [new_markdown_cell(changed_parameters(changed, chapter))] if changed else []
+            cell.metadata["tags"] = sorted(tags(cell) | {"hide-input"})
         if cell.cell_type == "code":
             cells += provenance_below(cell, chapter, extra)
     notebook.cells = cells
@@ -36,17 +42,35 @@ def stamp(notebook: NotebookNode, chapter: Chapter, values: Mapping[str, object]
         if cell.cell_type == "code":
             clean_outputs(cell)
     set_stable_ids(notebook, PurePosixPath(chapter.name).name)
+    return statements
 
 
-def changed_parameters(values: Mapping[str, object], chapter: Chapter) -> str:
-    """A box with the parameters of this execution that are not the chapter's defaults."""
-    rows = []
-    for name, value in values.items():
+def taken(notebook: NotebookNode, kind: str) -> list[str]:
+    """What the cells put out of one kind, each once; it is taken out of them."""
+    found = []
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        found += [output.data[kind] for output in cell.outputs if kind in output.get("data", {})]
+        cell.outputs = [output for output in cell.outputs if kind not in output.get("data", {})]
+    return list(dict.fromkeys(found))
+
+
+def banner(changed: Mapping[str, object], runs: list[str], statements: list[str], chapter: Chapter) -> str:
+    """The box under a page's title that says how it differs from the published page."""
+    what = (
+        "was executed with other parameters than its defaults"
+        if changed
+        else "shows another run than the published one"
+    )
+    lines = [f":::{{admonition}} This page {what}", ":class: parameters", ""]
+    lines += ["| parameter | here | default | meaning |", "|:---|:---|:---|:---|"] if changed else []
+    for name, value in changed.items():
         parameter = chapter.parameters[name]
-        rows.append(f"| `{name}` | `{value!r}` | `{parameter.default!r}` | {bar_safe(parameter.help)} |")
-    title = ":::{admonition} This page was executed with other parameters than its defaults"
-    head = [title, ":class: parameters", "", "| parameter | here | default | meaning |", "|:---|:---|:---|:---|"]
-    return "\n".join([*head, *rows, ":::"])
+        lines.append(f"| `{name}` | `{value!r}` | `{parameter.default!r}` | {bar_safe(parameter.help)} |")
+    lines += ["", *(f"It shows: {run}\n" for run in runs)]
+    if statements:
+        lines.append("The text is about the published runs. These of its statements do not hold here (†):\n")
+        lines += [f"- {statement}" for statement in statements]
+    return "\n".join([*lines, ":::"])
 
 
 def clean_outputs(cell: NotebookNode) -> None:
