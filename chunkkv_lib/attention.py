@@ -6,9 +6,9 @@ q.k / sqrt(d). Everything is computed in float32 or better, whatever the tensors
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import InitVar, dataclass
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -137,10 +137,9 @@ def unmasked_column_sums(queries: Tensor, keys: Tensor, window: int) -> Tensor:
     check_heads(queries, keys)
     n, rows = keys.shape[1], _rows_per_tile(queries, keys)
     sums = torch.zeros(queries.shape[:2], dtype=torch.promote_types(queries.dtype, torch.float32), device=keys.device)
-    for start in range(0, n, rows):
-        positions = torch.arange(start, min(start + rows, n), device=keys.device)
+    for tile, positions in zip(queries.split(rows, 1), torch.arange(n, device=keys.device).split(rows)):
         sees = torch.where(positions < n - window, n - 1, positions)
-        sums += attention_logits(queries[:, start : start + rows], keys, sees).softmax(-1).sum(1)
+        sums += attention_rows(tile, keys, sees).sum(1)
     return sums
 
 
@@ -184,6 +183,7 @@ def _in_threads(work: Callable[..., Tensor], pieces: Sequence[tuple], device: to
 # --- one layer's pieces, shared -----------------------------------------------------------------------------------
 
 
+@dataclass(eq=False, repr=False)
 class PromptAttention:
     """The pieces of a prompt's attention that scores and metrics are made of, each computed at most once.
 
@@ -196,29 +196,26 @@ class PromptAttention:
     raises InputError: shapes that do not fit, an empty prompt, NaN or infinity.
     """
 
-    def __init__(
-        self,
-        queries: Tensor,
-        keys: Tensor,
-        log_sums: Tensor | None = None,
-        probe_queries: Tensor | None = None,
-        probe_positions: Tensor | None = None,
-        check: bool = True,
-    ) -> None:
+    queries: Tensor
+    keys: Tensor
+    log_sums: Tensor | None = None
+    probe_queries: Tensor | None = None
+    probe_positions: Tensor | None = None
+    check: InitVar[bool] = True
+
+    def __post_init__(self, check: bool) -> None:
+        queries, keys, probes = self.queries, self.keys, self.probe_queries
         check_heads(queries, keys)
-        if queries.shape[1] != keys.shape[1]:
-            raise InputError(f"{queries.shape[1]} queries, {keys.shape[1]} keys: pass exactly those of the prompt.")
-        if keys.shape[1] == 0:
+        self.n, self._pieces = keys.shape[1], {}
+        if queries.shape[1] != self.n:
+            raise InputError(f"{queries.shape[1]} queries, {self.n} keys: pass exactly those of the prompt.")
+        if self.n == 0:
             raise InputError("the prompt is empty (0 tokens); at least 1 token is needed. Pass a longer prompt.")
-        if probe_queries is not None:
-            check_heads(probe_queries, keys)
-        for name, x in (("queries", queries), ("keys", keys), ("probe queries", probe_queries)):
+        if probes is not None:
+            check_heads(probes, keys)
+        for name, x in (("queries", queries), ("keys", keys), ("probe queries", probes)):
             if check and x is not None:
                 check_finite(name, x)
-        self.queries, self.keys, self.log_sums = queries, keys, log_sums
-        self.probe_queries, self.probe_positions = probe_queries, probe_positions
-        self.n = keys.shape[1]
-        self._pieces: dict[tuple, Tensor] = {}
 
     def window_logits(self, window: int) -> Tensor:
         """Scaled logits of the last `window` queries, -inf where a key is not visible: [Hq, window, n]."""
@@ -235,11 +232,6 @@ class PromptAttention:
         """Attention received by each key from all prompt queries: [Hq, n]."""
         return self._once(("column sums",), lambda: column_sums(self.queries, self.keys, self.log_sums))
 
-    def unmasked_column_sums(self, window: int) -> Tensor:
-        """The historical variant of `column_sums` that masked too little: [Hq, n]."""
-        self.check_window(window)
-        return self._once(("unmasked", window), lambda: unmasked_column_sums(self.queries, self.keys, window))
-
     def probe_logits(self) -> Tensor:
         """Scaled logits of the probe queries over the prompt's keys: [Hq, m, n]."""
         if self.probe_queries is None:
@@ -254,9 +246,7 @@ class PromptAttention:
     def check_window(self, window: int) -> None:
         """Raise InputError for a window that is longer than the prompt, or empty."""
         if not 1 <= window <= self.n:
-            raise InputError(
-                f"window={window} does not fit {self.n} prompt tokens; it must lie between 1 and {self.n}."
-            )
+            raise InputError(f"window={window} does not fit {self.n} prompt tokens; give one between 1 and {self.n}.")
 
     def _once(self, name: tuple, compute: Callable[[], Tensor]) -> Tensor:
         if name not in self._pieces:
@@ -290,12 +280,12 @@ def causal_attention(
     grouped = queries.shape[1] != keys.shape[1]
     choice = torch._fused_sdp_choice(queries, keys, values, None, 0.0, True, scale=scale, enable_gqa=grouped)
     if choice == SDPBackend.FLASH_ATTENTION.value:
-        kernel = functools.partial(ops._scaled_dot_product_flash_attention, queries, keys, values)
+        kernel, options = ops._scaled_dot_product_flash_attention, ()
     elif choice == SDPBackend.CUDNN_ATTENTION.value:
-        kernel = functools.partial(ops._scaled_dot_product_cudnn_attention, queries, keys, values, None, True)
+        kernel, options = ops._scaled_dot_product_cudnn_attention, (None, True)
     else:
         return None
-    output, log_sums = kernel(0.0, True, False, scale=scale)[:2]
+    output, log_sums = kernel(queries, keys, values, *options, 0.0, True, False, scale=scale)[:2]
     return output, log_sums.reshape(queries.shape[1:3])
 
 

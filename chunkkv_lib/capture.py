@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -83,8 +83,7 @@ def capture(
     if ids.max() >= size:  # on a GPU an assertion would end the process
         told = f"the sequence holds token id {int(ids.max())}, the model embeds 0 to {size - 1}"
         raise InputError(f"{told}. Encode the text with the model's own tokenizer.")
-    ids = ids.to(model.device)
-    seen, residuals, hooks = set(), {}, []
+    seen, residuals = set(), {}
     hidden_size = model.config.get_text_config().hidden_size
     owners = {child: parent for parent in model.modules() for child in parent.children() if hasattr(child, "layer_idx")}
 
@@ -110,13 +109,10 @@ def capture(
         stream = arguments[0] if arguments else named["hidden_states"]
         residuals[layer] = stream[0] if stream.dim() == 3 else None  # Gemma 3n carries several streams side by side
 
-    try:
-        hooks += [one.register_forward_pre_hook(remember, with_kwargs=True) for one in set(owners.values())]
-        with attention_as(model, attend), torch.inference_mode():
-            logits = model(input_ids=ids[None], use_cache=False, logits_to_keep=logits_to_keep).logits[0]
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, attention_as(model, attend), torch.inference_mode():
+        for one in set(owners.values()):
+            hooks.callback(one.register_forward_pre_hook(remember, with_kwargs=True).remove)
+        logits = model(input_ids=ids[None].to(model.device), use_cache=False, logits_to_keep=logits_to_keep).logits[0]
     logits = logits[-logits_to_keep:]  # some models do not know the argument
     if len(seen) != model.config.get_text_config().num_hidden_layers:
         raise unseen(model, "computes attention in a way of its own in some layers, so that it cannot be captured")
@@ -153,10 +149,7 @@ def check_model(model: PreTrainedModel, tokens: int, start: int | None = None) -
     if tokens == 0:
         raise InputError("the sequence is empty (0 tokens); at least 1 token is needed. Pass a longer prompt.")
     if (cap := setting("attn_logit_softcapping")) is not None:
-        raise InputError(
-            f"{name} soft-caps its attention logits (attn_logit_softcapping={cap}), which SDPA attention cannot "
-            "compute and the scores do not model. Take a model without soft-capping, such as Gemma 3, Llama or Qwen."
-        )
+        raise unseen(model, f"soft-caps its logits (attn_logit_softcapping={cap}), which the scores do not model")
     types = set(setting("layer_types") or ())
     if odd := min(types - {"full_attention", "sliding_attention", "chunked_attention"}, default=""):
         # sparse attention of some kind on the one hand, linear attention, convolutions and state spaces on the other

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .capture import attention_as, capture, check_model, unseen
-from .errors import InputError
+from .errors import InputError, check_whole
 
 CHECKED = 64  # tokens on which a model's decoding is tried
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}  # what rounding may do
@@ -75,8 +75,7 @@ def decode(
     positions = cache.next_position + torch.arange(ids.shape[1], device=ids.device)
 
     @functools.cache  # the same in all layers of a device
-    def hidden(t: int, total: int, group: int, like: tuple) -> Tensor:
-        dtype, device = like
+    def hidden(t: int, total: int, group: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         later = torch.ones(t, total, dtype=torch.bool, device=device).triu(total - t + 1)
         return torch.zeros(t, total, dtype=dtype, device=device).masked_fill_(later, -torch.inf).repeat(group, 1)
 
@@ -89,7 +88,7 @@ def decode(
             cache.layers[module.layer_idx] = (keys, values)
         group, t = query.shape[1] // keys.shape[1], query.shape[2]
         rows = query.reshape(*keys.shape[:2], group * t, -1)  # a group's queries in a row: no key is repeated
-        mask = hidden(t, keys.shape[2], group, (query.dtype, query.device))
+        mask = hidden(t, keys.shape[2], group, query.dtype, query.device)
         if cache.reread:
             mask = mask.repeat(*keys.shape[:2], 1, 1)
             mask[..., 0].masked_fill_(cache.evicted[module.layer_idx][..., None], -torch.inf)
@@ -175,8 +174,7 @@ def generate(
     return        M lists of token ids, each at most `max_new_tokens` long; the cache holds the tokens afterwards
     raises InputError: max_new_tokens below 1, or more than the model has positions for.
     """
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens={max_new_tokens} does not work; it must be at least 1.")
+    check_whole(max_new_tokens=max_new_tokens)
     try:
         check_model(model, cache.next_position + max_new_tokens - 1, cache.next_position + cache.reread)
     except InputError as error:

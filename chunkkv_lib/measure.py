@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import InitVar, dataclass, replace
 
 import pandas as pd
 import torch
@@ -17,7 +17,7 @@ from .attention import PromptAttention, attention_logits, attention_rows, not_fi
 from .capture import Layer, capture
 from .compressors import Compressor, preset
 from .decoding import CompressedCache, answer_scores, check_decoding, decode
-from .errors import InputError
+from .errors import InputError, check_whole
 from .sequence import Sequence
 
 MEASUREMENT_VERSION = 2  # raised when a number that a run records changes; runs of different versions never mix
@@ -53,6 +53,7 @@ def analyse(
     return Measurement(model, sequence, methods, reuse, all_queries).tables()
 
 
+@dataclass(eq=False, repr=False)
 class Measurement:
     """One sequence's forward pass, looked at layer by layer: kept sets, losses, and the compressed caches.
 
@@ -64,21 +65,19 @@ class Measurement:
     full_cache  that of a method which keeps everything, where `keep_full` asks for it
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        sequence: Sequence,
-        methods: Mapping[str, Compressor] | None,
-        reuse: int,
-        all_queries: bool,
-        keep_full: bool = False,
-    ) -> None:
-        self.model, self.sequence, self.reuse, self.all_queries = model, sequence, reuse, all_queries
-        self.methods = dict(preset() if methods is None else methods)
+    model: PreTrainedModel
+    sequence: Sequence
+    methods: Mapping[str, Compressor] | None
+    reuse: int
+    all_queries: bool
+    keep_full: InitVar[bool] = False
+
+    def __post_init__(self, keep_full: bool) -> None:
+        model, sequence = self.model, self.sequence
+        self.methods = dict(preset() if self.methods is None else self.methods)
         if not self.methods:
             raise InputError("no method was given; name at least one, or pass None for all.")
-        if reuse < 1:
-            raise InputError(f"reuse={reuse} does not work; it must be at least 1, where 1 means no reuse.")
+        check_whole(reuse=self.reuse)
         ids = torch.tensor((*sequence.prompt_ids, *sequence.question_ids, *sequence.answer_ids))
         self.n, self.start = len(sequence.prompt_ids), len(ids) - len(sequence.answer_ids)  # where the answer starts
         self.caches: dict[tuple[str, ...], CompressedCache] = {}
@@ -104,9 +103,8 @@ class Measurement:
                 method = replace(method, seed=zlib.crc32(f"{method.seed} {self.sequence.id} {layer.index}".encode()))
             self.kept[name] = method.choose(attention)
         self.layers.append((layer.index, self.columns(attention, values, layer, below)))
-        sizes = {name: kept.shape[1] for name, kept in self.kept.items()}
-        for size in sorted(set(sizes.values())):
-            names = tuple(name for name in sizes if sizes[name] == size)
+        for size in sorted({kept.shape[1] for kept in self.kept.values()}):
+            names = tuple(name for name, kept in self.kept.items() if kept.shape[1] == size)
             cache = self.caches.setdefault(names, CompressedCache(n, reread=True))
             cache.add(keys, values, [self.kept[name] for name in names])
         if self.full_cache:
@@ -200,11 +198,10 @@ class Measurement:
             for (name, kept), row in zip(self.kept.items(), layer):
                 if not row[-1]:
                     raise not_finite(f"the queries, keys or values of layer {index}")
-                found = dict(zip(self.names, row))
-                records.append({"method": name, "kept_tokens": kept.shape[1], "layer": index} | found)
-        order = ["method", "kept_tokens", *self.names]
-        order.insert(order.index("overlap_layer_below"), "layer")
-        layers = pd.DataFrame(records, columns=order)
+                own = {"method": name, "kept_tokens": kept.shape[1]}
+                records.append(own | dict(zip(self.names, row)) | {"layer": index})
+        layers = pd.DataFrame(records)
+        layers.insert(layers.columns.get_loc("overlap_layer_below"), "layer", layers.pop("layer"))
 
         names = [FULL, *self.methods]
         values = torch.stack([torch.stack(list(scores[name].values())) for name in names]).tolist()

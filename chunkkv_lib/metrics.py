@@ -201,10 +201,9 @@ def prompt_cosine(attention: PromptAttention, kept_sets: Sequence[Tensor], rows:
     """
     queries, keys, n = attention.queries, attention.keys, attention.n
     total = torch.zeros(len(kept_sets), len(queries), device=keys.device)
-    for start in range(0, n, rows):
-        positions = torch.arange(start, min(start + rows, n), device=keys.device)
-        tile = attention_rows(queries[:, start : start + rows], keys, positions)
-        total += torch.stack([row_cosine(tile, kept).sum(-1) for kept in kept_sets])
+    for tile, positions in zip(queries.split(rows, 1), torch.arange(n, device=keys.device).split(rows)):
+        seen = attention_rows(tile, keys, positions)
+        total += torch.stack([row_cosine(seen, kept).sum(-1) for kept in kept_sets])
     return total / n
 
 
@@ -223,10 +222,7 @@ def _checked_rows(q: Tensor, keys: Tensor, kept: Tensor, positions: Tensor) -> T
 
 
 def _misfit(sets: int, heads: str) -> InputError:
-    return InputError(
-        f"{sets} kept sets do not fit {heads}; there must be one per KV head, one per query head, or a single one. "
-        "Pass the kept set of the same layer and model."
-    )
+    return InputError(f"{sets} kept sets do not fit {heads}; give one per KV head, one per query head, or one for all.")
 
 
 # --- kept sets themselves -----------------------------------------------------------------------------------------

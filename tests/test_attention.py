@@ -173,7 +173,6 @@ def test_prompt_attention_gives_each_piece_and_computes_it_once():
         "window_rows": ((6,), full[:, 19:]),
         "window_logits": ((6,), np.where(seen, ref.logits(q, k), -np.inf)[:, 19:]),
         "column_sums": ((), full.sum(1)),
-        "unmasked_column_sums": ((6,), ref.column_sums(q, k, unmasked_before=19)),
         "probe_logits": ((), ref.logits(p, k)),
         "probe_rows": ((), ref.attention(p, k, [25, 26, 27])),
     }

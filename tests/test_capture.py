@@ -296,7 +296,7 @@ def test_every_limit_of_a_configuration_is_exact(settings, named):
 
 def test_soft_capping_is_refused():
     model = tiny_model("Gemma 2", attn_logit_softcapping=50.0)
-    refuses(model, IDS, "gemma2", "attn_logit_softcapping=50.0", "without soft-capping")
+    refuses(model, IDS, "gemma2", "attn_logit_softcapping=50.0", "ordinary")
 
 
 def test_a_model_whose_attention_cannot_be_seen_is_refused():

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attention import PromptAttention
-from ..errors import InputError, unknown
+from ..errors import InputError, check_known, check_whole
 
 GRANULARITIES = ("kv_head", "query_head", "layer")
 GROUPS = {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}
@@ -30,10 +30,7 @@ def budget_tokens(budget: float | int, n: int) -> int:
     if budget < 1:
         raise InputError(f"budget={budget} keeps no token; an int must lie between 1 and the prompt's tokens.")
     if budget > n:
-        raise InputError(
-            f"budget={budget} does not fit a prompt of {n} tokens; it must lie between 1 and {n}. Lower the budget, or "
-            "give a fraction such as 0.1."
-        )
+        raise InputError(f"budget={budget} does not fit {n} tokens; give one between 1 and {n}, or a fraction: 0.1.")
     return budget
 
 
@@ -82,9 +79,8 @@ class Compressor:
 
     def __post_init__(self) -> None:
         budget_tokens(self.budget, self.budget if isinstance(self.budget, int) else 1)
-        for field, known in (("granularity", GRANULARITIES), ("group", GROUPS)):
-            if getattr(self, field) not in known:
-                raise unknown(field, getattr(self, field), known)
+        check_known("granularity", self.granularity, GRANULARITIES)
+        check_known("group", self.group, GROUPS)
 
     def scores(self, attention: PromptAttention) -> Tensor:
         """Score of every position that is ranked: [S, p], higher stays; p is `attention.n` (less a window)."""
@@ -165,30 +161,31 @@ class WindowCompressor(Compressor):
         return self.pool_heads(rows[..., : attention.n - self.window].sum(1), attention)
 
 
-def pool_positions(scores: Tensor, pooling: str, kernel: int) -> Tensor:
-    """Pool [S, p] over `kernel` neighbouring positions ("max" or "avg"), stride 1, same length.
+@dataclass(frozen=True)
+class PoolingCompressor(WindowCompressor):
+    """A window compressor that pools scores over neighbouring positions.
 
-    Average pooling counts the zero padding at both ends, as SnapKV and kvpress do. Max-pooling makes plateaus of equal
-    scores; of these the lower positions stay first.
+    kernel   positions pooled together, odd; 1: none
+    pooling  "max" or "avg"
     """
-    if kernel == 1 or scores.shape[-1] == 0:
-        return scores
-    pool = F.max_pool1d if pooling == "max" else F.avg_pool1d
-    return pool(scores[None], kernel, stride=1, padding=kernel // 2)[0]
 
+    kernel: int = 1
+    pooling: str = "max"
 
-def check_pooling(pooling: str, kernel: int) -> None:
-    """Raise InputError for an unknown pooling or a kernel that has no middle."""
-    if pooling not in POOLINGS:
-        raise unknown("pooling", pooling, POOLINGS)
-    check_whole(kernel=kernel)
-    if kernel % 2 == 0:
-        raise InputError(f"kernel={kernel} is even; pooling needs an odd number of positions. Use {kernel + 1}.")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_known("pooling", self.pooling, POOLINGS)
+        check_whole(kernel=self.kernel)
+        if self.kernel % 2 == 0:
+            raise InputError(f"kernel={self.kernel} is even; pooling needs a middle. Use {self.kernel + 1}.")
 
+    def pool_positions(self, scores: Tensor) -> Tensor:
+        """Scores [S, p], each replaced by the highest or mean one around it.
 
-def check_whole(least: int | None = 1, **fields: int) -> None:
-    """Raise InputError for a field that is not an int, or below `least` (None: no limit)."""
-    for name, value in fields.items():
-        if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
-            limit = "" if least is None else f" of at least {least}"
-            raise InputError(f"{name}={value!r} does not work; it must be a whole number{limit}.")
+        Average pooling counts the zero padding at both ends, as SnapKV and kvpress do. Max-pooling makes plateaus of
+        equal scores; of these the lower positions stay first.
+        """
+        if self.kernel == 1 or scores.shape[-1] == 0:
+            return scores
+        pool = F.max_pool1d if self.pooling == "max" else F.avg_pool1d
+        return pool(scores[None], self.kernel, stride=1, padding=self.kernel // 2)[0]

@@ -9,15 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attention import PromptAttention
-from ..errors import unknown
-from .base import WindowCompressor, check_pooling, check_whole, pool_positions
-
-AGGREGATES = ("sum", "mean")
-SCORES = ("softmax", "logits")
+from ..errors import check_known, check_whole
+from .base import PoolingCompressor
 
 
 @dataclass(frozen=True)
-class ChunkKV(WindowCompressor):
+class ChunkKV(PoolingCompressor):
     """Keep the chunks of `chunk_size` neighbours that the last queries attend to most (arXiv 2502.00299, Algorithm 1).
 
     Chunks are cut from position 0 over the positions before the window; the last may be short. The best chunks stay
@@ -28,27 +25,22 @@ class ChunkKV(WindowCompressor):
     chunk_size  tokens; the paper's main runs use 10
     aggregate   a chunk's score is the "sum" of its tokens' (Algorithm 1) or their "mean" (kvpress)
     score       "softmax": attention of the window's queries; "logits": the raw q.k that Algorithm 1 prints
-    kernel      positions pooled before chunking, odd; 1: none (kvpress: 5, average)
-    pooling     "avg" or "max"
     """
 
     chunk_size: int = 10
     aggregate: str = "sum"
     score: str = "softmax"
-    kernel: int = 1
     pooling: str = "avg"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole(chunk_size=self.chunk_size)
-        check_pooling(self.pooling, self.kernel)
-        for field, known in (("aggregate", AGGREGATES), ("score", SCORES)):
-            if getattr(self, field) not in known:
-                raise unknown(field, getattr(self, field), known)
+        check_known("aggregate", self.aggregate, ("sum", "mean"))
+        check_known("score", self.score, ("softmax", "logits"))
 
     def scores(self, attention: PromptAttention) -> Tensor:
         """Token scores before chunking, of the positions before the window: [S, n - window]."""
-        return pool_positions(self.window_sums(attention, self.score == "logits"), self.pooling, self.kernel)
+        return self.pool_positions(self.window_sums(attention, self.score == "logits"))
 
     def chunk_scores(self, scores: Tensor) -> Tensor:
         """Token scores [S, p] -> chunk scores [S, ceil(p / chunk_size)]."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..attention import PromptAttention
-from .base import Compressor, check_whole
+from ..errors import check_whole
+from .base import Compressor
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import unknown
+from ..errors import check_known
 from .base import Compressor
 from .chunkkv import ChunkKV
 from .controls import Oracle, Random, Recent, StreamingLLM
@@ -42,11 +42,10 @@ def preset(name: str = "paper", extra: bool = False, **fields: object) -> dict[s
     return  method name -> compressor, in the order of `METHODS`
     raises InputError: an unknown preset or field, or a value that a method refuses.
     """
-    if name not in PRESETS:
-        raise unknown("preset", name, PRESETS)
-    known = {field for cls in METHODS.values() for field in cls.__dataclass_fields__}
-    for field in fields.keys() - known:
-        raise unknown("hyper-parameter", field, sorted(known))
+    check_known("preset", name, PRESETS)
+    known = sorted({field for cls in METHODS.values() for field in cls.__dataclass_fields__})
+    for field in fields:
+        check_known("hyper-parameter", field, known)
     methods = {}
     for method, (cls, own) in ({key: (cls, {}) for key, cls in METHODS.items()} | (EXTRA if extra else {})).items():
         wanted = PRESETS[name].get(cls.__name__, {}) | fields | own

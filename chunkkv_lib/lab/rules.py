@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..compressors import H2O, ChunkKV, Oracle, Random, Recent, SnapKV, StreamingLLM, budget_tokens
-from ..compressors.base import WindowCompressor, pool_positions
+from ..compressors.base import WindowCompressor
 from .codes import PROBES, SCORES, WINDOWS, LayerCodes
 
 METHODS = ("ChunkKV", "SnapKV", "H2O", "StreamingLLM", "Recent", "Random", "Oracle")
@@ -91,7 +91,7 @@ def keep(method, scores: Tensor, n: int) -> Tensor:
     if isinstance(method, WindowCompressor):
         scores = scores[:, : n - method.window]
     if isinstance(method, SnapKV):
-        scores = pool_positions(scores, method.pooling, method.kernel)
+        scores = method.pool_positions(scores)
     return method.keep(scores, n)
 
 
