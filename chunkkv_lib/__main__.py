@@ -124,6 +124,8 @@ def book(
     output: Annotated[str | None, Option(help="folder of the site's pages (default: _build/html)")] = None,
     record_times: Annotated[bool, Option("--record-times", help="also write the chapters' execution times to "
                                          "data/build_times.json, for the next build's page of versions")] = False,
+    without_solutions: Annotated[bool, Option("--without-solutions", help="leave the exercises' solutions out "
+                                              "(default output: _build/html-without-solutions)")] = False,
 ) -> None:  # fmt: skip
     """Execute every chapter, on the published runs or on a live one, build the static site and check it."""
     from .book import build_book
@@ -131,18 +133,21 @@ def book(
 
     if profile is not None:
         load_profile(profile)  # a name that is none is told before anything is read or written
-    build_book(profile, parameter or (), output, record_times)
+    build_book(profile, parameter or (), output, record_times, solutions=not without_solutions)
 
 
 @app.command()
 def pdf(
     site: Annotated[str | None, Option(help="folder of the site (default: _build/html)")] = None,
     output: Annotated[str | None, Option(help="the PDF (default: _build/book.pdf)")] = None,
+    without_solutions: Annotated[
+        bool, Option("--without-solutions", help="of the site that was built without solutions")
+    ] = False,
 ) -> None:
     """Print every page of the built site into one PDF, in reading order. Needs Chromium."""
     from .book.pdf import make_pdf
 
-    make_pdf(site, output)
+    make_pdf(site, output, solutions=not without_solutions)
 
 
 @app.command()

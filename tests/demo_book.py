@@ -34,6 +34,16 @@ INDEX = """\
 # A demo
 
 Start with {doc}`01_first`. The first figure of that chapter is {numref}`fig-demo-line`.
+
+````{exercise}
+:label: ex-index
+Write the overlap of two sets, and let `check("overlap", mine)` judge it.
+````
+
+````{solution} ex-index
+:class: dropdown
+Count what they share.
+````
 """
 
 REFERENCES = """\
@@ -251,14 +261,13 @@ def said(text: str, **_: object) -> None:
 
 
 @cache
-def built_demo() -> Path:
-    """The demo book, built once for all tests: its root; the site is in `_build/html`."""
+def built_demo(solutions: bool = True) -> Path:
+    """The demo book, built once for all tests: its root; the site is in `_build/html`, or beside it."""
     folder = tempfile.mkdtemp(prefix="demo-book-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     root = write_demo_book(Path(folder) / "book")
-    build_book(
-        "quick", ["budget=0.2"], root=root, prepare=measured_elsewhere, report=lambda text, **_: SAID.append(text)
-    )
+    report = said if solutions else silent
+    build_book("quick", ["budget=0.2"], root=root, prepare=measured_elsewhere, report=report, solutions=solutions)
     return root
 
 

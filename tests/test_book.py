@@ -123,6 +123,24 @@ def test_the_manifest_and_the_numbers_are_one_click_away(site):
     assert (site / "numbers" / "fig-demo-line.csv").read_text() == "layer,loss\n0,0.91\n1,0.89\n2,0.9\n"
 
 
+def test_a_site_can_be_built_without_solutions(site):
+    other = built_demo(solutions=False) / "_build" / "html-without-solutions"
+    assert check_site(other) == [] and not (other.parent / "html").exists()
+    secrets = {"index": "Count what they share", "01_first": "nothing is evicted", "02_second": "print(2 * 21)"}
+    for name, secret in secrets.items():
+        with_them, without = (
+            "".join(BeautifulSoup((place / "chapters" / f"{name}.html").read_text(), "html.parser").get_text().split())
+            for place in (site, other)
+        )
+        secret = secret.replace(" ", "")
+        assert secret in with_them and secret not in without and "Exercise" in without
+    everything = [
+        path.read_text(errors="ignore") for path in other.rglob("*") if path.suffix in (".html", ".js", ".ipynb", ".md")
+    ]
+    assert not [text for text in everything if any(secret in text for secret in secrets.values())]
+    assert (other / "chapters" / "index.html").read_text().count("for overlap</summary>") == 3
+
+
 def test_equations_need_no_network(site):
     page = (site / "chapters" / "01_first.html").read_text()
     assert "_static/mathjax/tex-chtml.js" in page and (site / "_static" / "mathjax" / "tex-chtml.js").is_file()

@@ -14,6 +14,7 @@ from common import refused
 import chunkkv_lib
 from chunkkv_lib.compressors import H2O, METHODS, ChunkKV, Compressor, Recent, SnapKV, WindowCompressor, budget_tokens
 from chunkkv_lib.exercises import TASKS, check, check_method, example, tasks
+from chunkkv_lib.exercises.checking import load_hints
 from chunkkv_lib.metrics import overlap
 from chunkkv_lib.report.arithmetic import kv_cache_bytes
 from chunkkv_lib.report.statistics import holm, paired_test
@@ -211,6 +212,16 @@ def test_a_grader_can_have_an_exception_or_silence(capsys):
         check("kv_l1_loss", lambda x, kept: 1 / 0, report=None, strict=True)
     assert check("kv_l1_loss", lambda x, kept: 1, report=None) is False
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_wrong_answer_is_told_as_many_hints_as_it_asks_for(name):
+    steps = load_hints(name)
+    assert len(set(steps)) == 3
+    for count in range(4):
+        text = told(name, lambda *given: None, hints=count)[1]
+        assert [hint in text for hint in steps] == [step < count for step in range(3)]
+        assert (f"hint {count + 1} of 3: check({name!r}, function, hints={count + 1})" in text) == (count < 3)
 
 
 def test_an_error_shows_the_line_it_came_from():

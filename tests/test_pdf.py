@@ -23,6 +23,18 @@ def test_the_demo_book_is_printed_in_reading_order(tmp_path):
     assert "A demo" in text[0] and len(text) >= 4 and f"{len(text)} pages" in lines[0]
 
 
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium here (Debian: apt install chromium)")
+def test_without_solutions_it_has_a_name_of_its_own():
+    from pypdf import PdfReader
+
+    root = built_demo(solutions=False)
+    written = pdf.make_pdf(root=root, report=lambda line: None, solutions=False)
+    assert written == root / "_build" / "book-without-solutions.pdf"
+    with PdfReader(written) as reader:
+        text = " ".join(" ".join(page.extract_text() for page in reader.pages).split())
+    assert "Predict the loss" in text and "nothing is evicted" not in text
+
+
 def test_a_book_that_is_not_built_is_refused(tmp_path):
     with refused("no page", "make book"):
         pdf.make_pdf(site=tmp_path, output=tmp_path / "book.pdf", root=ROOT)

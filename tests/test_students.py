@@ -16,6 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from chunkkv_lib.book.chapters import read_notebook, tidy
 from chunkkv_lib.book.plain import Plain, glued
 from chunkkv_lib.book.students import ANSWER, student_copies, without_solutions
+from chunkkv_lib.exercises.checking import load_hints
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,7 +71,8 @@ def test_both_forms_of_a_solution_go_and_the_exercises_stay():
     assert "secret" not in text and "solution" not in text
     assert "What is it?" in text and "And this?" in text and "## Further reading" in text and "ls" in text
     kinds = [cell.source if cell.cell_type == "code" else "text" for cell in copy.cells]
-    assert kinds == ["x = 1", "text", ANSWER, "text", ANSWER, "text", "y = 3"]
+    assert kinds == ["x = 1", "text", ANSWER, "text", ANSWER, "text", "y = 3", "text"]
+    assert "CC BY 4.0" in copy.cells[-1].source and "CITATION.cff" in copy.cells[-1].source
     assert "secret = 2" in given.cells[2].source, "the original is not changed"
 
 
@@ -132,7 +134,17 @@ def test_in_jupyterlab_solutions_are_folded_and_exercises_are_not():
 def test_fences_of_any_length(fence):
     text = f"m:{fence}{{solution}} ex\nsecret\n{fence}\nrest"
     copy = without_solutions(notebook(text), "chapter")
-    assert [cell.source for cell in copy.cells] == [ANSWER, "rest"]
+    assert [cell.source for cell in copy.cells[:-1]] == [ANSWER, "rest"]
+
+
+def test_an_exercise_that_is_checked_has_its_hints_below_one_inside_the_other():
+    text = 'm:```{exercise}\n:label: ex\nTry `check("overlap", mine)` or `check("mine", f)`.\n```\n'
+    text += '\n```python\ncheck("holm", f)\n```'
+    (cell, _) = without_solutions(notebook(text), "chapter").cells
+    assert cell.source.count("<details>") == cell.source.count("</details>") == 3 and "for holm" not in cell.source
+    places = [cell.source.index(hint) for hint in load_hints("overlap")]
+    assert places == sorted(places) and cell.source.index("</details>") > places[-1]
+    assert cell.source.index("mine)`") < places[0] < cell.source.index("```python")
 
 
 # --- plain Markdown -----------------------------------------------------------------------------------------------
@@ -178,6 +190,7 @@ def test_a_copy_is_plain_markdown():
 
 def test_copies_of_the_book_hold_nothing_that_only_the_site_understands(tmp_path):
     written = student_copies(tmp_path)
+    assert "Do not write the functions" in (tmp_path / "AGENTS.md").read_text()
     assert "Windows" in (tmp_path / "README.md").read_text() and (tmp_path / "templates" / "my_method.ipynb").exists()
     pictures = 0
     for path in written:

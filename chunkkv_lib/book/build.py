@@ -23,11 +23,13 @@ from chunkkv_lib.book.chapters import TOC, Chapter, read_chapters, read_notebook
 from chunkkv_lib.book.checks import check_site
 from chunkkv_lib.book.page import project_root
 from chunkkv_lib.book.parameters import parse_assignments
+from chunkkv_lib.book.solutions import for_readers, page_for_readers
 from chunkkv_lib.book.stamp import EXTRA, stamp
 from chunkkv_lib.book.versions import TIMES, record_times
 from chunkkv_lib.errors import InputError
 
 CONFIG = "_config.yml"
+SITES = {True: "html", False: "html-without-solutions"}  # with the solutions, without them
 LIVE = ("budget", "model")  # of the parameters that chapters have, the ones that make another live run
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main(prog_name='jupyter-book')"
 #: Variables that would let the user's set-up of Python, Jupyter or Matplotlib change a chapter.
@@ -59,6 +61,7 @@ def build_book(
     output: str | Path | None = None,
     times: bool = False,
     *,
+    solutions: bool = True,
     prepare: Callable[[str | None, dict[str, object]], dict[str, object]] = measured_live,
     root: str | Path | None = None,
     report: Report = print,
@@ -69,6 +72,7 @@ def build_book(
                  the working folder `_build/sources/<profile>`, which without one is `_build/sources/published`
     assignments  "name=value" texts, parameters of the chapters; checked before anything runs
     output       where the site goes, by default `_build/html`; replaced only by a complete new site
+    solutions    False: without the exercises' solutions, by default into `_build/html-without-solutions`
     times        whether the seconds that every chapter took are written to `versions.TIMES` at the end
     prepare      called with the profile and the checked values before the first chapter; what it returns is passed to
                  the chapters as well, and wins
@@ -76,7 +80,7 @@ def build_book(
     raises       InputError: a wrong parameter, a failed chapter, a warning, a faulty site, a second build meanwhile.
     """
     root = Path(root).resolve() if root else project_root()
-    output = Path(output).resolve() if output else root / "_build" / "html"
+    output = Path(output).resolve() if output else root / "_build" / SITES[solutions]
     if profile is not None and not re.fullmatch(r"\w[\w.-]*", profile):
         raise InputError(f"the profile {profile!r} must be a name of letters, digits, '.', '_' and '-'.")
     folder = root / "_build" / "sources" / (profile or "published")
@@ -88,9 +92,13 @@ def build_book(
         fresh_sources(root, chapters, folder)
         seconds = execute_chapters(chapters, values, root, folder, report)
         for chapter in chapters:
-            if chapter.is_notebook:
-                path = folder / f"{chapter.name}.ipynb"
+            path = folder / f"{chapter.name}{chapter.path.suffix}"
+            if not chapter.is_notebook:
+                text = path.read_text(encoding="utf-8")
+                path.write_text(page_for_readers(text, solutions), encoding="utf-8")
+            else:
                 notebook = read_notebook(path)
+                notebook.cells = for_readers(notebook.cells, chapter.path.stem, solutions)
                 for statement in stamp(notebook, chapter, values, folder / EXTRA):
                     report(f"{chapter.name}: does not hold in the runs shown: {statement}")
                 nbformat.write(notebook, str(path))

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from chunkkv_lib.book.build import SITES
 from chunkkv_lib.book.chapters import read_chapters
 from chunkkv_lib.book.page import project_root
 from chunkkv_lib.errors import InputError
@@ -26,17 +27,20 @@ def make_pdf(
     output: str | Path | None = None,
     root: str | Path | None = None,
     report: Callable[[str], None] = print,
+    solutions: bool = True,
 ) -> Path:
     """Print the pages of a finished site into one PDF; the file written.
 
-    site    by default _build/html; output: by default _build/book.pdf
-    raises  InputError: no site there, no Chromium on this machine; a page that cannot be printed.
+    site       by default _build/html; output: by default _build/book.pdf
+    solutions  False: by default of the site without solutions, and into _build/book-without-solutions.pdf
+    raises     InputError: no site there, no Chromium on this machine; a page that cannot be printed.
     """
     from pypdf import PdfWriter
 
     root = Path(root).resolve() if root else project_root()
-    site = Path(site).resolve() if site else root / "_build" / "html"
-    output = Path(output).resolve() if output else root / "_build" / "book.pdf"
+    site = Path(site).resolve() if site else root / "_build" / SITES[solutions]
+    name = SITES[solutions].replace("html", "book")
+    output = Path(output).resolve() if output else root / "_build" / f"{name}.pdf"
     pages = [site / f"{chapter.name}.html" for chapter in read_chapters(root)]
     if missing := [page for page in pages if not page.is_file()]:
         raise InputError(f"the site has no page {missing[0]}; build it first: make book.")

@@ -5,19 +5,20 @@ python -m chunkkv_lib students --output students
 
 from __future__ import annotations
 
-import re
 from copy import deepcopy
 from pathlib import Path
 
 import nbformat
 from nbformat.notebooknode import NotebookNode
-from nbformat.v4 import new_code_cell
+from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from chunkkv_lib.book.build import repository_address
-from chunkkv_lib.book.chapters import read_chapters, read_notebook, set_stable_ids, tags, tidy
+from chunkkv_lib.book.chapters import read_chapters, read_notebook, set_stable_ids, tidy
 from chunkkv_lib.book.page import project_root
 from chunkkv_lib.book.plain import plain_chapters
+from chunkkv_lib.book.solutions import for_readers
 from chunkkv_lib.errors import InputError
+from chunkkv_lib.exercises.homework import LICENCE, part
 from chunkkv_lib.files import write_text
 
 ANSWER = "# your answer"
@@ -36,7 +37,9 @@ Copies without solutions, for JupyterLab, VS Code or Colab. They need the book's
 requirements.txt -e .`), and `pip install jupyterlab` adds a program to open them with. Numbers in the text are those of
 the book; where one is missing, "…" stands for it, and the cell above computes it.
 
-Text and figures: CC BY 4.0; code: MIT. Cite the book by its CITATION.cff.
+`AGENTS.md` asks an AI assistant to explain and not to solve.
+
+{licence}
 """
 
 
@@ -59,7 +62,8 @@ def student_copies(output: str | Path, force: bool = False, root: str | Path | N
             copy.cells = [plain(chapter.path.stem).cell(cell) for cell in copy.cells]
             copies[output / chapter.path.name] = nbformat.writes(copy) + "\n"
     chapters = list(copies)
-    copies[output / "README.md"] = README
+    copies[output / "README.md"] = README.format(licence=LICENCE)
+    copies[output / "AGENTS.md"] = part("AGENTS.md").decode()
     for path in sorted((root / "chapters" / "templates").glob("*.ipynb")):
         copies[output / "templates" / path.name] = path.read_text(encoding="utf-8")
     edited = [path for path, text in copies.items() if path.exists() and path.read_text(encoding="utf-8") != text]
@@ -76,14 +80,9 @@ def student_copies(output: str | Path, force: bool = False, root: str | Path | N
 def without_solutions(notebook: NotebookNode, name: str, address: str | None = None) -> NotebookNode:
     """The notebook with each solution replaced by an empty answer cell; `name` is its file's, for ids and errors."""
     copy = tidy(deepcopy(notebook), name)
-    cells = []
-    for cell in copy.cells:
-        if re.match(r"`{3,}\{solution(-start)?\}", cell.source):
-            cells.append(new_code_cell(ANSWER))
-        elif "solution" not in tags(cell):
-            cells.append(cell)
+    cells = for_readers(copy.cells, name, solutions=False, answer=ANSWER)
     if address:
         cells.insert(1, new_code_cell(COLAB.format(address=address)))  # below the title, above every import
-    copy.cells = cells
+    copy.cells = [*cells, new_markdown_cell(f"*{LICENCE}*")]
     set_stable_ids(copy, name)
     return copy

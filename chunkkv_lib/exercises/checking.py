@@ -6,11 +6,13 @@ import inspect
 import secrets
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.resources import files
 from itertools import combinations
 from numbers import Number
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -31,6 +33,7 @@ def check(
     seed: int | None = None,
     report: Callable | None = print,
     strict: bool = False,
+    hints: int = 0,
 ) -> bool:
     """Compare a function with the right answer on fresh random inputs; stop at the first difference and explain it.
 
@@ -39,6 +42,7 @@ def check(
     seed      repeats an earlier check; it is part of what is reported
     report    is given the lines of text; None: nothing is said
     strict    a wrong answer raises AssertionError with the same text, for graders that want an exception
+    hints     how many of the task's three hints a wrong answer is told
     return    whether all rounds agree
     raises    InputError: an unknown task, something that cannot be called, fewer than 1 round.
     """
@@ -59,6 +63,10 @@ def check(
             text = f"✗ {name}, round {number} of {rounds}: {wrong}\n  inputs: {sizes}\n  the same inputs: "
             text += f"example({name!r}, seed={seed}, round={number}); the whole again: "
             text += f"check({name!r}, {_name(function)}, seed={seed})"
+            steps = load_hints(name)
+            text += "".join(f"\n  hint {step}: {hint}" for step, hint in enumerate(steps[:hints], 1))
+            if hints < len(steps):
+                text += f"\n  hint {hints + 1} of {len(steps)}: check({name!r}, {_name(function)}, hints={hints + 1})"
             right = False
             break
     if strict and not right:
@@ -77,6 +85,20 @@ def example(name: str, seed: int, round: int = 1) -> dict[str, object]:
     if round < 1:
         raise InputError(f"round={round} does not exist; rounds count from 1.")
     return dict(zip(task.names, [task.draw(generator) for _ in range(round)][-1], strict=True))
+
+
+def load_hints(name: str) -> list[str]:
+    """The three hints of a task, each nearer to the code than the one before."""
+    _task(name)
+    return yaml.safe_load(files(__package__).joinpath("hints.yml").read_text(encoding="utf-8"))[name]
+
+
+def folded_hints(name: str) -> str:
+    """The same as Markdown that unfolds one inside the other, without JavaScript."""
+    steps = load_hints(name)
+    title = "<details><summary>Hint {} of {} for {}</summary>\n\n{}"
+    opened = [title.format(number, len(steps), name, hint) for number, hint in enumerate(steps, 1)]
+    return "\n\n".join([*opened, "</details>" * len(steps)])
 
 
 def _task(name: str) -> Task:

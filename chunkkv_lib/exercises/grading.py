@@ -86,12 +86,11 @@ def submissions(folder: str | Path) -> dict[str, Path]:
 
 def grade_one(path: Path, sheet: Mapping, seed: int, seconds: int = SECONDS) -> list[dict]:
     """Points and feedback for every task of a sheet: id, points, of, text."""
+    source = unreadable = ""
     try:
         source = functions(path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        source, unreadable = "", f"the submission cannot be read: {error}"
-    else:
-        unreadable = ""
+        unreadable = f"the submission cannot be read: {error}"
     results = []
     for question in sheet["questions"]:
         if "task" in question:
@@ -106,11 +105,9 @@ def functions(path: Path) -> str:
 
     A cell that is no Python is left out, so that a half-written one does not cost the others.
     """
-    text = path.read_text(encoding="utf-8")
-    cells = [text]
+    cells = [path.read_text(encoding="utf-8")]
     if path.suffix == ".ipynb":
-        parts = [cell for cell in json.loads(text)["cells"] if cell.get("cell_type") == "code"]
-        cells = ["".join(cell["source"]) for cell in parts]
+        cells = ["".join(one["source"]) for one in json.loads(cells[0])["cells"] if one.get("cell_type") == "code"]
     kept = []
     for cell in cells:
         lines = ["pass" if line.lstrip().startswith(("%", "!")) else line for line in cell.splitlines()]
@@ -157,12 +154,8 @@ def answered(source: str, name: str, task: Task, rounds: list[tuple], seconds: i
         place = Path(folder)
         (place / "answer.py").write_text(source, encoding="utf-8")
         torch.save([[portable(x) for x in given] for given in rounds], place / "rounds.pt")
-        job = {
-            "function": name,
-            "no_table": task.no_table,
-            "raw": isinstance(rounds[0][0], np.ndarray),
-            "seconds": seconds,
-        }
+        raw = isinstance(rounds[0][0], np.ndarray)
+        job = {"function": name, "no_table": task.no_table, "raw": raw, "seconds": seconds}
         (place / "job.json").write_text(json.dumps(job))
         code = "import sys; sys.path.insert(0, sys.argv[1]); from chunkkv_lib.exercises.grading import answer; answer()"
         command = [sys.executable, "-P", "-c", code, str(LIBRARY)]
@@ -265,16 +258,8 @@ def gradescope(root: Path, sheet: str, seed: int | None = None) -> dict:
     inside = sorted(path for path in (root / "submission").rglob("*") if path.suffix in (".ipynb", ".py"))
     seed = int.from_bytes(os.urandom(4)) if seed is None else seed
     results = grade_one(inside[0] if inside else root / "submission" / "(no notebook)", found, seed)
-    tests = [
-        {
-            "name": one["id"],
-            "score": one["points"],
-            "max_score": one["of"],
-            "output": one["text"],
-            "visibility": "visible",
-        }
-        for one in results
-    ]
+    shown = {"name": "id", "score": "points", "max_score": "of", "output": "text"}
+    tests = [{theirs: one[ours] for theirs, ours in shown.items()} | {"visibility": "visible"} for one in results]
     written = {"tests": tests}
     write_text(root / "results" / "results.json", json.dumps(written, indent=1) + "\n")
     return written
