@@ -8,6 +8,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import prose
+
 CORE = ["errors", "sequence", "attention", "kept_sets", "compressors", "metrics", "capture", "decoding", "measure"]
 LIMITS = {  # what -> (at commit 1f3accc, where the last number is of this script; at most)
     "lines of chunkkv_lib": (17_525, 14_000),
@@ -61,3 +63,4 @@ if __name__ == "__main__":
     for what, number in measured(root).items():
         before, most = LIMITS[what]
         print(f"{what:45} {number:7,}  at most {most:7,} (was {before:6,})  {'' if number <= most else 'MISSED'}")
+    prose.main()
