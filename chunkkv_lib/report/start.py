@@ -1,0 +1,97 @@
+"""The start page: what each rule still finds, beside what the two metrics say of the same caches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .claims import relative_gap
+from .damage import NLL
+from .records import METHODS, METRICS, PRIMARY, damage, draws, metric_and_damage, sequence_means
+from .statistics import smallest_margin, within_sequence_rank_correlation
+from .style import GREY, INK, SMALL, look, panels, styled
+from .tables import MISSING, myst_table
+
+RULES = {
+    "Full": "Full cache",
+    "Oracle": "Oracle: knows the answer",
+    "ChunkKV, chunk_size 40": "ChunkKV, chunks of 40",
+    "SnapKV, kernel 15": "SnapKV, pooled over 15",
+    "ChunkKV": "ChunkKV, chunks of 10",
+    "SnapKV": "SnapKV, pooled over 7",
+    "StreamingLLM": "StreamingLLM: start and end",
+    "H2O": "H2O",
+    "Random": "Random choice",
+}
+
+
+def rules(run: Any) -> pd.DataFrame:
+    """A run of needles: a row per rule of RULES that it measured, the one that finds most first.
+
+    return  columns method, rule (in words), found, n, and the two primary metrics, NaN for the full cache
+    """
+    found = run.answers.groupby("method", sort=False)["score"].agg(["sum", "size"])
+    means = run.layers.groupby(["sequence", "method"])[list(PRIMARY)].mean().groupby("method").mean()
+    table = pd.DataFrame({"method": list(RULES), "rule": list(RULES.values())})
+    table = table[table["method"].isin(found.index)].set_index("method", drop=False)
+    table = table.assign(found=found["sum"].round().astype(int), n=found["size"]).join(means)
+    return table.sort_values("found", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def everywhere(runs: Iterable[Any]) -> pd.DataFrame:
+    """What holds in every run, a row each.
+
+    return  columns run; behind: how many of the three methods a random choice beats by L1 loss; lead_l1, lead_cosine:
+            ChunkKV against SnapKV in per cent, mean of the rows; alike: nats within which their answers suffer alike;
+            random: what a random choice costs, nats per token; order_l1, order_cosine: how each metric ranks all rules
+            within a sequence, as a rank correlation with the damage, turned so that 1 is the right order
+    """
+    rows = []
+    for run in runs:
+        means, hurt = sequence_means(run.records, PRIMARY[0]).mean(), damage(run.answer_records)
+        wide = sequence_means(hurt, NLL)
+        row = {"run": run.name, "behind": int((means[list(METHODS)] > means["Random"]).sum())}
+        for metric, short in zip(PRIMARY, ("l1", "cosine")):
+            row[f"lead_{short}"] = relative_gap(draws(run.records, metric, METHODS), METHODS[:2])[0].mean()
+            order = within_sequence_rank_correlation(*metric_and_damage(run.records, hurt, metric, NLL))
+            row[f"order_{short}"] = -METRICS[metric].sign * order.estimate
+        row["alike"] = smallest_margin((wide["ChunkKV"] - wide["SnapKV"]).dropna())
+        rows.append(row | {"random": wide["Random"].mean()})
+    return pd.DataFrame(rows)
+
+
+def rules_table(found: pd.DataFrame, caption: str, name: str = "") -> str:
+    """`rules` as a table: a row per rule."""
+    texts = {
+        METRICS[metric].header: [MISSING if np.isnan(value) else f"{value:.3f}" for value in found[metric]]
+        for metric in PRIMARY
+    }
+    table = pd.DataFrame({"What stays": found["rule"], f"Codes found of {found['n'].max()} ↑": found["found"], **texts})
+    return myst_table(table, caption, name, right=table.columns[1:])
+
+
+@styled
+def rules_figure(found: pd.DataFrame) -> Figure:
+    """A bar per rule for what it finds; beside it both metrics of the same caches, on their full axes."""
+    figure, axes = panels(1, 3, height=0.38 * len(found) + 0.9, width=7.4, sharey=True, width_ratios=(1.5, 1, 1))
+    for y, row in enumerate(found.itertuples()):
+        style = look(row.method.partition(",")[0])
+        axes[0].barh(y, row.found / row.n, height=0.62, color=style.colour)
+        axes[0].text(row.found / row.n + 0.02, y, str(row.found), va="center", fontsize=SMALL, color=INK)
+        for ax, metric in zip(axes[1:], PRIMARY):
+            ax.plot(getattr(row, metric), y, style.marker, color=style.colour, markersize=7, clip_on=False)
+    axes[0].set_yticks(range(len(found)), found["rule"])
+    axes[0].set(xlim=(0, 1.12), xticks=[], ylim=(len(found) - 0.5, -0.5))
+    axes[0].set_title(f"Codes found, of {found['n'].max()}", fontsize=SMALL + 1)
+    for ax, metric in zip(axes[1:], PRIMARY):
+        ax.set(xlim=(0, 1), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
+        ax.set_title(METRICS[metric].short, fontsize=SMALL + 1)
+        ax.set_xlabel(METRICS[metric].direction, fontsize=SMALL, color=GREY)
+    for ax in axes:
+        ax.grid(visible=False, axis="y")
+        ax.tick_params(axis="y", length=0)
+    return figure

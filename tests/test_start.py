@@ -1,0 +1,54 @@
+"""The start page's numbers, against a few that can be counted by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_records import tiny_run
+
+from chunkkv_lib.report.start import everywhere, rules, rules_figure, rules_table
+
+
+def needles(found: dict[str, int], n: int = 4) -> SimpleNamespace:
+    answers = [
+        {"sequence": f"s{i}", "method": name, "score": float(i < hits)}
+        for name, hits in found.items()
+        for i in range(n)
+    ]
+    layers = [
+        {"sequence": f"s{i}", "method": name, "kv_l1_loss": 0.9, "attention_cosine_similarity": place / 10}
+        for place, name in enumerate(found)
+        if name != "Full"
+        for i in range(n)
+    ]
+    return SimpleNamespace(answers=pd.DataFrame(answers), layers=pd.DataFrame(layers))
+
+
+def test_rules_stand_in_the_order_of_what_they_find_and_carry_their_own_metrics():
+    run = needles({"Full": 4, "SnapKV": 1, "ChunkKV": 3, "Random": 0, "ChunkKV, budget 0.02": 4})
+    table = rules(run)
+    assert list(table["method"]) == ["Full", "ChunkKV", "SnapKV", "Random"]  # no row for what the page does not name
+    assert list(table["found"]) == [4, 3, 1, 0] and set(table["n"]) == {4}
+    assert list(table["attention_cosine_similarity"][1:]) == pytest.approx([0.2, 0.1, 0.3])
+    assert np.isnan(table["kv_l1_loss"][0])
+    text = rules_table(table, "A caption.", "tab-x")
+    assert "| Full cache | 4 | – | – |" in text and "| ChunkKV, chunks of 10 | 3 | 0.900 | 0.200 |" in text
+    bars = rules_figure(table).axes[0].patches
+    assert [bar.get_width() for bar in bars] == [1, 0.75, 0.25, 0]
+
+
+def test_what_holds_everywhere_turns_with_the_records():
+    run = tiny_run(methods=("ChunkKV", "SnapKV", "H2O", "Random", "Oracle"))
+    run.answer_records = run.answers.merge(run.sequences[["sequence", "category"]], on="sequence")
+    run.records["kv_l1_loss"] -= 0.005 * (run.records["method"] == "Random")
+    row = everywhere([run]).iloc[0]
+    assert row["run"] == "tiny" and row["behind"] == 2  # SnapKV and H2O lose more L1 than the random choice
+    assert row["order_cosine"] == pytest.approx(1)  # made so: the answer's damage is ten times what the cosine lacks
+    assert row["random"] == pytest.approx(6, abs=0.1) and row["lead_l1"] == pytest.approx(-1.1, abs=0.2)
+    turned = run.records.assign(kv_l1_loss=-run.records["kv_l1_loss"])
+    assert everywhere([SimpleNamespace(**{**vars(run), "records": turned})]).iloc[0]["order_l1"] == pytest.approx(
+        -row["order_l1"]
+    )
