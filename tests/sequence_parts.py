@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.sequences import DATASETS
-from chunkkv_lib.sequences.open_data.trec import LABELS
+from chunkkv_lib.sequences.open_data import LABELS
 
 LONGBENCH_SETS = [name for names in DATASETS["longbench"].values() for name in names]
 

@@ -9,10 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from chunkkv_lib import downloads
-from chunkkv_lib.downloads import Wheel
+from chunkkv_lib import files
 from chunkkv_lib.errors import InputError
-from chunkkv_lib.files import cache_dir
+from chunkkv_lib.files import Wheel, cache_dir
 
 NAME = "demo-1.0-py3-none-any.whl"
 DATA = b"a text\n" * 1000
@@ -55,7 +54,7 @@ def fake_pip(monkeypatch, tmp_path):
                 shutil.copy(tmp_path / "index" / NAME, command[command.index("--dest") + 1])
             return SimpleNamespace(returncode=int(bool(stderr)), stderr=stderr)
 
-        monkeypatch.setattr(downloads.subprocess, "run", run)
+        monkeypatch.setattr(files.subprocess, "run", run)
 
     return install
 
@@ -73,7 +72,7 @@ def test_downloaded_once_then_offline(wheel, cache, tmp_path, monkeypatch, capfd
     assert wheel.path() == cache / NAME
     assert [p.name for p in cache.iterdir()] == [NAME]
     assert "demo==1.0" in capfd.readouterr().err  # a download of 80 MB should not look like a hang
-    monkeypatch.setattr(downloads.subprocess, "run", lambda *_, **__: pytest.fail("pip was called again"))
+    monkeypatch.setattr(files.subprocess, "run", lambda *_, **__: pytest.fail("pip was called again"))
     assert wheel.read("demo/text.txt") == DATA
 
 
@@ -117,7 +116,7 @@ def test_no_pip(wheel, tmp_path, monkeypatch):
 def test_put_there_by_hand(wheel, cache, tmp_path, monkeypatch):
     cache.mkdir(parents=True)
     (tmp_path / "index" / NAME).rename(cache / NAME)
-    monkeypatch.setattr(downloads.subprocess, "run", lambda *_, **__: pytest.fail("pip was called"))
+    monkeypatch.setattr(files.subprocess, "run", lambda *_, **__: pytest.fail("pip was called"))
     assert wheel.read("demo/text.txt") == DATA
 
 
@@ -173,14 +172,14 @@ def test_interrupted_download_leaves_nothing(wheel, cache, monkeypatch):
         (folder / wheel.filename).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(downloads, "_fetch", interrupted)
+    monkeypatch.setattr(files, "_fetch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         wheel.path()
     assert not list(cache.iterdir())
 
 
 def test_two_processes_at_once(wheel, cache):
-    code = f"from chunkkv_lib.downloads import Wheel; {wheel!r}.read('demo/text.txt')"
+    code = f"from chunkkv_lib.files import Wheel; {wheel!r}.read('demo/text.txt')"
     both = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(2)]
     assert [(process.communicate()[1][-300:], process.returncode)[1] for process in both] == [0, 0]
     assert [p.name for p in cache.iterdir()] == [NAME]

@@ -16,7 +16,7 @@ import chunkkv_lib
 ROOT = Path(chunkkv_lib.__file__).parent
 FLOORS = (
     "errors sequence attention attention_triton compressors metrics capture decoding measure",
-    "files downloads models sequences runs",
+    "files models sequences runs",
     "report",
     "book lab exercises bench __main__",
 )

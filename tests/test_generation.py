@@ -19,8 +19,7 @@ from chunkkv_lib.compressors import H2O, ChunkKV, Recent, SnapKV
 from chunkkv_lib.measure import analyse
 from chunkkv_lib.runs import load_run, verify
 from chunkkv_lib.runs.answers import line_breaks, opening, prefix_agreement, token_f1, write_answers
-from chunkkv_lib.sequences import needles, score
-from chunkkv_lib.sequences.open_data import squad
+from chunkkv_lib.sequences import needles, open_data, score
 from chunkkv_lib.sequences.scoring import answer_limit, answer_score, chance_scores, one_line
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -223,7 +222,7 @@ def test_a_run_of_needles(setting, tmp_path, monkeypatch, form, max_new_tokens):
 def test_a_run_of_second_questions(setting, tmp_path, monkeypatch):
     from test_second_question import ARTICLES
 
-    monkeypatch.setattr(squad, "articles", lambda: ARTICLES)
+    monkeypatch.setattr(open_data, "articles", lambda: ARTICLES)
     own = {"source": "second-question", "data_path": None, "asks": ("own", "other"), "variants": "blocks"}
     own |= {"methods": ("SnapKV", "Random", "ChunkKV-15"), "per_category": 3, "max_tokens": 500, "max_new_tokens": 9}
     run = load_run(measured(setting, tmp_path / "second", **own))

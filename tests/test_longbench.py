@@ -16,7 +16,7 @@ from sequence_parts import LAYOUTS, LONGBENCH_SETS, a_row, a_tokenizer, archive,
 from chunkkv_lib import sequences
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.sequences import CATEGORIES, longbench, prompts
-from chunkkv_lib.sequences.open_data import trec
+from chunkkv_lib.sequences.open_data import LABELS, trec_questions
 
 REAL = Path(__file__).parents[2] / "shared" / "longbench" / "data.zip"
 SINGLE = CATEGORIES[0]
@@ -237,13 +237,13 @@ def test_layouts_are_those_of_real_rows(real_rows, model):
 
 def test_labels_are_those_of_real_rows(real_rows):
     try:
-        labelled = dict(trec.questions())
+        labelled = dict(trec_questions())
     except InputError as error:
         pytest.skip(f"TREC is neither cached nor to be had: {error}")
     pairs = []
     for row in real_rows:
         if row["dataset"] == "trec":
-            assert set(row["all_classes"]) == set(trec.LABELS.values())
+            assert set(row["all_classes"]) == set(LABELS.values())
             pairs += re.findall(r"Question: (.+)\nType: (.+)", row["context"])
     known = [(labelled[question], label) for question, label in pairs if question in labelled]
     assert len(known) > 0.99 * len(pairs) > 1000

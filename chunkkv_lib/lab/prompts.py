@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import InputError
 from ..sequence import Sequence, text_hash
 from ..sequences.encoding import encode_answer, encode_prompt, evidence_spans
-from ..sequences.open_data.squad import articles
+from ..sequences.open_data import articles
 
 LONGEST = 4000  # tokens of a prompt that a page can hold
 TEXTS_OF = "squad_articles"  # the open data set whose texts the book's prompts quote

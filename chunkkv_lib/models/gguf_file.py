@@ -13,9 +13,8 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits
 from tokenizers.pre_tokenizers import Sequence as Steps
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
 
-from ..downloads import Wheel
 from ..errors import InputError
-from ..files import cache_dir, sha256
+from ..files import Wheel, cache_dir, sha256
 from .guard import check_whole, guarded, say
 
 CONVERTER = 2  # counts changes of this module that change the copy it writes

@@ -9,9 +9,8 @@ import torch
 from huggingface_hub import hf_hub_download
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..downloads import Wheel
 from ..errors import InputError, unknown
-from ..files import sha256
+from ..files import Wheel, sha256
 from .gguf_file import convert, convert_embedded
 from .guard import check_whole, guarded
 

@@ -8,7 +8,7 @@ from ..sequence import Sequence
 from .encoding import truncate_middle
 from .loading import load_rows, load_sequences, sample, source_identity
 from .needles import needle_sequences
-from .open_data.attribution import ATTRIBUTION, Attribution
+from .open_data import ATTRIBUTION, Attribution
 from .prompts import max_gen_toks, prompt
 from .schema import CATEGORIES, CATEGORY_OF, DATASETS
 from .scoring import score

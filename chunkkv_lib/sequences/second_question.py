@@ -13,10 +13,9 @@ from typing import Any
 
 from ..errors import InputError, unknown
 from ..sequence import text_hash
-from . import Sequence
+from . import Sequence, open_data
 from .encoding import encode_answer, encode_prompt, encode_text, evidence_spans
-from .open_data import squad
-from .open_data.rows import sentence_at
+from .open_rows import sentence_at
 from .prompts import template
 
 SOURCE = "second-question"
@@ -57,7 +56,7 @@ def second_question_sequences(
     for ask in asks:
         if ask not in ASKS:
             raise unknown("kind of question under the window", ask, ASKS)
-    articles = squad.articles() if articles is None else list(articles)
+    articles = open_data.articles() if articles is None else list(articles)
     documents = [_document(tokenizer, article, max_tokens, seed) for article in articles]
     random.Random(f"{SOURCE}:{seed}").shuffle(documents)
     rounds = max((len(found) for _, _, found in documents), default=0)

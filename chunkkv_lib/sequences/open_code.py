@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from ...downloads import Wheel
-from .rows import CHARACTERS, MIN_CHARACTERS, ROWS, choose, fill, generator, row
+from ..files import Wheel
+from .open_rows import CHARACTERS, MIN_CHARACTERS, ROWS, choose, fill, generator, row
 
-WHEEL = Wheel(
+TWISTED = Wheel(
     "twisted==26.10.0",
     "twisted-26.10.0-py3-none-any.whl",
     3_251_703,
@@ -71,7 +71,7 @@ def _repo_row(path: str, imported: dict[str, tuple[str, str]], start: int, answe
 @functools.lru_cache(maxsize=1)
 def sources() -> dict[str, str]:
     """Path -> text of every module, tests left out."""
-    with zipfile.ZipFile(WHEEL.path()) as archive:
+    with zipfile.ZipFile(TWISTED.path()) as archive:
         names = [name for name in archive.namelist() if name.endswith(".py") and "test" not in name]
         return {name: archive.read(name).decode("utf-8") for name in sorted(names)}
 
@@ -150,13 +150,18 @@ def outline(text: str) -> Outline:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the parser, about somebody else's code
         tree = ast.parse(text)
-    nodes = list(statements(tree))
-    froms = [node for node in nodes if isinstance(node, ast.ImportFrom)]
-    return Outline(
-        frozenset(node.lineno for node in nodes if isinstance(node, COMPLETED) and not _is_docstring(node)),
-        tuple((node.level, node.module or "", a.name, a.asname or a.name) for node in froms for a in node.names),
-        {node.name: (_first_line(node), node.end_lineno) for node in tree.body if isinstance(node, DEFINITIONS)},
-    )
+    begun, imported, definitions = set(), [], {}
+    for node in statements(tree):
+        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if isinstance(node, COMPLETED) and not docstring:
+            begun.add(node.lineno)
+        if isinstance(node, ast.ImportFrom):
+            imported += [(node.level, node.module or "", a.name, a.asname or a.name) for a in node.names]
+    for node in tree.body:
+        if isinstance(node, DEFINITIONS):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            definitions[node.name] = first, node.end_lineno
+    return Outline(frozenset(begun), tuple(imported), definitions)
 
 
 def statements(node: ast.AST) -> Iterator[ast.stmt]:
@@ -172,11 +177,3 @@ def sibling(path: str, level: int, module: str) -> str:
     """The path, without ".py", of the module that `from <level dots>module import ...` means in the file `path`."""
     folders = PurePosixPath(path).parents[level - 1].parts if level else ()
     return "/".join([*folders, *(part for part in module.split(".") if part)])
-
-
-def _first_line(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-
-
-def _is_docstring(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
