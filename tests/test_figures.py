@@ -20,7 +20,6 @@ L1 = ["kv_l1_loss"]
 WORDS = ["<s>", "The", "key", "is", "7", "4", "2", ".", "What", "was", "the", "$key\n"]
 KEPT = {"ChunkKV": [[0, 1, 2, 10, 11]] * 4, "SnapKV": [[[0, 4, 5, 10, 11], [0, 1, 6, 10, 11]]] * 4}
 SCORES = {"ChunkKV": np.linspace(0, 1, 12), "SnapKV": [0.5] * 10 + [np.nan] * 2}
-ARCHITECTURES = {"SmolLM2-135M": {"layers": 30, "kv_heads": 3, "head_dim": 64}}
 ROW = "Single-Document QA"
 
 
@@ -39,7 +38,6 @@ EVERY = {
     "damage_scatter": lambda run: damage.damage_scatter(damage.damage_points(run.records, rec_damage(run.answers))),
     "kept_raster": lambda run: kept.kept_raster(KEPT, WORDS),
     "token_strip": lambda run: kept.token_strip(WORDS, SCORES, KEPT | {"SnapKV": [0, 4]}, chunk_size=3, window=2),
-    "budget_memory": lambda run: arithmetic.budget_memory(ARCHITECTURES),
 }
 
 
@@ -110,11 +108,11 @@ def test_saved_files_are_identical_twice(name, ending, tmp_path):
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert len(list(tmp_path.iterdir())) == 2
     with pytest.raises(InputError, match=r"use \.svg"):
-        style.save(EVERY["budget_memory"](RUN), tmp_path / "figure.jpeg")
+        style.save(EVERY["kept_raster"](RUN), tmp_path / "figure.jpeg")
 
 
 def test_saved_and_shown_are_the_same_picture(tmp_path):
-    figure = EVERY["budget_memory"](RUN)
+    figure = EVERY["kept_raster"](RUN)
     assert style.save(figure, tmp_path / "a.svg").read_text() == style.svg(figure).decode()
     assert style.show(figure).data.startswith(("<?xml", "<svg"))
 
@@ -311,12 +309,16 @@ def test_cache_size_of_llama_3_8b_by_hand():
     size = arithmetic.kv_cache_bytes(8192, layers=32, kv_heads=8, head_dim=128)
     assert size == 2**30 and arithmetic.readable(size) == "1 GiB" and arithmetic.readable(1536) == "1.5 KiB"
     assert arithmetic.kv_cache_bytes(1, 30, 3, 64, bytes_per_number=4) == 46080
+    assert arithmetic.readable(1023 * 2**20) == "1,020 MiB"
+    assert arithmetic.readable(5760) == "5.63 KiB"  # 5.625: halves are rounded up, as browsers do
 
 
-def test_memory_lines_and_their_share():
-    ax = arithmetic.budget_memory(ARCHITECTURES, lengths=(1024, 2048), budget=0.25).axes[0]
-    whole, part = (drawn.get_ydata() for drawn in ax.lines[:2])
-    assert whole.tolist() == [1024 * 23040, 2048 * 23040] and part.tolist() == [256 * 23040, 512 * 23040]
-    for budget in (0, 1, 10):
-        with pytest.raises(InputError, match="between 0 and 1"):
-            arithmetic.budget_memory(ARCHITECTURES, budget=budget)
+def test_serving_memory_by_hand():
+    """Ten layers, one KV head of 4 numbers: 160 bytes per token. Feed-forward: 6 tokens x (4 x 8 + 3 x 16) x 2 = 960."""
+    tiny = arithmetic.Architecture(10, 8, 16, 10, 2, 1, 4, tied=True)
+    weights = 2 * tiny.weights
+    found = arithmetic.serving_memory(tiny, 6, 3, weights + 960 + 10_000)
+    assert found["whole"] == (960, weights + 960 + 960, 10)
+    assert found["after"] == (480, weights + 960 + 960, 19)  # (10,000 - 480 about to be deleted) / 480
+    assert found["layer"] == (480, weights + 960 + 480 + 48, 20)
+    assert arithmetic.serving_memory(tiny, 6, 3, 100)["whole"][2] == 0

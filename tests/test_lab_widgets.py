@@ -1,15 +1,19 @@
-"""The toy of twelve tokens and the guess before a measurement, worked in a real browser."""
+"""The calculator, the toy of twelve tokens and the guess before a measurement, worked in a real browser."""
 
 from __future__ import annotations
+
+import json
+from itertools import product
 
 import axe
 import pytest
 import torch
 from browser import browser, find_browser
 
-from chunkkv_lib import H2O, ChunkKV, SnapKV
+from chunkkv_lib import H2O, ChunkKV, SnapKV, budget_tokens
 from chunkkv_lib.lab.page import ASSETS
-from chunkkv_lib.lab.widgets import guess, toy
+from chunkkv_lib.lab.widgets import WAYS, calculator, guess, toy
+from chunkkv_lib.report.arithmetic import PRESETS, readable, serving_memory
 
 WORDS = ["<s>", "a", "key", "is", "under", "the", "mat", "?"]
 TABLE = [[20, 0, 0, 0, 0, 0, 0, 0][: i + 1] for i in range(6)] + [[5, 1, 3, 0, 4, 2, 5], [2, 0, 6, 1, 1, 3, 5, 2]]
@@ -23,6 +27,7 @@ def tab(tmp_path_factory):
         pytest.skip("no Chromium here (Debian: apt install chromium)")
     page = tmp_path_factory.mktemp("widgets") / "page.html"
     body = toy(WORDS, TABLE, ANSWER, 5, 2, 3, 3).data + guess("test", "L1 loss", MEASURED, True).data
+    body += calculator().data
     head = '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>x</title>'
     page.write_text(f'{head}<meta name="viewport" content="width=device-width"><main><h1>x</h1>{body}</main></html>')
     with browser() as tab:
@@ -129,3 +134,42 @@ def test_all_scripts_of_ours_stay_small():
     scripts = [path for path in ASSETS.parents[1].rglob("*.js") if "vendor" not in path.parts]
     lines = [line for path in scripts for line in path.read_text(encoding="utf-8").splitlines()]
     assert len(lines) <= 1200 and max(map(len, lines)) <= 110
+
+
+SHOWN = "[...document.querySelectorAll('.lab-calculator td b')].map(e => e.textContent)"
+
+
+def shown(found: dict[str, tuple]) -> list[str]:
+    return [f"{found[way][row]:,}" if row == 2 else readable(found[way][row]) for row in range(3) for way in WAYS]
+
+
+def test_the_calculator_shows_what_the_library_computes(tab):
+    grid = product(PRESETS, (1, 8192, 100_000), (10, 3.3), (("2", "2"), ("0.5", "1"), ("4", "4")), (24, 0.5))
+    for model, tokens, budget, (number, weight), device in grid:
+        values = {"model": model, "tokens": tokens, "budget": budget, "number": number, "weight": weight}
+        for name, value in (values | {"device": device}).items():
+            put(tab, f'.lab-calculator [name="{name}"]', value)
+        kept = budget_tokens(budget / 100, tokens)
+        memory = serving_memory(PRESETS[model], tokens, kept, device * 2**30, float(number), float(weight))
+        assert tab.evaluate(SHOWN) == shown(memory), (model, tokens, budget, device)
+
+
+def test_the_calculator_without_a_script_shows_what_it_opens_with(tab):
+    opened = tab.evaluate(SHOWN)
+    written = "new DOMParser().parseFromString(" + json.dumps(calculator().data) + ", 'text/html')"
+    assert opened == tab.evaluate(SHOWN.replace("document", written)) == shown(
+        serving_memory(PRESETS["Llama-3-8B"], 8192, 819, 24 * 2**30)
+    )
+    assert opened[0] == "1 GiB" and opened[3] == opened[4] != opened[5]  # compressing afterwards spares no peak
+
+
+def test_a_shape_of_one_s_own_is_no_preset_any_more(tab):
+    put(tab, '.lab-calculator [name="layers"]', 64)
+    assert tab.evaluate("document.querySelector('.lab-calculator [name=model]').value") == ""
+    assert tab.evaluate(SHOWN)[0] == "2 GiB"
+
+
+def test_a_share_of_tokens_is_rounded_as_the_library_rounds(tab):
+    cases = [(n, share) for n in range(1, 200, 7) for share in (0.5, 0.25, 0.1, 0.001)] + [(5, 0.1), (15, 0.1)]
+    found = tab.evaluate(f"{json.dumps(cases)}.map(([n, share]) => Lab.keptTokens(n, share))")
+    assert found == [budget_tokens(share, n) for n, share in cases]

@@ -1,4 +1,4 @@
-"""Two small things to do on a chapter's page: the toy of twelve tokens with every number open, and a guess first."""
+"""Small things to do on a chapter's page: a calculator, the toy of twelve tokens with open numbers, a guess first."""
 
 from __future__ import annotations
 
@@ -8,10 +8,76 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from typing import TYPE_CHECKING
 
+from .. import budget_tokens
+from ..report.arithmetic import PRESETS, readable, serving_memory
 from .page import asset
 
 if TYPE_CHECKING:
     from IPython.display import HTML
+
+SHAPE = ("layers", "kv_heads", "head_dim", "hidden", "intermediate", "weights")
+WAYS = {"whole": "Whole cache", "after": "Compressed after the prefill", "layer": "Compressed layer by layer"}
+ROWS = ("The cache of one user", "Peak while one prompt is read", "Users on the device at once")
+
+
+def calculator(tokens: int = 8192, budget: float = 0.1, model: str = "Llama-3-8B", device: float = 24) -> HTML:
+    """Memory of a KV cache for a model, a prompt and a budget of the reader's choice; without JavaScript, for these.
+
+    budget  part of the prompt that stays; model: a name of `PRESETS`; device: its memory in GiB
+    """
+    from IPython.display import HTML
+
+    kept = budget_tokens(budget, tokens)
+    found = serving_memory(PRESETS[model], tokens, kept, device * 2**30)
+    rows = ""
+    for row, label in enumerate(ROWS):
+        most = max(found[way][row] for way in WAYS) or 1
+        rows += f'<tbody><tr><th scope="rowgroup" colspan="3">{label}</th></tr><tr>'
+        for way in WAYS:
+            value = found[way][row]
+            text = f"{value:,}" if row == 2 else readable(value)
+            rows += f'<td><b>{text}</b><span style="width: {100 * value / most:.4g}%"></span></td>'
+        rows += "</tr></tbody>"
+    presets = {name: {one: getattr(shape, one) for one in SHAPE} for name, shape in PRESETS.items()}
+    return HTML(
+        f"<style>{asset('widgets.css')}</style>"
+        f'<div class="lab-calculator" data-presets="{html.escape(json.dumps(presets))}">'
+        f"{_calculator_form(model, tokens, budget, device)}"
+        '<table><thead><tr>' + "".join(f'<th scope="col">{label}</th>' for label in WAYS.values())
+        + f'</tr></thead>{rows}</table><p role="status">{model}, {tokens:,} tokens in 16-bit numbers, of '
+        f"which {kept:,} stay, on a device of {device:g} GiB.</p></div><script>{asset('calculator.js')}</script>"
+    )  # fmt: skip
+
+
+def _calculator_form(model: str, tokens: int, budget: float, device: float) -> str:
+    def numbers(*fields: tuple) -> str:
+        return "".join(
+            f'<label>{label} <input type="number" name="{name}" min="{low}" step="{step}" value="{value}"></label> '
+            for name, label, low, step, value in fields
+        )
+
+    def choice(name: str, label: str, options: Mapping[str, str], chosen: str) -> str:
+        listed = "".join(
+            f'<option value="{value}"{" selected" * (value == chosen)}>{text}</option>' for value, text in options.items()
+        )
+        return f'<label>{label} <select name="{name}">{listed}</select></label> '
+
+    bits = {"4": "32 bits", "2": "16 bits", "1": "8 bits", "0.5": "4 bits"}
+    shape = numbers(
+        ("layers", "Layers", 1, 1, ""), ("kv_heads", "KV heads", 1, 1, ""), ("head_dim", "Numbers per key", 1, 1, ""),
+        ("hidden", "Width", 1, 1, ""), ("intermediate", "Width of the feed-forward", 1, 1, ""),
+        ("weights", "Weights (billions)", 0, "any", ""),
+    )  # fmt: skip
+    return (
+        '<form autocomplete="off" hidden><p>'
+        + choice("model", "Model", {name: name for name in PRESETS} | {"": "your own shape"}, model)
+        + numbers(("tokens", "Prompt tokens", 1, 1, tokens), ("device", "Device (GiB)", 0, "any", device))
+        + choice("number", "Cache in", bits, "2")
+        + choice("weight", "Weights in", bits, "2")
+        + f'<label>Budget <input type="range" name="budget" min="0.1" max="100" step="0.1" value="{100 * budget:g}"> '
+        f'<output name="share">{100 * budget:g} %</output></label></p>'
+        f"<details><summary>The shape of the model</summary><p>{shape}</p></details></form>"
+    )
 
 
 def toy(
