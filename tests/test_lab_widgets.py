@@ -157,8 +157,10 @@ def test_the_calculator_shows_what_the_library_computes(tab):
 def test_the_calculator_without_a_script_shows_what_it_opens_with(tab):
     opened = tab.evaluate(SHOWN)
     written = "new DOMParser().parseFromString(" + json.dumps(calculator().data) + ", 'text/html')"
-    assert opened == tab.evaluate(SHOWN.replace("document", written)) == shown(
-        serving_memory(PRESETS["Llama-3-8B"], 8192, 819, 24 * 2**30)
+    assert (
+        opened
+        == tab.evaluate(SHOWN.replace("document", written))
+        == shown(serving_memory(PRESETS["Llama-3-8B"], 8192, 819, 24 * 2**30))
     )
     assert opened[0] == "1 GiB" and opened[3] == opened[4] != opened[5]  # compressing afterwards spares no peak
 

@@ -58,7 +58,8 @@ def _calculator_form(model: str, tokens: int, budget: float, device: float) -> s
 
     def choice(name: str, label: str, options: Mapping[str, str], chosen: str) -> str:
         listed = "".join(
-            f'<option value="{value}"{" selected" * (value == chosen)}>{text}</option>' for value, text in options.items()
+            f'<option value="{value}"{" selected" * (value == chosen)}>{text}</option>'
+            for value, text in options.items()
         )
         return f'<label>{label} <select name="{name}">{listed}</select></label> '
 

@@ -1,9 +1,9 @@
-/* Chapter 1's calculator: a model's shape, a prompt and a budget in; cache, peak of the prefill and users out.
+/* Chapter 1's calculator: a model's shape, a prompt and a budget in; cache, peak and users out.
    The same sums as report/arithmetic.py, `serving_memory`. */
 "use strict";
 var Lab = globalThis.Lab || (globalThis.Lab = {});
 
-/* Of [whole, compressed after the prefill, compressed layer by layer]: bytes of a cache, peak bytes, users at once. */
+/* Of [whole, compressed after the prefill, compressed layer by layer]: cache and peak in bytes, users. */
 Lab.memory = (shape, tokens, kept, device, number, weight) => {
   const cache = n => 2 * shape.layers * shape.kv_heads * shape.head_dim * number * n;
   const whole = cache(tokens), stays = cache(kept);
@@ -32,18 +32,20 @@ Lab.readable = bytes => {
     const positive = name => Math.max(Number(field[name].value) || 0, Number(field[name].min));
 
     const fill = () => {
-      const shape = presets[field.model.value];
-      if (shape) names.forEach(name => { field[name].value = name === "weights" ? shape[name] / 1e9 : shape[name]; });
+      const shape = presets[field.model.value] ?? {};
+      for (const name in shape) field[name].value = name === "weights" ? shape[name] / 1e9 : shape[name];
     };
     const update = () => {
-      const shape = presets[field.model.value] ?? Object.fromEntries(names.map(name => [name, positive(name)]));
-      if (!presets[field.model.value]) shape.weights *= 1e9;
+      const own = () => Object.fromEntries(
+        names.map(name => [name, positive(name) * (name === "weights" ? 1e9 : 1)]));
+      const shape = presets[field.model.value] ?? own();
       const tokens = Math.round(positive("tokens")), share = Number(field.budget.value) / 100;
       const kept = Lab.keptTokens(tokens, share), number = Number(field.number.value);
       const weight = Number(field.weight.value), device = positive("device") * 1024 ** 3;
       const found = Lab.memory(shape, tokens, kept, device, number, weight);
       root.querySelectorAll("td").forEach((cell, i) => {
-        const row = Math.floor(i / 3), value = found[i % 3][row], most = Math.max(...found.map(way => way[row]), 1);
+        const row = Math.floor(i / 3), value = found[i % 3][row];
+        const most = Math.max(...found.map(way => way[row]), 1);
         cell.querySelector("b").textContent = row < 2 ? Lab.readable(value) : value.toLocaleString("en");
         cell.querySelector("span").style.width = `${(100 * value) / most}%`;
       });
