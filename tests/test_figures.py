@@ -314,7 +314,7 @@ def test_cache_size_of_llama_3_8b_by_hand():
 
 
 def test_serving_memory_by_hand():
-    """Ten layers, one KV head of 4 numbers: 160 bytes per token. Feed-forward: 6 tokens x (4 x 8 + 3 x 16) x 2 = 960."""
+    """Ten layers, one KV head of 4 numbers: 160 bytes per token. The work: 6 tokens x (4 x 8 + 3 x 16) x 2 = 960."""
     tiny = arithmetic.Architecture(10, 8, 16, 10, 2, 1, 4, tied=True)
     weights = 2 * tiny.weights
     found = arithmetic.serving_memory(tiny, 6, 3, weights + 960 + 10_000)
