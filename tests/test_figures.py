@@ -34,7 +34,9 @@ EVERY = {
     "layer_differences": lambda run: layers.layer_differences(layers.layer_gaps(run.records, ROW)),
     "leads_figure": lambda run: layers.leads_figure(layers.leaders(run.records), 12),
     "dots_figure": lambda run: gaps_figure({"published": run, "this run": run}),
-    "definitions_figure": lambda run: definitions.definitions_figure(definitions.definition_ranks(run.records)),
+    "ranks_figure": lambda run: definitions.ranks_figure(definitions.definition_ranks(run.records)),
+    "cosines_figure": lambda run: definitions.cosines_figure(definitions.definition_ranks(run.records), (0.35, 0.43)),
+    "ruler": lambda run: table_11.ruler(table_11.side_by_side(paper_table_11(), {"Here": run})),
     "damage_scatter": lambda run: damage.damage_scatter(damage.damage_points(run.records, rec_damage(run.answers))),
     "kept_raster": lambda run: kept.kept_raster(KEPT, WORDS),
     "token_strip": lambda run: kept.token_strip(WORDS, SCORES, KEPT | {"SnapKV": [0, 4]}, chunk_size=3, window=2),
@@ -65,9 +67,7 @@ def test_every_figure_is_named_small_enough_and_leaves_no_trace(name):
     assert min(sizes) >= (7 if name == "leads_figure" else 9)
 
 
-@pytest.mark.parametrize(
-    "name", ["figure_6", "layer_differences", "dots_figure", "definitions_figure", "damage_scatter"]
-)
+@pytest.mark.parametrize("name", ["figure_6", "layer_differences", "dots_figure", "ranks_figure", "damage_scatter"])
 def test_few_sequences_draw_without_intervals(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -94,11 +94,11 @@ def test_names_from_outside_are_no_markup(name):
         warnings.simplefilter("error")
         figure = layers.figure_6(means)
         style.svg(figure)
-        for draw in ("definitions_figure", "damage_scatter"):
+        for draw in ("ranks_figure", "damage_scatter"):
             ranked = definitions.definition_ranks(run.records, methods=["SnapKV", name])
             points = damage.damage_points(run.records, rec_damage(run.answers), methods=["SnapKV", name])
-            tables = {"definitions_figure": ranked, "damage_scatter": points}
-            style.svg(getattr({"definitions_figure": definitions, "damage_scatter": damage}[draw], draw)(tables[draw]))
+            tables = {"ranks_figure": ranked, "damage_scatter": points}
+            style.svg(getattr({"ranks_figure": definitions, "damage_scatter": damage}[draw], draw)(tables[draw]))
     assert style.brief(name) in texts(figure) and figure.axes[0].get_position().width > 0.36
 
 
@@ -245,12 +245,12 @@ def test_hollow_is_the_paper_and_every_value_is_drawn_once():
 # -------------------------------------------------------------------------------- definitions
 def test_definitions_show_ranks_in_the_right_direction_and_skip_the_unmeasured():
     ranks = definitions.definition_ranks(RUN.records, "Few-shot Learning", methods=["ChunkKV", "H2O"])
-    figure = definitions.definitions_figure(ranks)
+    figure = definitions.ranks_figure(ranks)
     rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert len(rows) == 3 and rows[0] == "KV-cache L1 loss ↓" and not any("prompt" in row for row in rows)
-    cells = [found.get_text() for found in figure.axes[0].texts]
-    assert cells[:4:2] == ["1", "2"] and cells[4:8:2] == ["1", "2"]
-    assert cells[1].startswith("0.89")
+    assert len(rows) == 3 and rows[0] == "KV-cache L1 loss" and not any("prompt" in row for row in rows)
+    assert [found.get_text() for found in figure.axes[0].texts[:4]] == ["1", "2", "1", "2"]
+    assert [round(drawn.get_ydata()[0], 1) for drawn in figure.axes[0].lines] == [1.0]  # one definition looks at sizes
+    assert ranks["family"].tolist() == [definitions.SIZES] * 2 + [definitions.ATTENTION] * 4
 
 
 def test_definitions_mark_a_tie():
@@ -259,7 +259,31 @@ def test_definitions_mark_a_tie():
     records.loc[same, "kv_l1_loss"] = records.loc[records["method"] == "SnapKV", "kv_l1_loss"].to_numpy()
     ranks = definitions.definition_ranks(records, methods=["SnapKV", "Random"], definitions=L1)
     assert ranks["rank"].tolist() == [1, 1] and ranks["tied"].tolist() == [False, True]
-    assert [one.get_text() for one in definitions.definitions_figure(ranks).axes[0].texts][::2] == ["1", "1 ="]
+    assert [one.get_text() for one in definitions.ranks_figure(ranks).axes[0].texts] == ["1", "1 ="]
+
+
+def test_cosines_are_drawn_as_they_are_in_the_table():
+    ranks = definitions.definition_ranks(RUN.records)
+    ax = definitions.cosines_figure(ranks, (0.35, 0.43)).axes[0]
+    means = ranks[ranks["metric"] == "attention_cosine_similarity"].set_index("method")["estimate"]
+    assert {drawn.get_label(): drawn.get_xdata()[0] for drawn in ax.lines} == means.to_dict()
+    assert ax.get_xlim() == (0, 1) and [label.get_text() for label in ax.get_yticklabels()] == [
+        "Attention cosine similarity"
+    ]
+
+
+# -------------------------------------------------------------------------------- Paper Table 11
+def test_the_ruler_has_each_mean_once_and_the_paper_hollow():
+    found = table_11.side_by_side(paper_table_11(), {"Here": RUN})
+    figure = table_11.ruler(found)
+    dots = [drawn for drawn in figure.axes[0].lines if len(drawn.get_xdata()) == 1]
+    hollow = [drawn.get_xdata()[0] for drawn in dots if drawn.get_fillstyle() == "none"]
+    printed = paper_table_11().groupby("method", sort=False)["kv_l1_loss"].mean()
+    assert sorted(hollow) == pytest.approx(sorted(printed)) and len(dots) == 3 + 4
+    ours = found[(found["source"] == "Here") & (found["metric"] == "kv_l1_loss") & (found["method"] == "Random")]
+    line = next(drawn for drawn in figure.axes[0].lines if len(drawn.get_xdata()) == 2)
+    assert line.get_xdata()[0] == pytest.approx(ours["estimate"].mean())
+    assert figure.axes[1].get_xlim() == (0, 1)
 
 
 # -------------------------------------------------------------------------------- damage

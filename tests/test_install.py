@@ -78,12 +78,8 @@ def test_it_measures_in_an_empty_folder(python, tmp_path, embedded):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chapter", ["01_kv_cache", "02_three_rules", "05_two_yardsticks"])
+@pytest.mark.parametrize("chapter", ["01_kv_cache", "02_three_rules"])
 def test_it_executes_student_copies_in_an_empty_folder(chapter, python, tmp_path, embedded):
-    if chapter == "05_two_yardsticks":  # it shows a live run: the clone's, which would take minutes to measure again
-        if not (live := list((ROOT / "_runs" / "live").glob("quick-*/layers.parquet"))):
-            pytest.skip("there is no live run here: make book")
-        shutil.copytree(live[0].parents[1], tmp_path / "_runs" / "live")
     copies = {path.stem: path for path in student_copies(tmp_path / "students")}
     command = (python, "-m", "papermill", copies[chapter], tmp_path / "out.ipynb", "--no-progress-bar")
     run(*command, cwd=tmp_path, env={"IPYTHONDIR": str(tmp_path / "ipython")})

@@ -151,6 +151,21 @@ def test_gaps_are_percentages_of_the_baseline_with_the_paper_beside():
     assert ours["estimate"] == pytest.approx(100 * (0.89 - 0.90) / 0.90, abs=0.3) and ours["low"] < ours["estimate"]
 
 
+def test_leads_are_paired_percentages_of_the_other_method_s_mean():
+    found = t11.side_by_side(PAPER, {"published": RUN}).set_index(["source", "category", "method", "metric"])
+    paper = found.loc[("Paper", "Single-Document QA", "SnapKV", "kv_l1_loss")]
+    assert paper["lead"] == pytest.approx(100 * (0.8741 - 0.8921) / 0.8921) and np.isnan(paper["lead_low"])
+    ours = found.loc[("published", "Single-Document QA", "SnapKV", "kv_l1_loss")]
+    rows = RUN.records[RUN.records["category"] == "Single-Document QA"]
+    mean = rows.groupby("method")["kv_l1_loss"].mean()
+    assert ours["lead"] == pytest.approx(100 * (mean["ChunkKV"] - mean["SnapKV"]) / mean["SnapKV"])
+    assert ours["lead_low"] < ours["lead"] < ours["lead_high"] < 0
+    assert found.xs("Random", level="method")["lead"].isna().all()
+    assert found.xs("ChunkKV", level="method")["lead"].isna().all()
+    alone = tiny_run(methods=("SnapKV", "Random"))
+    assert t11.side_by_side(PAPER.iloc[:0], {"alone": alone})["lead"].isna().all()
+
+
 # -------------------------------------------------------------------------------- the shape of Table 11
 def test_signature_of_the_paper_is_what_its_table_shows():
     found = t11.signature(PAPER).set_index("id")["value"]

@@ -1,4 +1,4 @@
-"""The ranking of the methods under every recorded definition of the metrics."""
+"""Every recorded definition of the two metrics: how far apart they are, and how each ranks the methods."""
 
 from __future__ import annotations
 
@@ -12,9 +12,17 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from .records import CONTROLS, DEFINITIONS, METHODS, METRICS, choose, present, sequence_means
+from .records import DEFINITIONS, METHODS, METRICS, choose, present, sequence_means
 from .statistics import interval
-from .style import SMALL, brief, headline, legible, look, panels, styled, text_on
+from .style import INK, SMALL, brief, headline, legible, look, panels, styled, text_on
+
+ORDER = (*METHODS, "StreamingLLM", "Recent", "Random", "Oracle")  # the last two stand side by side: who is ahead?
+SIZES, ATTENTION = ("look at sizes", "look at attention")
+
+
+def family(metric: str) -> str:
+    """What a definition looks at: the keys and values themselves, or what queries see of them."""
+    return SIZES if metric.startswith(("kv_", "key_", "value_")) else ATTENTION
 
 
 def definition_ranks(
@@ -27,12 +35,12 @@ def definition_ranks(
 
     category     one row of Table 11, or None for all sequences together
     definitions  metric columns; None: all recorded ones that hold values
-    return       columns metric, method, rank, estimate, low, high, n, tied: not distinguishable from the next better
-                 method, whose paired 95 % interval to it contains zero
+    return       columns metric, family, method, rank, estimate, low, high, n, tied: not distinguishable from the next
+                 better method, whose paired 95 % interval to it contains zero
     raises       InputError: unknown category or method.
     """
     chosen, rows = choose(records, category), []
-    methods = present(chosen, methods, METHODS + CONTROLS)
+    methods = present(chosen, methods, ORDER)
     for metric in definitions or [d for d in DEFINITIONS if d in chosen and chosen[d].notna().any()]:
         wide, sign = sequence_means(chosen, metric)[methods], METRICS[metric].sign
         worth = -sign * wide.mean().to_numpy()
@@ -40,32 +48,54 @@ def definition_ranks(
         for better, worse in pairwise(order):
             tied[worse] = not interval(wide.iloc[:, better] - wide.iloc[:, worse]).excludes(0)
         for method, rank, same in zip(methods, rankdata(worth, method="min"), tied, strict=True):
-            row = {"metric": metric, "method": method, "rank": int(rank)} | vars(interval(wide[method]))
-            rows.append(row | {"tied": bool(same)})
+            row = {"metric": metric, "family": family(metric), "method": method, "rank": int(rank)}
+            rows.append(row | vars(interval(wide[method])) | {"tied": bool(same)})
     return pd.DataFrame(rows)
 
 
 @styled
-def definitions_figure(ranks: pd.DataFrame, subject: str = "All categories") -> Figure:
-    """Rank of each method (large) and its mean (small) under every definition, from a table of `definition_ranks`."""
+def ranks_figure(ranks: pd.DataFrame, subject: str = "All sequences") -> Figure:
+    """Rank of each method under every definition, a block for each family; ranks: of `definition_ranks`."""
     methods, definitions = list(ranks["method"].unique()), list(ranks["metric"].unique())
     shades = sns.color_palette("Blues_r", len(methods) + 3)[1:]  # of rank 1, 2, ...
-    figure, (ax,) = panels(height=0.46 * len(definitions) + 1.5, width=6.0)
+    figure, (ax,) = panels(height=0.36 * len(definitions) + 1.4)
     cells = ranks.pivot(index="metric", columns="method", values="rank").loc[definitions, methods]
     sns.heatmap(cells.to_numpy(), ax=ax, cmap=shades[: len(methods)], vmin=0.5, vmax=len(methods) + 0.5, cbar=False,
                 linewidths=1.5, linecolor="white")  # fmt: skip
     for cell in ranks.itertuples():
-        x, y = methods.index(cell.method) + 0.5, definitions.index(cell.metric) + 0.5
-        options = {"ha": "center", "va": "center", "color": text_on(shades[cell.rank - 1])}
-        ax.text(x, y - 0.17, f"{cell.rank}{' =' if cell.tied else ''}", fontsize=11, fontweight="bold", **options)
-        ax.text(x, y + 0.23, f"{cell.estimate:.4f}", fontsize=SMALL, **options)
-    labels = [fill(METRICS[d].label, 26) + {1: " ↑", -1: " ↓", 0: ""}[METRICS[d].sign] for d in definitions]
+        ax.text(methods.index(cell.method) + 0.5, definitions.index(cell.metric) + 0.5,
+                f"{cell.rank}{' =' if cell.tied else ''}", ha="center", va="center", fontsize=10, fontweight="bold",
+                color=text_on(shades[cell.rank - 1]))  # fmt: skip
+    sizes = sum(family(metric) == SIZES for metric in definitions)
+    if 0 < sizes < len(definitions):
+        ax.axhline(sizes, color=INK, linewidth=1.5)
+    labels = [fill(METRICS[d].label, 32) for d in definitions]
     ax.set_yticks(np.arange(len(definitions)) + 0.5, labels, rotation=0, fontsize=SMALL)
     ax.xaxis.tick_top()
     ax.set_xticks(np.arange(len(methods)) + 0.5, map(brief, methods), rotation=35, ha="left", fontsize=10)
     for tick, method in zip(ax.get_xticklabels(), methods, strict=True):
         tick.set_color(legible(look(method).colour))
     ax.tick_params(length=0)
-    note = "Large: rank, 1 best; small: mean. “=”: not distinguishable from the next better.\n"
-    headline(figure, subject, int(ranks["n"].max()), f"{note}↓ lower is better, ↑ higher is better.")
+    note = "1 is best. “=”: not distinguishable from the next better.\nAbove the line: sizes. Below: attention."
+    headline(figure, subject, int(ranks["n"].max()), note)
+    return figure
+
+
+@styled
+def cosines_figure(ranks: pd.DataFrame, band: tuple[float, float], subject: str = "All sequences") -> Figure:
+    """Every recorded cosine of the three methods and two controls; ranks: of `definition_ranks`, band: the paper's."""
+    methods = [method for method in (*METHODS, "Random", "Oracle") if method in set(ranks["method"])]
+    cosines = ranks[ranks["metric"].str.contains("cosine") & ranks["method"].isin(methods)]
+    rows = list(cosines["metric"].unique())
+    figure, (ax,) = panels(height=0.44 * len(rows) + 1.3)
+    ax.axvspan(*band, color="#882255", alpha=0.18, linewidth=0)
+    for place, (method, table) in enumerate(cosines.groupby("method", sort=False)):
+        y = [rows.index(metric) + 0.13 * (place - (len(methods) - 1) / 2) for metric in table["metric"]]
+        ax.plot(table["estimate"], y, label=method, color=look(method).colour, marker=look(method).marker,
+                linestyle="none")  # fmt: skip
+    ax.set_yticks(range(len(rows)), [fill(METRICS[metric].label, 32) for metric in rows], fontsize=SMALL)
+    ax.set(xlabel="Mean over layers, then over sequences", xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
+    ax.grid(visible=False, axis="y")
+    figure.legend(loc="outside lower left", ncols=len(methods), handletextpad=0.1, columnspacing=1)
+    headline(figure, subject, int(cosines["n"].max()), "Band: all cosines of Paper Table 11.")
     return figure

@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ..errors import InputError, unknown
 from .records import CONTROLS, METHODS, METRICS, PAIRS, PRIMARY, averages, choose, comparisons, sequence_means
 from .statistics import Interval, interval
-from .style import PAPER
+from .style import GREY, INK, PAPER, SMALL, headline, look, panels, say_start, styled
 from .tables import MISSING, budget_text, data_source, minus, myst_table, number, row_name, tint
 
 PAPER_SETTING = "Llama-3-8B-Instruct, LongBench, 100 sequences per row, 10 % kept"
+COLUMNS = ["source", "category", "method", "metric", "estimate", "low", "high", "n", "lead", "lead_low", "lead_high"]
 NOTHING = Interval(np.nan, np.nan, np.nan, 0)
 
 
@@ -29,24 +32,41 @@ def side_by_side(
     metrics: Sequence[str] = PRIMARY,
     methods: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """The paper's values and every run's means: columns source, category, method, metric, estimate, low, high, n.
+    """The paper's values and every run's means, and by how much ChunkKV's mean differs from the method's.
 
-    runs    label -> run with `.records`; methods None: all, the compared ones first
+    paper   of `paper_table_11`; runs: label -> run with `.records`; methods None: all, the compared ones first
+    return  columns source, category, method, metric, estimate, low, high, n, then lead, lead_low, lead_high: ChunkKV's
+            mean less the method's in per cent of the method's, paired by sequence. For SnapKV and H2O, otherwise NaN.
     raises  InputError: a run labelled "Paper", a method that neither the paper nor a run has.
     """
     if PAPER in runs:
         raise InputError(f"a run cannot be labelled {PAPER!r}, which names the printed values: choose another label.")
-    printed = paper.melt(["category", "method"], [m for m in metrics if m in paper], "metric", "estimate")
-    tables = [printed.assign(source=PAPER, low=np.nan, high=np.nan, n=0)]
-    tables += [averages(run.records, metrics).assign(source=label) for label, run in runs.items()]
-    found = pd.concat(tables, ignore_index=True)
+    rows = []
+    for metric in metrics:
+        for category, group in paper.groupby("category", sort=False) if metric in paper else ():
+            values = group.set_index("method")[metric]
+            for method, value in values.items():
+                row = {"source": PAPER, "category": category, "method": method, "metric": metric, "estimate": value}
+                lead = 100 * (values["ChunkKV"] - value) / value if ("ChunkKV", method) in PAIRS else np.nan
+                rows.append(row | {"n": 0, "lead": lead})
+    for label, run in runs.items():
+        for category, group in run.records.groupby("category", sort=False):
+            for metric in metrics:
+                wide = sequence_means(group, metric)
+                for method in wide:
+                    row = {"source": label, "category": category, "method": method, "metric": metric}
+                    row |= vars(interval(wide[method]))
+                    if ("ChunkKV", method) in PAIRS and "ChunkKV" in wide:
+                        lead = interval(100 * (wide["ChunkKV"] - wide[method]) / wide[method].mean())
+                        row |= {"lead": lead.estimate, "lead_low": lead.low, "lead_high": lead.high}
+                    rows.append(row)
+    found = pd.DataFrame(rows, columns=COLUMNS)
     measured = list(found["method"].unique())
     for method in methods or ():
         if method not in measured:
             raise unknown("method", method, measured)
     methods = [m for m in (*METHODS, *CONTROLS, *measured) if m in measured] if methods is None else methods
-    found = found[found["method"].isin(methods)]
-    return found[["source", "category", "method", "metric", "estimate", "low", "high", "n"]]
+    return found[found["method"].isin(methods)].reset_index(drop=True)
 
 
 def gaps(
@@ -229,3 +249,39 @@ def orders_table(
                 rows.setdefault((METRICS[metric].short, category), {})[label] = tint(order_text(places), label)
     table = pd.DataFrame.from_dict(rows, orient="index")[[PAPER, *runs]].fillna(MISSING)
     return myst_table(table.reset_index(names=["Metric", "Sub-category"]), caption, name)
+
+
+@styled
+def ruler(found: pd.DataFrame) -> Figure:
+    """Where the paper's and a run's methods stand on each metric's scale, and where a random choice does.
+
+    found  of `side_by_side`, one run with the method Random. Markers: means of the rows; bars: from the lowest row to
+           the highest. Hollow: the paper's.
+    """
+    methods = [m for m in (*METHODS, *CONTROLS) if m in set(found["method"])]
+    sources = list(found["source"].unique())
+    figure, axes = panels(found["metric"].nunique(), height=0.27 * len(methods) + 0.7)
+    for ax, (metric, table) in zip(axes, found.groupby("metric", sort=False), strict=True):
+        spans = table.groupby(["method", "source"], sort=False)["estimate"].agg(["mean", "min", "max"])
+        for (method, source), span in spans.iterrows():
+            alone = len(spans.loc[method]) == 1
+            y = methods.index(method) + (0 if alone else 0.18 if source != PAPER else -0.18)
+            ax.hlines(y, span["min"], span["max"], color=look(method).colour, linewidth=1.4)
+            ax.plot(span["mean"], y, color=look(method).colour, **_marker(method, source))
+        ax.axvline(spans.loc["Random"]["mean"].iloc[0], color=INK, linewidth=0.8, zorder=1)
+        ax.set_yticks(range(len(methods)), methods)
+        ax.set(ylim=(len(methods) - 0.4, -0.6), xlabel=f"{METRICS[metric].label}\n{METRICS[metric].direction}")
+        ax.grid(visible=False, axis="y")
+        if METRICS[metric].sign > 0:
+            ax.set_xlim(0, 1)
+        say_start(ax, "x")
+    handles = [Line2D([], [], color=GREY, label=source, **_marker("ChunkKV", source)) for source in sources]
+    handles.append(Line2D([], [], color=INK, linewidth=0.8, label="a random choice"))
+    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), fontsize=SMALL)
+    headline(figure, "Means of the five rows of Paper Table 11; bars: from row to row")
+    return figure
+
+
+def _marker(method: str, source: str) -> dict[str, Any]:
+    face = "none" if source == PAPER else "full"
+    return {"marker": look(method).marker, "fillstyle": face, "markersize": 6, "linestyle": "none"}
