@@ -11,7 +11,7 @@ import pytest
 from synthetic_records import tiny_run
 
 from chunkkv_lib.errors import InputError
-from chunkkv_lib.report import arithmetic, damage, definitions, kept, layers, style, table_11
+from chunkkv_lib.report import arithmetic, damage, definitions, kept, layers, style, table_11, toy
 from chunkkv_lib.report.records import damage as rec_damage
 from chunkkv_lib.report.records import paper_table_11
 
@@ -39,7 +39,7 @@ EVERY = {
     "ruler": lambda run: table_11.ruler(table_11.side_by_side(paper_table_11(), {"Here": run})),
     "damage_scatter": lambda run: damage.damage_scatter(damage.damage_points(run.records, rec_damage(run.answers))),
     "kept_raster": lambda run: kept.kept_raster(KEPT, WORDS),
-    "token_strip": lambda run: kept.token_strip(WORDS, SCORES, KEPT | {"SnapKV": [0, 4]}, chunk_size=3, window=2),
+    "token_strip": lambda run: toy.token_strip(WORDS, SCORES, KEPT | {"SnapKV": [0, 4]}, chunk_size=3, window=2),
 }
 
 
@@ -320,9 +320,10 @@ def test_token_strip_colours_what_stays_and_prints_every_score():
     assert cells[:2] == ["0.00", "0.09"] and cells[22:24] == ["–", "–"]
     assert [found.get_fontweight() for found in ax.texts[:4]] == ["bold", "bold", "bold", "normal"]
     assert sum(not patch.get_fill() for patch in ax.patches) == 4  # chunks of 3 in the 10 tokens before the window
-    assert [label.get_text() for label in ax.get_xticklabels()][-1] == "$key⏎"
+    noted = toy.token_strip(WORDS, SCORES, {"SnapKV": [0]}, what="Number: a vote.", notes={"SnapKV": "1 of 12"})
+    assert "1 of 12" in texts(noted) and any(text.startswith("Number: a vote.") for text in texts(noted))
     with pytest.raises(InputError, match="12 tokens"):
-        kept.token_strip(WORDS, {"ChunkKV": [1.0]}, {"ChunkKV": [0]})
+        toy.token_strip(WORDS, {"ChunkKV": [1.0]}, {"ChunkKV": [0]})
     with pytest.raises(InputError, match="at least one method"):
         kept.kept_raster({}, 4)
 

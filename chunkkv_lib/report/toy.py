@@ -1,0 +1,86 @@
+"""The worked example of twelve tokens: its table of attention, and rows of cells that show what each rule keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import ArrayLike
+
+from ..errors import InputError
+from .style import GREY, INK, SMALL, headline, legible, look, panels, styled, text_on
+
+
+@styled
+def attention_table(table: ArrayLike, words: Sequence[str], window: int) -> Figure:
+    """A causal table of attention [n, n] with its numbers written in; a frame around the window's rows."""
+    import seaborn as sns
+
+    figure, (ax,) = panels(height=4.6)
+    table, n = np.asarray(table), len(words)
+    sns.heatmap(table, mask=np.triu(np.ones_like(table, dtype=bool), 1), annot=True, fmt=".0f", cbar=False, ax=ax,
+                cmap="Blues", vmax=16, linewidths=1.5, linecolor="white",
+                xticklabels=words, yticklabels=words)  # fmt: skip
+    ax.add_patch(Rectangle((0, n - window), n, window, fill=False, linewidth=2))
+    ax.grid(visible=False)
+    ax.set(xlabel="Key: the token looked at", ylabel="Query: the token that looks")
+    return figure
+
+
+@styled
+def token_strip(
+    tokens: Sequence[str],
+    scores_by_method: Mapping[str, ArrayLike],
+    kept_by_method: Mapping[str, ArrayLike],
+    chunk_size: int | None = None,
+    window: int = 0,
+    digits: int = 2,
+    what: str = "Number: the token's score.",
+    notes: Mapping[str, str] | None = None,
+) -> Figure:
+    """A short prompt, one row of cells per method: a number in each, coloured and bold where the token stays.
+
+    tokens      n strings; scores_by_method: method -> [n] (NaN where a method gives none, e.g. in the window)
+    kept_by_method  method -> kept positions [b]
+    chunk_size  draws the chunks' borders in ChunkKV's row; window: the last tokens, which always stay
+    what        says what the numbers are; notes: method -> a remark at the end of its row
+    raises      InputError: a method without scores, or scores of another length.
+    """
+    n, methods = len(tokens), list(kept_by_method)
+    for method in methods:
+        if method not in scores_by_method or np.shape(scores_by_method[method]) != (n,):
+            raise InputError(f"{method} needs one score for each of the {n} tokens: use NaN where it gives none.")
+    figure, (ax,) = panels(height=0.5 * len(methods) + 1.1, width=6.8 if notes else 5.2)
+    for row, method in enumerate(methods):
+        stays, colour = set(np.ravel(kept_by_method[method]).tolist()), look(method).colour
+        for column, score in enumerate(np.asarray(scores_by_method[method], dtype=float)):
+            _cell(ax, column, row, colour, "–" if np.isnan(score) else f"{score:.{digits}f}", column in stays)
+        for start in range(0, n - window, chunk_size) if method == "ChunkKV" and chunk_size else ():
+            width = min(chunk_size, n - window - start)
+            ax.add_patch(Rectangle((start, row + 0.02), width, 0.96, fill=False, edgecolor=INK, linewidth=1.3))
+        if notes:
+            ax.text(n + 0.15, row + 0.5, notes[method], va="center", fontsize=SMALL)
+    ax.set(xlim=(-0.1, n + (2.9 if notes else 0.1)), ylim=(len(methods) + (0.5 if window else 0.05), -0.05))
+    ax.xaxis.tick_top()
+    ax.set_xticks(np.arange(n) + 0.5, tokens, fontsize=SMALL)
+    ax.set_yticks(np.arange(len(methods)) + 0.5, methods)
+    for tick, method in zip(ax.get_yticklabels(), methods, strict=True):
+        tick.set(color=legible(look(method).colour), fontweight="bold")
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    if window:
+        ax.plot([n - window + 0.05, n - 0.05], [len(methods) + 0.12] * 2, color=GREY, linewidth=1.5)
+        ax.text(n - 0.05, len(methods) + 0.2, "window: always kept", ha="right", va="top", fontsize=SMALL, color=GREY)
+    headline(figure, f"{what} Coloured and bold: kept." + (" Boxes: chunks." if chunk_size else ""))
+    return figure
+
+
+def _cell(ax: Axes, column: int, row: int, colour: str, text: str, stays: bool) -> None:
+    face = colour if stays else "#f2f2f2"
+    ax.add_patch(Rectangle((column + 0.04, row + 0.08), 0.92, 0.84, facecolor=face, edgecolor="none"))
+    ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=SMALL,
+            color=text_on(colour) if stays else "#595959", fontweight="bold" if stays else "normal")  # fmt: skip
