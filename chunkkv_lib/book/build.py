@@ -250,11 +250,14 @@ def with_buttons(config: dict, address: str | None) -> dict:
     """The book's configuration with repository, Binder and Colab buttons for `address`; unchanged without one."""
     if address is None:
         return config
+    owner, name = address.split("/")[-2:]
+    pages = f"https://{owner.lower()}.github.io/{name}/"
     added = {
         "repository": {"url": address},
         "launch_buttons": {"binderhub_url": "https://mybinder.org", "colab_url": "https://colab.research.google.com",
                            "notebook_interface": "jupyterlab"},
-        "html": {"use_repository_button": True, "use_issues_button": True, "use_edit_page_button": True},
+        "html": {"use_repository_button": True, "use_issues_button": True, "use_edit_page_button": True,
+                 "baseurl": pages},
     }  # fmt: skip
     return config | {part: config.get(part, {}) | own for part, own in added.items()}
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
+from base64 import b64encode
 from collections.abc import Mapping
 from numbers import Integral
 from pathlib import Path
@@ -12,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 from chunkkv_lib.errors import InputError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from chunkkv_lib.runs import Run
 
 MIME = "application/vnd.chunkkv.provenance+json"
 RUN_MIME = "application/vnd.chunkkv.run+json"
+SHARE_MIME = "application/vnd.chunkkv.share+json"
 STATEMENT_MIME = "application/vnd.chunkkv.statement+json"
 
 
@@ -118,6 +123,16 @@ class Page:
             glue(f"{statement}_{name}", f"{value}{'' if condition else '†'}", display=False)
         if not condition:
             _display(f"† {message}", STATEMENT_MIME, f"{statement} ({values})")
+
+    def share(self, figure: Figure) -> None:
+        """Let links to the book that are shared show this figure."""
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=160, metadata={"Software": None})
+        _display(
+            "This figure is shown where a link to the book is shared.",
+            SHARE_MIME,
+            b64encode(picture.getvalue()).decode(),
+        )
 
 
 def _display(text: str, kind: str, payload: str) -> None:

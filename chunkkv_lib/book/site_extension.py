@@ -1,4 +1,4 @@
-"""Sphinx extension: MathJax without a network, the book's style sheet, files published beside the pages.
+"""Sphinx extension: MathJax without a network, the book's style sheet, what a page says of itself in its head.
 
 `_config.yml` names it under `local_extensions`, so a plain `jupyter-book build .` uses it as well.
 """
@@ -8,16 +8,22 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
+from html import escape, unescape
 from pathlib import Path
+from textwrap import shorten
+from urllib.parse import urljoin
 
+from bs4 import BeautifulSoup
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ExtensionError
 
-from chunkkv_lib.book.stamp import EXTRA
+from chunkkv_lib.book.stamp import EXTRA, SHARED
 
 ASSETS = Path(__file__).parent / "assets"
+VIEWPORT = re.compile(r'<meta name="viewport"[^>]*>')
+TERM = re.compile(r'(<a class="reference internal" href="[^"#]*#(term-[^"]+)")')
 
 
 def copy_mathjax(app: Sphinx, failure: Exception | None) -> None:
@@ -66,22 +72,49 @@ def launch_student_copies(app: Sphinx, page: str, template: str, context: dict, 
                     button["url"] = button["url"].replace(mark, mark.replace("main", "students"))
 
 
-def leave_out_icon_script(app: Sphinx, failure: Exception | None) -> None:
-    """Drop the theme's 1.5 MB of icons drawn by script: they are in the web font that it loads as well."""
-    script = Path(app.outdir) / "_static" / "scripts" / "fontawesome.js"
-    if failure is not None or not script.is_file():
+def describe(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+    """Say in the page's head what was found: its first paragraph, for search engines and for those who share it."""
+    paragraph = next(iter(doctree.findall(nodes.paragraph)), None) if doctree is not None else None
+    if paragraph is None:
         return
-    script.unlink()
-    for page in Path(app.outdir).rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        page.write_text(re.sub(r"<script[^>]*/fontawesome\.js[^>]*></script>", "", text), encoding="utf-8")
+    text = shorten(paragraph.astext(), 300, placeholder=" …")
+    tags = {'name="description"': text, 'property="og:description"': text, 'property="og:title"': context["title"]}
+    if app.config.html_baseurl:  # a picture is found by its whole address only
+        tags |= {'property="og:image"': urljoin(app.config.html_baseurl, SHARED)}
+    lines = [f'<meta {kind} content="{escape(unescape(value))}" />' for kind, value in tags.items()]
+    context["metatags"] = "\n".join([context.get("metatags", ""), *lines])
+
+
+def finish_pages(app: Sphinx, failure: Exception | None) -> None:
+    """Mend what the theme's templates leave in every page, and give each glossary term its definition to hover over.
+
+    The theme's 1.5 MB of icons drawn by script are left out: they are in the web font that it loads as well.
+    """
+    if failure is not None or app.builder.format != "html":
+        return
+    (Path(app.outdir) / "_static" / "scripts" / "fontawesome.js").unlink(missing_ok=True)
+    pages = {path: path.read_text(encoding="utf-8") for path in Path(app.outdir).rglob("*.html")}
+    terms = {}
+    for text in pages.values():
+        for term in BeautifulSoup(text, "html.parser").select("dl.glossary dt[id]") if "glossary" in text else ():
+            meaning = " ".join(term.find_next_sibling("dd").get_text().split())
+            terms[term["id"]] = escape(shorten(meaning, 250, placeholder=" …"))
+    for path, text in pages.items():
+        text = re.sub(r"<script[^>]*/fontawesome\.js[^>]*></script>", "", text)
+        text = re.sub(r"<title>(.*?) &#8212; \1</title>", r"<title>\1</title>", text)
+        start, *rest = VIEWPORT.split(text)
+        text = start + "".join(VIEWPORT.findall(text)[:1] + rest)
+        text = TERM.sub(lambda m: f'{m[1]} title="{terms[m[2]]}"' if m[2] in terms else m[1], text)
+        if text != pages[path]:
+            path.write_text(text, encoding="utf-8")
 
 
 def setup(app: Sphinx) -> dict[str, object]:
     app.connect("config-inited", publish_files)
     app.connect("html-page-context", leave_out_scripts, priority=900)
     app.connect("html-page-context", launch_student_copies, priority=900)
-    app.connect("build-finished", leave_out_icon_script)
+    app.connect("html-page-context", describe)
+    app.connect("build-finished", finish_pages)
     app.connect("build-finished", copy_mathjax)
     app.add_css_file("book.css")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

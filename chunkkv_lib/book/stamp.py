@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Mapping
@@ -11,11 +12,12 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
 from chunkkv_lib.book.chapters import Chapter, set_stable_ids, strip_timing, tags
-from chunkkv_lib.book.page import MIME, RUN_MIME, STATEMENT_MIME
+from chunkkv_lib.book.page import MIME, RUN_MIME, SHARE_MIME, STATEMENT_MIME
 from chunkkv_lib.book.parameters import bar_safe
 from chunkkv_lib.errors import InputError
 
 EXTRA = "_extra"  # a folder of the built sources whose content becomes part of the site as it is
+SHARED = "share.png"  # in it: the picture that a shared link shows
 
 
 def stamp(notebook: NotebookNode, chapter: Chapter, values: Mapping[str, object], extra: Path) -> list[str]:
@@ -25,6 +27,9 @@ def stamp(notebook: NotebookNode, chapter: Chapter, values: Mapping[str, object]
     """
     own = chapter.parameters
     changed = {name: value for name, value in values.items() if name in own and value != own[name].default}
+    for picture in taken(notebook, SHARE_MIME):
+        extra.mkdir(parents=True, exist_ok=True)
+        (extra / SHARED).write_bytes(base64.b64decode(picture))
     runs, statements = taken(notebook, RUN_MIME), taken(notebook, STATEMENT_MIME)
     if changed or runs:
         title, end, rest = notebook.cells[0].source.partition("\n")
@@ -117,4 +122,5 @@ def provenance_below(cell: NotebookNode, chapter: Chapter, extra: Path) -> list[
     cell.outputs = [output for output in cell.outputs if MIME not in output.get("data", {})]
     up = "../" * (len(PurePosixPath(chapter.name).parts) - 1)
     anchors = [f'<a href="{up}{path}">{label}</a>' for path, _, label in links]
-    return [new_markdown_cell("\n".join([":::{div} provenance", " · ".join([payload["line"], *anchors]), ":::"]))]
+    line = " · ".join([payload["line"], *anchors])
+    return [new_markdown_cell(f'<details class="provenance"><summary>Source</summary>\n\n{line}\n\n</details>')]
