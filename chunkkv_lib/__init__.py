@@ -10,40 +10,18 @@ What is not listed here is found in the module of its subject.
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
-# ruff: noqa: F401
+# ruff: noqa: F403
 if TYPE_CHECKING:  # so that an editor finds every name; at run time each is imported when it is first used
-    from .attention import PromptAttention, attention_rows, column_sums
-    from .compressors import (
-        H2O,
-        METHODS,
-        ChunkKV,
-        Compressor,
-        Oracle,
-        Random,
-        Recent,
-        SnapKV,
-        StreamingLLM,
-        WindowCompressor,
-        budget_tokens,
-        preset,
-    )
-    from .decoding import generate
-    from .errors import InputError
-    from .measure import analyse
-    from .metrics import (
-        attention_cosine_similarity,
-        attention_mass,
-        attention_output_cosine,
-        cache_cosine,
-        kv_l1_absolute,
-        kv_l1_loss,
-        overlap,
-        passage_survival,
-    )
-    from .models import load_model
-    from .runs import live_run, load_run, trial_run
-    from .sequence import Sequence
-    from .sequences import CATEGORIES, load_sequences
+    from .attention import *
+    from .compressors import *
+    from .decoding import *
+    from .errors import *
+    from .measure import *
+    from .metrics import *
+    from .models import *
+    from .runs import *
+    from .sequence import *
+    from .sequences import *
 
 __version__ = "0.1.0"
 

@@ -3,18 +3,13 @@
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
+# ruff: noqa: F403
 if TYPE_CHECKING:
-    from .driver import measure as measure
-    from .folder import Run as Run
-    from .folder import find_run as find_run
-    from .folder import load_run as load_run
-    from .folder import run_names as run_names
-    from .live import live_run as live_run
-    from .live import trial_run as trial_run
-    from .parameters import Parameters as Parameters
-    from .parameters import load_profile as load_profile
-    from .parameters import profiles as profiles
-    from .verification import verify as verify
+    from .driver import *
+    from .folder import *
+    from .live import *
+    from .parameters import *
+    from .verification import *
 
 # Loaded when first used: the command line reads `parameters` without paying for torch.
 _HOMES = {

@@ -4,6 +4,7 @@ load_sequences(tokenizer, source="open", per_category=2)     # what a run measur
 load_rows("longbench", "data.zip")                           # the rows behind it, as dicts
 """
 
+# ruff: noqa: F401
 from ..sequence import Sequence
 from .encoding import truncate_middle
 from .loading import load_rows, load_sequences, sample, source_identity
@@ -12,21 +13,3 @@ from .open_data import ATTRIBUTION, Attribution
 from .prompts import max_gen_toks, prompt
 from .schema import CATEGORIES, CATEGORY_OF, DATASETS
 from .scoring import score
-
-__all__ = [
-    "ATTRIBUTION",
-    "CATEGORIES",
-    "CATEGORY_OF",
-    "DATASETS",
-    "Attribution",
-    "Sequence",
-    "load_rows",
-    "load_sequences",
-    "max_gen_toks",
-    "needle_sequences",
-    "prompt",
-    "sample",
-    "score",
-    "source_identity",
-    "truncate_middle",
-]
