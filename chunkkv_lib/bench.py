@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.utils.benchmark import timer
 
-from .errors import InputError
+from .errors import InputError, check_whole
 
 LENGTHS = (1024, 2048, 4096, 8192)
 ANSWER_TOKENS = 32
@@ -82,8 +82,7 @@ def bench(
     from .report.costs import load_report, print_report
     from .runs.identity import machine, versions
 
-    if rounds < 1:
-        raise InputError(f"rounds={rounds} measures nothing; give at least 1.")
+    check_whole(rounds=rounds)
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
     loaded, tokenizer = load_model(model, device=device, dtype=dtype)
     config, device = loaded.config.get_text_config(), str(loaded.device)
@@ -286,7 +285,12 @@ def our_steps(job: dict) -> dict[str, Step]:
     from . import Sequence, analyse, load_model, preset
 
     if job["config"]:
-        model = random_llama(job["config"], job["dtype"], job["device"])
+        from transformers import AutoModelForCausalLM
+
+        options = {"dtype": getattr(torch, job["dtype"]), "attn_implementation": "sdpa"}
+        with torch.device(job["device"]):  # random weights, made on the device itself
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(llama_config(job["config"]), **options).eval()
     else:
         model, _ = load_model(job["model"], device=job["device"], dtype=job["dtype"])
     methods = preset()
@@ -314,16 +318,6 @@ def llama_config(fields: Mapping[str, int]):
     from transformers import LlamaConfig
 
     return LlamaConfig(**fields)
-
-
-def random_llama(fields: Mapping[str, int], dtype: str, device: str) -> torch.nn.Module:
-    """A Llama with random weights, made on the device itself."""
-    from transformers import AutoModelForCausalLM
-
-    options = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa"}
-    with torch.device(device):
-        torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(llama_config(fields), **options).eval()
 
 
 def piece_steps(job: dict) -> dict[str, Step]:

@@ -84,7 +84,9 @@ def sha256(path: str | Path) -> str:
 
 
 @functools.lru_cache(maxsize=1024)  # a model of 8 GB takes half a minute
-def _sha256(path: str, *state: int) -> str:
+def _sha256(path: str, inode: int, size: int, modified: int) -> str:
+    if size > 2e9:
+        print(f"Hashing {path}, {size / 1e9:.1f} GB, about {size / 4e8:.0f} s ...", file=sys.stderr, flush=True)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import tempfile
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from tokenizers.pre_tokenizers import ByteLevel, Digits
 from tokenizers.pre_tokenizers import Sequence as Steps
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from ..errors import InputError
 from ..files import Wheel, cache_dir, sha256
@@ -36,14 +35,7 @@ def convert(path: Path) -> Path:
     with open(path, "rb") as file:
         if file.read(4) != b"GGUF":
             raise InputError(f"{path} is not a GGUF file (it does not start with 'GGUF'). Download it again.")
-    _announce(path, path.stat().st_size)
     return _convert(path, sha256(path))
-
-
-@functools.cache  # once, however often a run asks for its model
-def _announce(path: Path, size: int) -> None:
-    if size > 2e9:
-        say(f"Hashing {path.name}, {size / 1e9:.1f} GB, about {size / 4e8:.0f} s ...")
 
 
 def _convert(path: Path, expected: str) -> Path:
@@ -65,8 +57,12 @@ def _convert(path: Path, expected: str) -> Path:
 
 
 def _save_copy(path: Path, target: Path) -> None:
+    from gguf import GGUFReader
+
     with guarded(path.name):
-        fields, tensors = _read_header(path)
+        reader = GGUFReader(path)
+        fields = {name: field.contents() for name, field in reader.fields.items() if len(field.data) == 1}
+        tensors = {tensor.name: (int(tensor.n_elements), tensor.data) for tensor in reader.tensors}
     scaling = rope_scaling(path.name, fields, tensors)
     size = 4 * sum(count for count, _ in tensors.values())  # dequantised to float32
     free = shutil.disk_usage(_parent()).free
@@ -78,7 +74,9 @@ def _save_copy(path: Path, target: Path) -> None:
     say(f"Converting {path.name} once to {size / 1e9:.1f} GB of float32, about {10 + size / 4e7:.0f} s ...")
     with guarded(path.name):
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        repair_tokenizer(tokenizer, fields.get("tokenizer.ggml.pre", ""))
+        if fields.get("tokenizer.ggml.pre") == "smollm":  # digits are split one by one first: transformers ignores that
+            steps = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+            tokenizer.backend_tokenizer.pre_tokenizer = Steps(steps)
         model, found = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True),
             output_loading_info=True,
@@ -96,19 +94,11 @@ def _save_copy(path: Path, target: Path) -> None:
     shutil.copyfile(target / "config.json", target / "complete.json")
 
 
-def _read_header(path: Path) -> tuple[dict, dict]:
-    """Settings of the file, and its tensors: name -> (number of elements, data as stored)."""
-    from gguf import GGUFReader
-
-    reader = GGUFReader(path)
-    fields = {name: field.contents() for name, field in reader.fields.items() if len(field.data) == 1}
-    tensors = {tensor.name: (int(tensor.n_elements), tensor.data) for tensor in reader.tensors}
-    return fields, tensors
-
-
 def rope_scaling(name: str, fields: dict, tensors: dict) -> dict | None:
     """What transformers leaves out when it reads the file: how its RoPE is scaled, as `rope_parameters`; or None.
 
+    fields   settings of the file
+    tensors  name -> number of elements, data as stored
     raises InputError: one part of several; a scaling that cannot be expressed.
     """
     if (parts := fields.get("split.count", 1)) > 1:
@@ -140,13 +130,6 @@ def rope_scaling(name: str, fields: dict, tensors: dict) -> dict | None:
 
 def _unread(name: str, why: str) -> InputError:
     return InputError(f"{name} {why}, which is not read from GGUF files; pass the model's safetensors folder instead.")
-
-
-def repair_tokenizer(tokenizer: PreTrainedTokenizerBase, pre_tokenizer: str) -> None:
-    """Split digits one by one first where the GGUF file asks for it ("smollm"): transformers ignores that."""
-    if pre_tokenizer == "smollm":
-        steps = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
-        tokenizer.backend_tokenizer.pre_tokenizer = Steps(steps)
 
 
 def _parent() -> Path:

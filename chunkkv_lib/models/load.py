@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import InputError, unknown
+from ..errors import InputError, check_known, unknown
 from ..files import Wheel, sha256
 from .gguf_file import convert, convert_embedded
 from .guard import check_whole, guarded
@@ -52,8 +52,7 @@ def load_model(
 
     What transformers warns of while it loads is printed to stderr, one line each.
     """
-    if dtype not in ("auto", *DTYPES):
-        raise unknown("dtype", dtype, ["auto", *DTYPES])
+    check_known("dtype", dtype, ["auto", *DTYPES])
     device = pick_device(device)
     options = {"device_map": device_map} if device_map else {}
     kind = DTYPES[pick_dtype(device) if dtype == "auto" else dtype]

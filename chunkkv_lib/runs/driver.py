@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..errors import IncompleteRun, InputError, unknown
+from ..errors import IncompleteRun, InputError, check_known
 from ..models import load_tokenizer
 from ..sequences import Sequence
 from ..sequences.scoring import chance_scores
@@ -65,7 +65,16 @@ def measure(
         if holds_all(folder, manifest):
             report(f"{folder} is complete; nothing to measure.")
             return folder
-    chosen = _engine(parameters, engine, address, workers, report)
+    check_known("engine", engine, ("local", "ray"))
+    if engine == "ray":
+        from .ray_engine import RayEngine
+
+        chosen = RayEngine(parameters, address, workers, report)
+    else:
+        for option, value in (("address", address), ("workers", workers)):
+            if value is not None:
+                raise InputError(f"{option}={value} needs a Ray cluster: add --engine ray, or leave out --{option}.")
+        chosen = LocalEngine(parameters, report)
     with ExitStack() as stack:
         there = folder.exists()
         if there:  # a second process is told now, not after it has loaded a model
@@ -83,21 +92,6 @@ def measure(
         write_parquet(folder / "sequences.parquet", table)
         measure_missing(folder, source, sequences, progress)
     return folder
-
-
-def _engine(
-    settings: Parameters, name: str, address: str | None, workers: int | None, report: Callable[[str], None]
-) -> LocalEngine:
-    if name == "ray":
-        from .ray_engine import RayEngine
-
-        return RayEngine(settings, address, workers, report)
-    if name != "local":
-        raise unknown("engine", name, ("local", "ray"))
-    for option, value in (("address", address), ("workers", workers)):
-        if value is not None:
-            raise InputError(f"{option}={value} needs a Ray cluster: add --engine ray, or leave out --{option}.")
-    return LocalEngine(settings, report)
 
 
 def begin(folder: Path, identity: dict, machine: dict, restart: bool) -> None:

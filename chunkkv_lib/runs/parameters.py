@@ -14,7 +14,7 @@ import yaml
 from pydantic import ConfigDict, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
 
-from ..errors import InputError, unknown
+from ..errors import InputError, check_known, check_whole
 from ..files import DATA
 from ..sequences import needles, second_question
 from ..sequences.schema import CATEGORIES, CATEGORY_OF
@@ -44,8 +44,7 @@ def _one_line_errors(record: type) -> type:
     def __init__(self, **values: object) -> None:
         kinds = {one.name: one.type for one in fields(record)}
         for name in values:
-            if name not in kinds:
-                raise unknown("parameter", name, kinds)
+            check_known("parameter", name, kinds)
         try:
             build(self, **values)
         except ValidationError as error:
@@ -113,13 +112,12 @@ class Parameters:
         for one in fields(self):
             value, choices, least = getattr(self, one.name), one.metadata["choices"], one.metadata["least"]
             for name in value if isinstance(value, tuple) else (value,):
-                if choices and name not in choices:
-                    kind = SINGULAR.get(one.name, one.name)
-                    raise unknown(kind, name, choices)
+                if choices:
+                    check_known(SINGULAR.get(one.name, one.name), name, choices)
             if value == () != one.default:
                 raise InputError(f"{one.name} is empty; name at least one, or leave it out for all.")
-            if least is not None and value is not None and value < least:
-                raise InputError(f"{one.name}={value} does not work; it must be at least {least}.")
+            if least is not None and value is not None:
+                check_whole(least, **{one.name: value})
         self.compressors  # noqa: B018  a wrong hyper-parameter is told now, not after the model has been loaded
 
     @functools.cached_property
@@ -162,8 +160,7 @@ def load_profile(name: str, changes: dict[str, object] | None = None) -> Paramet
     raises InputError: an unknown profile or parameter, a value of the wrong type or outside its limits.
     """
     path = PROFILES / f"{name}.yml"
-    if name not in profiles():
-        raise unknown("profile", name, profiles())
+    check_known("profile", name, profiles())
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..errors import InputError
+from ..errors import InputError, check_whole
 from ..models import EMBEDDED, describe, load_model
 from ..sequences import Sequence
 from .identity import MEASUREMENT_VERSION, differences, machine, versions
@@ -219,8 +219,8 @@ class RayEngine:
 
 def _check(settings: Parameters, workers: int | None) -> None:
     """Refuse what cannot work before anything is started."""
-    if workers is not None and workers < 1:
-        raise InputError(f"workers={workers} does not work; it must be at least 1.")
+    if workers is not None:
+        check_whole(workers=workers)
     if settings.device_map or ":" in settings.device:
         given = f"device_map={settings.device_map}" if settings.device_map else f"device={settings.device}"
         raise InputError(f"{given} does not go with --engine ray, which gives each worker one GPU. Leave it out.")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from ..compressors import PRESETS, Compressor
-from ..errors import unknown
+from ..errors import check_known
 
 #: field -> (methods that are varied, values). A value that a method has anyway is measured once.
 AXES: dict[str, tuple[tuple[str, ...], tuple]] = {
@@ -76,8 +76,7 @@ def variants(name: str, methods: Mapping[str, Compressor]) -> tuple[list[Variant
 
     raises InputError: an unknown set.
     """
-    if name not in SETS:
-        raise unknown("set of variants", name, SETS)
+    check_known("set of variants", name, SETS)
     if name == "sensitivity":
         wanted = [
             (method, {field: value})
@@ -98,18 +97,14 @@ def variants(name: str, methods: Mapping[str, Compressor]) -> tuple[list[Variant
         if method in methods:
             base = methods[method]
             one = Variant(method, tuple((k, v) for k, v in changes.items() if own_value(base, k) != v))
-            changed = _changed(base, dict(one.changes))
+            fields = dict(one.changes)
+            if "preset" in fields:
+                fields = PRESETS[fields["preset"]].get(type(base).__name__, {})
+            changed = replace(base, **fields)
             if changed != base:  # otherwise it is measured already
                 listed.append(one)
                 compressors[one.label] = changed
     return listed, compressors
-
-
-def _changed(method: Compressor, changes: dict[str, object]) -> Compressor:
-    fields = dict(changes)
-    if "preset" in fields:
-        fields |= PRESETS[fields.pop("preset")].get(type(method).__name__, {})
-    return replace(method, **fields)
 
 
 def along(records: pd.DataFrame, listed: Iterable[Variant], field: str, base: Mapping[str, Compressor]) -> pd.DataFrame:
@@ -119,8 +114,7 @@ def along(records: pd.DataFrame, listed: Iterable[Variant], field: str, base: Ma
     base     the methods unchanged: their records stand at their own value of the field
     raises InputError: a field that is no axis.
     """
-    if field not in AXES:
-        raise unknown("axis", field, AXES)
+    check_known("axis", field, AXES)
     owners, values = AXES[field]
     alone = [one for one in listed if [name for name, _ in one.changes] == [field]]  # nothing else is changed
     labels = {(one.method, one.changes[0][1]): one.label for one in alone}

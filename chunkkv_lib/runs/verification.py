@@ -10,14 +10,12 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from ..errors import InputError
+from ..errors import InputError, check_whole
 from ..measure import analyse
 from ..models import describe, load_model
-from ..sequences import Sequence
-from .folder import Run, load_run, run_names
+from .folder import load_run, run_names
 from .identity import MEASUREMENT_VERSION, data_identity, differences
 from .local_engine import sequences_of
-from .parameters import Parameters
 
 #: Largest difference between two measurements of a sequence, as a mean over its layers: column -> limit. Other machines
 #: round otherwise, and a token at the edge of a budget then changes places. 16-bit numbers round a thousand times more.
@@ -62,8 +60,7 @@ def verify(
     raises  InputError: no such run, its model or data are not here or are others than those it was measured with.
     """
     run = load_run(name)
-    if count < 1:
-        raise InputError(f"count={count} does not work; it must be at least 1.")
+    check_whole(count=count)
     if (version := run.manifest.get("measurement_version")) != MEASUREMENT_VERSION:  # told before a model is loaded
         raise InputError(
             f"run {run.name!r} has measurement_version={version}, this code has {MEASUREMENT_VERSION}: their numbers "
@@ -72,24 +69,33 @@ def verify(
     settings = replace(run.parameters, **{key: value for key, value in places.items() if value is not None})
     dtype = run.manifest["model"]["dtype"]
     model, tokenizer = load_model(settings.model, settings.device, dtype, settings.device_map)
+    # What may differ: where it ran, how a file is called, whose prompts they are.
+    free = ("device", "name", "prompts", "source")
     here = {"model": describe(model, settings.model), "data": data_identity(settings)}
-    if changed := differences(*({key: _essential(one[key]) for key in here} for one in (run.manifest, here))):
+    both = ({key: {k: v for k, v in one[key].items() if k not in free} for key in here} for one in (run.manifest, here))
+    if changed := differences(*both):
         raise InputError(
             f"run {run.name!r} was measured with {changed[0]}. Point to the right model or data with --model or "
             "--data-path, or measure the run again."
         )
     chosen = random.Random(seed).sample(list(run.sequences["sequence"]), min(count, len(run.sequences)))
+    sequences = {sequence.id: sequence for sequence in sequences_of(settings, tokenizer)}
+    hashes = run.sequences.set_index("sequence")["text_hash"]
+    for name in chosen:
+        if name not in sequences or sequences[name].text_hash != hashes[name]:
+            raise InputError(
+                f"sequence {name!r} of run {run.name!r} is not the same text here. Check the data source, or measure "
+                "the run again."
+            )
     again = [
-        analyse(model, sequence, settings.compressors, settings.reuse, settings.all_queries)
-        for sequence in tqdm(_find(run, settings, tokenizer, chosen), unit="sequence", disable=not progress)
+        analyse(model, sequences[name], settings.compressors, settings.reuse, settings.all_queries)
+        for name in tqdm(chosen, unit="sequence", disable=not progress)
     ]
     layers, answers = (pd.concat(frames) for frames in zip(*again))
-    limits = TOLERANCE[dtype]
-    worst = [
-        _worst(run.layers, layers, lambda column: limits["layers"]),
-        _worst(run.answers, answers, lambda column: limits.get(column, 0.0)),
-    ]
-    found = Verification(run.name, tuple(chosen), pd.concat(worst, ignore_index=True))
+    nll = TOLERANCE[dtype]["nll"]
+    worst = _worst(run.layers, layers, {}, TOLERANCE[dtype]["layers"]) + _worst(run.answers, answers, {"nll": nll}, 0.0)
+    columns = ["column", "difference", "limit", "sequence", "method"]
+    found = Verification(run.name, tuple(chosen), pd.DataFrame(worst, columns=columns))
     report(f"run {found.run}: {len(chosen)} sequences measured again: {', '.join(chosen)}")
     for row in found.worst.itertuples():
         mark = "ok" if row.difference <= row.limit else f"TOO FAR ({row.method}, {row.sequence})"
@@ -116,27 +122,8 @@ def verify_runs(names: list[str], count: int = 3, seed: int | None = None, repor
         raise InputError("no run could be verified. Name one below runs/ or data/runs, or measure one first.")
 
 
-def _essential(record: object) -> object:
-    """A part of a manifest without what may differ: where it ran, how a file is called, whose prompts they are."""
-    ignored = ("device", "name", "prompts", "source")
-    return {key: value for key, value in record.items() if key not in ignored} if isinstance(record, dict) else record
-
-
-def _find(run: Run, settings: Parameters, tokenizer, chosen: list[str]) -> list[Sequence]:
-    """The chosen sequences, checked to be the very texts that the run measured."""
-    here = {sequence.id: sequence for sequence in sequences_of(settings, tokenizer)}
-    recorded = run.sequences.set_index("sequence")
-    for name in chosen:
-        if name not in here or here[name].text_hash != recorded.loc[name, "text_hash"]:
-            raise InputError(
-                f"sequence {name!r} of run {run.name!r} is not the same text here. Check the data source, or measure "
-                "the run again."
-            )
-    return [here[name] for name in chosen]
-
-
-def _worst(old: pd.DataFrame, new: pd.DataFrame, limit: Callable[[str], float]) -> pd.DataFrame:
-    """Per column the largest difference of means over layers, and where it is."""
+def _worst(old: pd.DataFrame, new: pd.DataFrame, limits: dict[str, float], otherwise: float) -> list[tuple]:
+    """Per column the largest difference of means over layers, its limit, and where it is."""
     columns = [name for name in new.columns if name not in NOT_COMPARED and name in old.columns]
     before, after = (frame.groupby(["sequence", "method"])[columns].mean() for frame in (old, new))
     away = (after - before.reindex(after.index)).abs()
@@ -145,5 +132,5 @@ def _worst(old: pd.DataFrame, new: pd.DataFrame, limit: Callable[[str], float]) 
     for column in columns:
         if away[column].notna().any():
             sequence, method = away[column].idxmax()
-            rows.append((column, float(away[column].max()), limit(column), sequence, method))
-    return pd.DataFrame(rows, columns=["column", "difference", "limit", "sequence", "method"])
+            rows.append((column, float(away[column].max()), limits.get(column, otherwise), sequence, method))
+    return rows

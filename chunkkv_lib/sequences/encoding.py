@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Tokens
 from typing import Any
 
-from ..errors import InputError
+from ..errors import check_whole
 
 MIN_TOKENS = 16  # below this a prompt is neither question nor text
 _TAIL = 64  # characters; more than the longest token, so the end of the prompt is split as in the whole
@@ -68,12 +68,6 @@ def encode_answer(tokenizer: Any, prompt: str, answer: str, max_answer_tokens: i
     return ()
 
 
-def check_max_tokens(max_tokens: int) -> None:
-    """InputError unless `max_tokens` is an int of at least `MIN_TOKENS`."""
-    if not isinstance(max_tokens, int) or max_tokens < MIN_TOKENS:
-        raise InputError(f"max_tokens={max_tokens!r} does not fit: give a whole number of at least {MIN_TOKENS}.")
-
-
 def truncate_middle(ids: Tokens[int], max_tokens: int) -> tuple[int, ...]:
     """The first and the last half of `max_tokens` of `ids`; all of `ids` if they fit.
 
@@ -82,7 +76,7 @@ def truncate_middle(ids: Tokens[int], max_tokens: int) -> tuple[int, ...]:
     can come out a few tokens longer or shorter; here the halves are joined as tokens. A BOS stays: it is in
     the first half.
     """
-    check_max_tokens(max_tokens)
+    check_whole(MIN_TOKENS, max_tokens=max_tokens)
     if len(ids) <= max_tokens:
         return tuple(ids)
     last = max_tokens // 2

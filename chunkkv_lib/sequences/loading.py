@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, unknown
+from ..errors import InputError, check_known, check_whole
 from ..sequence import Sequence, text_hash
 from . import longbench, open_data
-from .encoding import check_max_tokens, encode_answer, encode_prompt, evidence_spans
+from .encoding import MIN_TOKENS, encode_answer, encode_prompt, evidence_spans
 from .prompts import prompt
 from .schema import CATEGORIES, CATEGORY_OF, DATASETS, check_categories
 
@@ -46,14 +46,12 @@ def load_sequences(
     skip               how many of each category to leave out first: another run's, so that no text is drawn twice
     raises InputError: an unknown name, a number out of range, data that is not there or damaged.
     """
-    check_max_tokens(max_tokens)
-    if not isinstance(max_answer_tokens, int) or max_answer_tokens < 1:
-        raise InputError(f"max_answer_tokens={max_answer_tokens!r} does not fit: give a whole number of at least 1.")
+    check_whole(MIN_TOKENS, max_tokens=max_tokens)
+    check_whole(max_answer_tokens=max_answer_tokens)
     names, rows = tuple(datasets), load_rows(source, path, categories)
     there = list(dict.fromkeys(row["dataset"] for row in rows))
     for name in names:
-        if name not in there:
-            raise unknown("data set of these categories", name, there)
+        check_known("data set of these categories", name, there)
     rows = sample([row for row in rows if not names or row["dataset"] in names], per_category, seed, skip)
     if not rows:
         raise InputError(f"skip={skip} leaves no sequence to measure; give a smaller number.")
@@ -76,8 +74,7 @@ def source_identity(source: str, path: str | Path | None = None) -> dict:
 
 
 def _source(source: str, path: str | Path | None) -> Any:
-    if source not in SOURCES:
-        raise unknown("source", source, SOURCES)
+    check_known("source", source, SOURCES)
     if source == "open" and path is not None:
         raise InputError(f"path={str(path)!r} has no meaning for source 'open'; drop it, or choose source 'longbench'.")
     return SOURCES[source]
@@ -96,8 +93,7 @@ def sample(rows: list[dict], per_category: int, seed: int, skip: int = 0) -> lis
     the order of `rows`, and a smaller `per_category` draws a subset of a larger one.
     raises InputError: `per_category` below 1, an unknown data set, an id that occurs twice.
     """
-    if not isinstance(per_category, int) or per_category < 1:
-        raise InputError(f"per_category={per_category!r} does not fit: give a whole number of at least 1.")
+    check_whole(per_category=per_category)
     check_keys(rows)
     members: dict[str, list[dict]] = defaultdict(list)
     for row in rows:
@@ -118,8 +114,7 @@ def check_keys(rows: list[dict]) -> None:
     """InputError unless every data set is known and no (data set, id) occurs twice."""
     keys = [(row["dataset"], row["_id"]) for row in rows]
     for dataset in dict.fromkeys(dataset for dataset, _ in keys):
-        if dataset not in CATEGORY_OF:
-            raise unknown("data set", dataset, CATEGORY_OF)
+        check_known("data set", dataset, CATEGORY_OF)
     if len(set(keys)) < len(keys):
         dataset, id = Counter(keys).most_common(1)[0][0]
         raise InputError(f"data set {dataset!r} has more than one row with _id {id!r}; ids must be unique.")

@@ -50,9 +50,22 @@ def read(path: str | Path | None, categories: Iterable[str]) -> list[dict]:
     """
     names = [name for category in categories for name in DATASETS["longbench"][category]]
     place = _hub_archive() if path is None else _local(path)
-    files = _files(place, names)
-    if path is None:
-        _check_official(files)
+    files = _present(place, names)
+    if missing := [name for name in names if name not in files]:
+        if place.is_dir():
+            elsewhere = [file.relative_to(place).as_posix() for file in sorted(place.glob(f"*/*/{missing[0]}.jsonl"))]
+        else:
+            with zipfile.ZipFile(place) as archive:
+                elsewhere = [member for member in archive.namelist() if member.endswith(f"{missing[0]}.jsonl")]
+        hint = f"it has {elsewhere[0]}: the files must lie in data/ itself" if elsewhere else "leave out the category"
+        wanted = ", ".join(f"data/{name}.jsonl" for name in missing)
+        raise InputError(f"{place} lacks {wanted}; {hint}, or get the whole data.zip of {REPOSITORY}.")
+    for name, (file, content) in files.items() if path is None else ():
+        if (found := _blob_id(content)) != OFFICIAL[name]:
+            raise InputError(
+                f"{file} is not LongBench's official file: expected git id {OFFICIAL[name]}, found {found}. Delete it "
+                "from the hub's cache and try again, or pass a local copy with --data-path."
+            )
     return [row for name in names for row in _rows(name, *files[name])]
 
 
@@ -96,24 +109,8 @@ def _local(path: str | Path) -> Path:
     return place
 
 
-def _files(place: Path, names: list[str]) -> dict[str, tuple[str, bytes]]:
-    """Data set -> (where it was found, its bytes); InputError if one is missing."""
-    files = _present(place, names)
-    missing = [name for name in names if name not in files]
-    if missing:
-        wanted = ", ".join(f"data/{name}.jsonl" for name in missing)
-        if place.is_dir():
-            elsewhere = [path.relative_to(place).as_posix() for path in sorted(place.glob(f"*/*/{missing[0]}.jsonl"))]
-        else:
-            with zipfile.ZipFile(place) as archive:
-                elsewhere = [member for member in archive.namelist() if member.endswith(f"{missing[0]}.jsonl")]
-        hint = f"it has {elsewhere[0]}: the files must lie in data/ itself" if elsewhere else "leave out the category"
-        raise InputError(f"{place} lacks {wanted}; {hint}, or get the whole data.zip of {REPOSITORY}.")
-    return files
-
-
 def _present(place: Path, names: Iterable[str]) -> dict[str, tuple[str, bytes]]:
-    """`_files`, of those that are there."""
+    """Data set -> (where it was found, its bytes), of those that are there."""
     if place.is_dir():
         choices = {name: (place / "data" / f"{name}.jsonl", place / f"{name}.jsonl") for name in names}
         found = {name: next(filter(Path.is_file, files), None) for name, files in choices.items()}
@@ -147,16 +144,6 @@ def _rows(name: str, place: str, content: bytes) -> list[dict]:
     if not rows:
         raise InputError(f"{place} holds no rows.")
     return rows
-
-
-def _check_official(files: dict[str, tuple[str, bytes]]) -> None:
-    for name, (place, content) in files.items():
-        expected, found = OFFICIAL[name], _blob_id(content)
-        if found != expected:
-            raise InputError(
-                f"{place} is not LongBench's official file: expected git id {expected}, found {found}. "
-                "Delete it from the hub's cache and try again, or pass a local copy with --data-path."
-            )
 
 
 def _blob_id(content: bytes) -> str:

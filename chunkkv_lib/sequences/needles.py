@@ -15,7 +15,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InputError, unknown
+from ..errors import InputError, check_known, check_whole
 from ..sequence import text_hash
 from . import Sequence
 from .encoding import encode_prompt, encode_text
@@ -105,19 +105,16 @@ def needle_sequences(
                    the needle and whose `document` names the article; `needle_setting` reads the rest from the id
     raises InputError: numbers out of range, no text, a form for chats and a tokenizer without a chat template.
     """
-    if each < 1:
-        raise InputError(f"each={each} does not work; it must be at least 1.")
+    check_whole(each=each)
     for depth in depths:
         if not 0 <= depth <= 1:
             raise InputError(f"depth={depth} lies outside the text; give a fraction from 0 to 1.")
     for form in forms:
-        if form not in FORMS:
-            raise unknown("form of needle", form, FORMS)
+        check_known("form of needle", form, FORMS)
         if FORMS[form].chat and not getattr(tokenizer, "chat_template", None):
             raise InputError(f"needles of form {form!r} need a chat template, which this model has not; leave it out.")
     for length in answer_tokens:
-        if length < 1:
-            raise InputError(f"answer_tokens={length} does not work; a code has at least 1 token.")
+        check_whole(answer_tokens=length)
     texts = articles() if texts is None else list(texts)
     if not texts:
         raise InputError("there is no text to hide a needle in; pass at least one.")

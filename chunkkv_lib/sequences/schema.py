@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..errors import InputError, unknown
+from ..errors import InputError, check_known
 
 # The rows of Paper Table 11. Per source: which data sets make up a category. Order matters: draws go round in it.
 DATASETS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -57,8 +57,7 @@ FIELDS: dict[str, tuple[type, ...]] = {
 
 def longbench_name(dataset: str) -> str:
     """The LongBench data set whose prompt and metric `dataset` uses (itself, if it is one)."""
-    if dataset not in CATEGORY_OF:
-        raise unknown("data set", dataset, CATEGORY_OF)
+    check_known("data set", dataset, CATEGORY_OF)
     return MODELLED_ON.get(dataset, dataset)
 
 
@@ -66,8 +65,7 @@ def check_categories(categories: object) -> tuple[str, ...]:
     """The wanted categories in table order, each once; a single name may stand for itself."""
     wanted = (categories,) if isinstance(categories, str) else tuple(categories)
     for name in wanted:
-        if name not in CATEGORIES:
-            raise unknown("category", name, CATEGORIES)
+        check_known("category", name, CATEGORIES)
     if not wanted:
         raise InputError(f"no categories given; choose from {', '.join(CATEGORIES)}.")
     return tuple(name for name in CATEGORIES if name in wanted)

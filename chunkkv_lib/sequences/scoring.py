@@ -6,13 +6,12 @@ import difflib
 import functools
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from collections.abc import Sequence as Many
-from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, check_whole
 from ..sequence import Sequence
 from .encoding import encode_text
 from .needles import DATASET as NEEDLE
@@ -52,8 +51,7 @@ def answer_score(sequence: Sequence, text: str) -> float:
 
 def answer_limit(sequence: Sequence, max_new_tokens: int) -> int:
     """Most tokens of a written answer: LongBench's for the data set, a needle's number and one more, or the limit."""
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens={max_new_tokens} does not work; it must be at least 1.")
+    check_whole(max_new_tokens=max_new_tokens)
     own = len(sequence.answer_ids) + 1 if sequence.dataset == NEEDLE else max_gen_toks(sequence.dataset)
     return min(max_new_tokens, own)
 
@@ -89,31 +87,25 @@ def _metrics() -> ModuleType:
     """lm-eval's `metrics.py`, loaded by itself: it needs neither lm_eval nor the Chinese word splitter."""
     spec = importlib.util.spec_from_file_location("longbench_metrics", task_folder() / "metrics.py")
     module = importlib.util.module_from_spec(spec)
-    with _stand_ins():
+
+    def ratio(a: str, b: str) -> int:
+        """fuzzywuzzy's `fuzz.ratio` (in its pure-Python form), 0..100."""
+        return round(100 * difflib.SequenceMatcher(None, a, b).ratio())
+
+    # Imports of the file that are not installed get a substitute for as long as it loads.
+    substitutes = {"jieba": {}, "fuzzywuzzy": {"fuzz": SimpleNamespace(ratio=ratio)}, "rouge": {"Rouge": _NoRouge}}
+    missing = [name for name in substitutes if name not in sys.modules and importlib.util.find_spec(name) is None]
+    for name in missing:
+        sys.modules[name] = ModuleType(name)
+        vars(sys.modules[name]).update(substitutes[name])
+    try:
         spec.loader.exec_module(module)
+    finally:
+        for name in missing:
+            del sys.modules[name]
     return module
 
 
 class _NoRouge:
     def __init__(self) -> None:
         raise InputError("scoring a summary needs the package rouge; `pip install rouge==1.0.1`.")
-
-
-def _ratio(a: str, b: str) -> int:
-    """fuzzywuzzy's `fuzz.ratio` (in its pure-Python form), 0..100."""
-    return round(100 * difflib.SequenceMatcher(None, a, b).ratio())
-
-
-@contextmanager
-def _stand_ins() -> Iterator[None]:
-    """Put substitutes in place of the imports of `metrics.py` that are not installed, for as long as it loads."""
-    substitutes = {"jieba": {}, "fuzzywuzzy": {"fuzz": SimpleNamespace(ratio=_ratio)}, "rouge": {"Rouge": _NoRouge}}
-    missing = [name for name in substitutes if name not in sys.modules and importlib.util.find_spec(name) is None]
-    for name in missing:
-        sys.modules[name] = ModuleType(name)
-        vars(sys.modules[name]).update(substitutes[name])
-    try:
-        yield
-    finally:
-        for name in missing:
-            del sys.modules[name]

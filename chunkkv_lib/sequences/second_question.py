@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from typing import Any
 
-from ..errors import InputError, unknown
+from ..errors import InputError, check_known, check_whole
 from ..sequence import text_hash
 from . import Sequence, open_data
 from .encoding import encode_answer, encode_prompt, encode_text, evidence_spans
@@ -51,11 +51,9 @@ def second_question_sequences(
                 pair in turn, so that every prefix is balanced
     raises InputError: numbers out of range, or too few questions.
     """
-    if pairs < 1:
-        raise InputError(f"pairs={pairs} does not work; it must be at least 1.")
+    check_whole(pairs=pairs)
     for ask in asks:
-        if ask not in ASKS:
-            raise unknown("kind of question under the window", ask, ASKS)
+        check_known("kind of question under the window", ask, ASKS)
     articles = open_data.articles() if articles is None else list(articles)
     documents = [_document(tokenizer, article, max_tokens, seed) for article in articles]
     random.Random(f"{SOURCE}:{seed}").shuffle(documents)
