@@ -105,6 +105,15 @@ def refused(*parts: object) -> Iterator[None]:
     """The block must raise InputError with a message of one line that names all parts and ends as a sentence."""
     with pytest.raises(InputError) as caught:
         yield
-    message = str(caught.value)
-    assert "\n" not in message and message.endswith((".", "?")), message
-    assert [part for part in parts if str(part) not in message] == [], message
+    text = str(caught.value)
+    assert "\n" not in text and text.endswith((".", "?")), text
+    assert [part for part in parts if str(part) not in text] == [], text
+
+
+def message(call, *arguments: object, **named: object) -> str:
+    """The text of the InputError that a call raises, of one line."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **named)
+    text = str(caught.value)
+    assert "\n" not in text and text.endswith((".", "?")), text
+    return text

@@ -102,17 +102,11 @@ def answer(hub: Hub, request: BaseHTTPRequestHandler) -> None:
 
 def refuse(hub: Hub, request: BaseHTTPRequestHandler, name: str) -> bool:
     """Answer with an error if the repository is not for this visitor."""
+    closed = f"Access to model {name} is restricted"
     if name in hub.gated:
-        send(
-            request, 401, error="GatedRepo", message=f"Access to model {name} is restricted. You must be authenticated."
-        )
+        send(request, 401, error="GatedRepo", message=f"{closed}. You must be authenticated.")
     elif name in hub.restricted:
-        send(
-            request,
-            403,
-            error="GatedRepo",
-            message=f"Access to model {name} is restricted and you are not in the list.",
-        )
+        send(request, 403, error="GatedRepo", message=f"{closed} and you are not in the list.")
     elif name not in hub.folders:
         send(request, 401, error="RepoNotFound", message="Invalid username or password.")
     else:

@@ -6,23 +6,12 @@ import json
 import re
 import zipfile
 
-import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from chunkkv_lib.errors import InputError
 from chunkkv_lib.sequences import DATASETS
 from chunkkv_lib.sequences.open_data import LABELS
 
 LONGBENCH_SETS = [name for names in DATASETS["longbench"].values() for name in names]
-
-
-def message(call, *arguments, **named):
-    """The text of the InputError that a call raises; it must be one line."""
-    with pytest.raises(InputError) as caught:
-        call(*arguments, **named)
-    text = str(caught.value)
-    assert "\n" not in text and text.endswith((".", "?")), text
-    return text
 
 
 SCORABLE = {"trec": {"all_classes": ["text", "a text"]}, "passage_retrieval_en": {"answers": ["Paragraph 7"]}}

@@ -34,7 +34,6 @@ def test_help_names_every_option_with_its_default(command, capsys):
         (["measure", "--budget", "1.5"], "outside (0, 1]"),
         (["measure", "--window", "1.5"], "valid integer"),
         (["measure", "--methods", "ChunkKV,SnapKv"], "Did you mean 'SnapKV'"),
-        (["measure", "--categories", "Coding"], "unknown category"),
         (["measure", "--model", "smolm2-135m"], "Did you mean 'smollm2-135m'"),
         (["measure", "--device", "cuda:9"], "not present"),
         (["measure", "--profile", "needles", "--data-path", "data.zip"], "no meaning for source 'needles'"),

@@ -196,21 +196,6 @@ def test_shared_attention_gives_the_same_sets_and_inputs_stay_as_they_are(case):
     assert torch.equal(queries, before[0]) and torch.equal(keys, before[1])
 
 
-@given(st.integers(0, 99), st.permutations(range(3)), st.sampled_from(GRANULARITIES), st.sampled_from(GROUPS))
-def test_permuting_kv_groups_permutes_the_sets(seed, order, granularity, group):
-    """Heads do not see each other: each KV head with its queries could be a prompt of its own."""
-    queries, keys, _ = ref.random_layer(6, 3, 50, seed=seed)
-    heads = [2 * g + i for g in order for i in range(2)]
-    rows = {"query_head": heads, "kv_head": order, "layer": [0]}[granularity]
-    for cls in BY_SCORE:
-        method = cls(budget=0.4, granularity=granularity, group=group)
-        kept = method.select(queries, keys)
-        assert torch.equal(method.select(queries[heads], keys[order]), kept[rows])
-        if granularity != "layer":
-            alone = torch.cat([method.select(queries[2 * g : 2 * g + 2], keys[g : g + 1]) for g in range(3)])
-            assert torch.equal(alone, kept)
-
-
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("cls", BY_SCORE_OR_PROBE)
 def test_ties_go_to_the_lower_position(cls, granularity):
@@ -221,19 +206,6 @@ def test_ties_go_to_the_lower_position(cls, granularity):
     window = 0 if cls is Oracle else 8
     expected = [*range(23 - window), *range(57 - window, 57)]
     assert kept.tolist() == [expected] * len(kept)
-
-
-def test_ties_between_few_values_go_to_the_lower_position():
-    """Keys of one channel with two values: many ties, inside chunks and between them."""
-    keys = torch.tensor([[[float(i % 3 == 0)] for i in range(40)]])
-    queries = torch.ones(2, 40, 1)
-    assert SnapKV(budget=12, window=4, kernel=1).select(queries, keys).tolist() == [
-        [0, 3, 6, 9, 12, 15, 18, 21, 36, 37, 38, 39]
-    ]
-    # Chunks of 4 have 2, 1 or 1 ones: 0..3, 12..15, 24..27 are the best; equal ones from the left.
-    assert ChunkKV(budget=18, window=4, chunk_size=4).select(queries, keys).tolist() == [
-        [*range(6), *range(12, 16), *range(24, 28), 36, 37, 38, 39]
-    ]
 
 
 def test_views_and_tensors_with_gradients_give_the_same_sets():
@@ -264,31 +236,6 @@ def test_the_last_chunk_gives_its_first_tokens(budget, kept):
     queries, keys = scores_as_attention([0, 0, 9, 1, 1, 1, 4, 4, 4, 2, 2, 2])
     method = ChunkKV(budget=budget, window=1, chunk_size=3, score="logits")
     assert method.select(queries, keys).tolist() == [[*kept, 12]]
-
-
-@pytest.mark.parametrize(
-    ("scores", "size", "by_sum", "by_mean"),
-    [
-        ([1, 1, 1, 1, 1, 2], 4, [0, 1, 2], [0, 4, 5]),  # sums 4 and 3, means 1 and 1.5
-        ([-1, -1, -1, -2], 3, [3], [0]),  # sums -3 and -2, means -1 and -2: no zeros count as tokens
-    ],
-)
-def test_a_short_last_chunk_counts_what_it_has(scores, size, by_sum, by_mean):
-    queries, keys = scores_as_attention(scores)
-    for aggregate, past in (("sum", by_sum), ("mean", by_mean)):
-        method = ChunkKV(len(past) + 1, window=1, chunk_size=size, score="logits", aggregate=aggregate)
-        assert method.select(queries, keys).tolist() == [[*past, len(scores)]]
-
-
-@given(cases(), st.sampled_from(["softmax", "logits"]), st.sampled_from(["sum", "mean"]))
-def test_chunks_of_one_token_are_top_k_of_the_same_scores(case, score, aggregate):
-    (queries, keys, _), fields = case
-    method = ChunkKV(chunk_size=1, score=score, aggregate=aggregate, **fields)
-    kept, scores = method.select(queries, keys), method.scores(PromptAttention(queries, keys))
-    room = kept.shape[1] - method.window
-    assert kept[:, :room].tolist() == [ref.top(row, room) for row in scores.tolist()]
-    if score == "softmax":
-        assert torch.equal(kept, SnapKV(kernel=1, **fields).select(queries, keys))
 
 
 # --- controls -----------------------------------------------------------------------------------------------------
@@ -331,19 +278,6 @@ def test_random_blocks_stay_or_go_together():
     assert sorted(counts[counts > 0].tolist()) in ([3, 10, 10], [5, 8, 10])  # the last block of the prompt has 5
     part = int((counts * (counts < 10)).argmax())
     assert set(kept[kept // 10 == part].tolist()) == set(range(10 * part, 10 * part + int(counts[part])))
-
-
-@given(cases(), st.integers(1, 3))
-def test_no_method_keeps_more_of_the_probes_attention_than_the_oracle(case, probes):
-    layer, fields = case
-    fields["group"] = "mean"
-    _, keys, _ = layer
-    attention = attention_of(layer, probes)
-    mass = ref.pool_heads(ref.array(attention.probe_rows()).sum(1), len(keys), fields["granularity"], "sum")
-    methods = {type(m).__name__: m.choose(attention).tolist() for m in all_methods(fields)}
-    shares = {name: [mass[s, row].sum() for s, row in enumerate(kept)] for name, kept in methods.items()}
-    for name, share in shares.items():
-        assert (np.array(share) <= np.array(shares["Oracle"]) + 1e-12).all(), name
 
 
 def test_a_method_of_ones_own_needs_public_names_only():

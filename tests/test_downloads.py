@@ -8,9 +8,9 @@ import zipfile
 from types import SimpleNamespace
 
 import pytest
+from common import message
 
 from chunkkv_lib import files
-from chunkkv_lib.errors import InputError
 from chunkkv_lib.files import Wheel, cache_dir
 
 NAME = "demo-1.0-py3-none-any.whl"
@@ -57,14 +57,6 @@ def fake_pip(monkeypatch, tmp_path):
         monkeypatch.setattr(files.subprocess, "run", run)
 
     return install
-
-
-def message(call):
-    """The text of the InputError that `call` raises; it must be one line."""
-    with pytest.raises(InputError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_downloaded_once_then_offline(wheel, cache, tmp_path, monkeypatch, capfd):

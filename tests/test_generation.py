@@ -107,24 +107,6 @@ def test_the_rest_of_the_records_is_that_of_analyse(loaded, sequences):
     pd.testing.assert_frame_equal(answers[expected[1].columns], expected[1], rtol=1e-5, atol=1e-5)  # one more logit
 
 
-def test_a_batch_changes_nothing(loaded, sequences):
-    """Each method alone, and the full cache beside any of them: the same numbers."""
-    model, tokenizer = loaded
-    together, _ = written(model, tokenizer, sequences[1])
-    columns = ["generated_tokens", "score", "prefix_agreement", "token_f1", "forced_opening"]
-    for name, method in METHODS.items():
-        alone, _ = written(model, tokenizer, sequences[1], {name: method})
-        both = [frame.set_index("method").loc[["Full", name], columns] for frame in (alone, together)]
-        pd.testing.assert_frame_equal(*both)
-
-
-def test_the_full_caches_own_answer_agrees_with_itself(loaded, sequences):
-    model, tokenizer = loaded
-    everything = {"Recent": Recent(budget=1.0)}
-    answers, _ = written(model, tokenizer, sequences[0], everything)
-    assert (answers[["prefix_agreement", "token_f1"]] == 1).all().all() and answers["score"].nunique() == 1
-
-
 def test_an_answer_that_would_be_empty_is_opened_with_the_next_token(loaded, sequences):
     model, tokenizer = copy.deepcopy(loaded[0]), loaded[1]
     first = naive(model, sequences[0])[0]

@@ -47,16 +47,8 @@ def python(hub, home: Path, script: str, *arguments: str, **environment: str) ->
     """Run a script in a process whose hub is the stand-in, and whose copies of its files are below `home`."""
     known = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
     known |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", script, *arguments]
-    return subprocess.run(
-        command,
-        env=known | environment,
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        stdin=subprocess.DEVNULL,
-    )
+    options = {"env": known | environment, "cwd": home, "timeout": 300, "stdin": subprocess.DEVNULL}
+    return subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, **options)
 
 
 OFFICIAL = "from chunkkv_lib.sequences import longbench; longbench.OFFICIAL = {official!r}\n"
@@ -116,7 +108,7 @@ def test_the_papers_profile_runs_over_the_hub(hub, paper):
     assert again.returncode == 0 and "nothing to measure" in again.stderr + again.stdout
 
 
-@pytest.mark.parametrize("chapter", ["06_layers", "averages", "09_significance", "10_your_own"])
+@pytest.mark.parametrize("chapter", ["06_layers", "09_significance", "10_your_own"])
 def test_chapters_show_a_run_of_the_papers_profile(chapter, hub, paper, tmp_path):
     """As `book -p published=paper` executes them; the live run beside it is of the hub's model as well."""
     (tmp_path / "chapters").mkdir()

@@ -85,14 +85,6 @@ def test_cache_metrics_equal_the_reference(case):
         assert cache_cosine(values, kept)[s].item() == pytest.approx(ref.cosine(heads, compressed), abs=1e-7)
 
 
-@pytest.mark.parametrize("metric", [kv_l1_loss, kv_l1_absolute, cache_cosine])
-def test_keeping_everything_loses_nothing(metric):
-    values = ref.random_layer(4, 2, 50, dtype=torch.float32)[2]
-    for sets in (1, 2, 4):
-        kept = torch.arange(50).expand(sets, -1)
-        assert metric(values, kept).tolist() == [1.0 if metric is cache_cosine else 0.0] * sets
-
-
 @pytest.mark.parametrize("metric", [kv_l1_loss, cache_cosine])
 def test_an_all_zero_cache_has_no_loss_to_speak_of(metric):
     values = torch.stack([torch.zeros(5, 3), torch.ones(5, 3)])
@@ -139,32 +131,6 @@ def test_attention_metrics_by_hand():
     values = torch.tensor([[[1.0, 0], [1, 0], [0, 1], [0, 1]]])
     cosine = (0.8 * 0.5 + 0.2 * 0.1) / math.sqrt((0.64 + 0.04) * (0.25 + 0.01))
     assert attention_output_cosine(q, keys, values, kept, at).tolist() == [[pytest.approx(cosine)]]
-
-
-def test_the_causal_rule_goes_by_positions():
-    """At position 1 a probe sees keys 0 and 1 only: attention .625, .375; key 3, though kept, gives nothing."""
-    q, keys = probe_with([0.5, 0.3, 0.1, 0.1])
-    kept = torch.tensor([[0, 3]])
-    assert attention_mass(q, keys, kept, torch.tensor([1])).item() == pytest.approx(0.625)
-    cosine = attention_cosine_similarity(q, keys, kept, torch.tensor([1])).item()
-    assert cosine == pytest.approx(0.625 / math.hypot(0.625, 0.375))
-    assert attention_mass(q, keys, kept, torch.tensor([3])).item() == pytest.approx(0.6)
-    # Nothing that it sees stays: no attention is left, and an output has no direction.
-    late = torch.tensor([[2, 3]])
-    assert attention_mass(q, keys, late, torch.tensor([1])).item() == 0
-    assert attention_cosine_similarity(q, keys, late, torch.tensor([1])).item() == 0
-    assert attention_output_cosine(q, keys, keys, late, torch.tensor([1])).isnan().all()
-
-
-def test_query_heads_read_the_set_of_their_kv_head():
-    """Two KV heads with two query heads each, attention .7, .2, .1 for all: the mass shows whose set was read."""
-    q, keys = torch.ones(4, 1, 1), torch.tensor([0.7, 0.2, 0.1]).log()[None, :, None].expand(2, -1, -1)
-    at = torch.tensor([3])
-    per_kv_head = attention_mass(q, keys, torch.tensor([[0], [1]]), at)
-    assert per_kv_head[:, 0].tolist() == pytest.approx([0.7, 0.7, 0.2, 0.2])
-    per_query_head = attention_mass(q, keys, torch.tensor([[0], [1], [2], [0]]), at)
-    assert per_query_head[:, 0].tolist() == pytest.approx([0.7, 0.2, 0.1, 0.7])
-    assert attention_mass(q, keys, torch.tensor([[2]]), at)[:, 0].tolist() == pytest.approx([0.1] * 4)
 
 
 @given(cases())
@@ -226,21 +192,7 @@ def test_cosines_and_masses_stay_within_their_limits():
         assert attention_mass(queries, keys, kept, at).max() <= 1 + 1e-6
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_attention_of_low_precision_tensors_does_not_overflow(dtype):
-    queries, keys, _values = ref.random_layer(2, 1, 30, 64, scale=150.0, dtype=dtype)
-    kept, at, q = torch.arange(10)[None], torch.tensor([30, 31]), queries[:, :2]
-    for metric in (attention_cosine_similarity, attention_mass):
-        assert metric(q, keys, kept, at).isfinite().all()
-
-
 # --- rows already at hand ------------------------------------------------------------------------------------------
-
-
-def test_a_cosine_does_not_see_the_scale_of_its_rows():
-    rows = torch.rand(2, 3, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    kept = torch.tensor([[1, 5, 9]])
-    np.testing.assert_allclose(row_cosine(rows, kept), row_cosine(7 * rows, kept), atol=1e-12)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 64])
@@ -326,11 +278,6 @@ Q, K, V = ref.random_layer(4, 2, 20, dtype=torch.float32)
 AT, KEPT = torch.tensor([20, 21]), torch.tensor([[0, 5]])
 BAD_SETS = [
     (torch.tensor([[0, 20]]), ["0..20", "0..19"]),
-    (torch.tensor([[-1, 3]]), ["-1..3", "0..19"]),
-    (torch.tensor([[3, 1]]), ["ascending"]),
-    (torch.tensor([[1, 1]]), ["unique"]),
-    (torch.tensor([0, 5]), ["(2,)", "[S, b]"]),
-    (torch.tensor([[0.0, 5]]), ["torch.float32", "int64"]),
     (torch.tensor([[0, 5]] * 3), ["3 kept sets", "per KV head"]),
     (torch.zeros(0, 2, dtype=torch.int64), ["0 kept sets"]),
 ]

@@ -1,16 +1,16 @@
 """What both sources share: sequences, the row format, prompts, scores, truncation, tokens, draws."""
 
 import hashlib
-import subprocess
 import sys
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from common import message
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sequence_parts import LONGBENCH_SETS, a_row, a_tokenizer, archive, as_lines, message
+from sequence_parts import LONGBENCH_SETS, a_row, a_tokenizer, archive, as_lines
 
 from chunkkv_lib import sequences
 from chunkkv_lib.sequences import (
@@ -64,13 +64,6 @@ def test_from_ids_refuses(prompt, answer, said):
     assert said in message(Sequence.from_ids, prompt, answer)
 
 
-def test_import_stays_light():
-    heavy = ["datasets", "transformers", "torch", "lm_eval", "huggingface_hub", "pandas"]
-    code = f"import chunkkv_lib.sequences, sys; print([m for m in {heavy} if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.strip() == "[]"
-
-
 # ---- format ----
 
 
@@ -100,6 +93,9 @@ def test_row_without_a_field(field):
         ({"answers": [" ", ""]}, "'answers' holds no answer"),
         ({"all_classes": "A"}, "'all_classes' must be list or null"),
         ({"context": " ", "input": "\n"}, "prompt would be empty"),
+        ({"answers": ["cut \ud83d off"]}, "'answers' holds half a surrogate pair"),
+        ({"dataset": "trec", "all_classes": None}, "'all_classes' is empty"),
+        ({"dataset": "passage_retrieval_en", "answers": ["7"]}, "not like 'Paragraph 7'"),
     ],
 )
 def test_row_with_a_wrong_field(changes, said):
@@ -109,37 +105,26 @@ def test_row_with_a_wrong_field(changes, said):
 
 # ---- prompts ----
 
-QUESTION_FIRST = (
-    "Answer the question based on the given passages. Only give me the answer and do not output any other words.\n\n"
-    "The following are given passages.\nC\n\nAnswer the question based on the given passages. Only give me the answer "
-    "and do not output any other words.\n\nQuestion: I\nAnswer:"
-)
-PROMPTS = {  # the six that lm-eval has with other white space, and some of the ten others
-    "triviaqa": "Answer the question based on the given passage. Only give me the answer and do not output any other "
-    "words. The following are some examples.\n\nC\n\nI",
-    "samsum": "Summarize the dialogue into a few short sentences. The following are some examples.\n\nC\n\nI",
-    "passage_count": "There are some paragraphs below sourced from Wikipedia. Some of them may be duplicates. Please "
-    "carefully read these paragraphs and determine how many unique paragraphs there are after removing duplicates. In "
-    "other words, how many non-repeating paragraphs are there in total?\n\nC\n\nPlease enter the final count of unique "
-    "paragraphs after removing duplicates. The output format should only contain the number, such as 1, 2, 3, and so "
-    "on.\n\nThe final answer is: ",
+PROMPTS = {
+    "trec": "Please determine the type of the question below. Here are some examples of questions.\n\nC\nI",
     "passage_retrieval_en": "Here are 30 paragraphs from Wikipedia, along with an abstract. Please determine which "
     "paragraph the abstract is from.\n\nC\n\nThe following is an abstract.\n\nI\n\nPlease enter the number of the "
     'paragraph that the abstract is from. The answer format must be like "Paragraph 1", "Paragraph 2", etc.\n\n'
     "The answer is: ",
-    "lcc": "Please complete the code given below. \nCNext line of code:\n",
-    "repobench-p": "Please complete the code given below. \nCINext line of code:\n",
-    "hotpotqa": QUESTION_FIRST,
-    "2wikimqa": QUESTION_FIRST,
-    "trec": "Please determine the type of the question below. Here are some examples of questions.\n\nC\nI",
-    "gov_report": "You are given a report by a government agency. Write a one-page summary of the report.\n\nReport:\nC"
-    "\n\nNow, write a one-page summary of the report.\n\nSummary:",
 }
 DIGESTS = {  # sha256 of the template, first 16 digits, for the rest; all sixteen were compared with LongBench's own
     "narrativeqa": "f715a4e4720fbf86",
     "qasper": "20bfb86ba8784ca7",
     "multifieldqa_en": "db6e0c1a86852552",
     "musique": "c72f49ff6d0034ad",
+    "triviaqa": "f9c2b36a710a0277",
+    "samsum": "27654a31b056ffb1",
+    "passage_count": "9cb5ce4fcd51bdbb",
+    "lcc": "86a317fc8d78ed30",
+    "repobench-p": "427ee391ce376020",
+    "hotpotqa": "c72f49ff6d0034ad",
+    "2wikimqa": "c72f49ff6d0034ad",
+    "gov_report": "e4e4159a4d923ef5",
     "qmsum": "0eca1bfd34c6331b",
     "multi_news": "e729eda84ccf4936",
 }

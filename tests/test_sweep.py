@@ -153,6 +153,13 @@ def test_the_table_of_the_sweep_is_whole():
 # What of a configuration decides, in types that are known to work otherwise.
 
 
+def longrope(switch: int) -> dict[str, object]:
+    """Settings of a Phi-3 that turns its keys by other angles in texts of more than so many tokens."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0]}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": switch} | factors
+    return {"original_max_position_embeddings": switch, "rope_parameters": rope}
+
+
 def measured(kind: str, tokens: int = len(IDS), **changes) -> tuple[str, str]:
     torch.manual_seed(0)
     return outcome(build(kind, **changes), torch.randint(3, 97, (tokens,)))
@@ -170,9 +177,7 @@ def measured(kind: str, tokens: int = len(IDS), **changes) -> tuple[str, str]:
         ("llama4_text", {"attn_temperature_tuning": True, "floor_scale": 8}, "refused"),
         ("doge", {"keep_window_size": 16}, "refused"),
         ("deepseek_v32", {"index_topk": 16}, "refused"),
-        ("phi3", {"max_position_embeddings": 256, "original_max_position_embeddings": 47, "rope_parameters": {
-            "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0],
-            "original_max_position_embeddings": 47}}, "refused"),
+        ("phi3", longrope(47) | {"max_position_embeddings": 256}, "refused"),
     ],
 )  # fmt: skip
 def test_settings_that_once_gave_wrong_numbers(kind, changes, expected, one_thread):
@@ -182,20 +187,14 @@ def test_settings_that_once_gave_wrong_numbers(kind, changes, expected, one_thre
 
 
 def test_longrope_is_refused_only_where_the_answer_crosses_its_switch(one_thread):
-    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0]}
     for switch, expected in ((151, "works"), (152, "refused"), (159, "refused"), (160, "works")):
-        rope["original_max_position_embeddings"] = switch
-        sizes = {"max_position_embeddings": 256, "original_max_position_embeddings": switch, "rope_parameters": rope,
-                 "sliding_window": None}  # fmt: skip
-        result, reason = measured("phi3", 160, **sizes)
+        result, reason = measured("phi3", 160, max_position_embeddings=256, sliding_window=None, **longrope(switch))
         assert result == expected, (switch, reason)
         assert result == "works" or f"texts of more than {switch} tokens" in reason
 
 
 def test_a_written_answer_that_would_cross_longropes_switch_is_refused(one_thread):
-    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0],
-            "original_max_position_embeddings": 20}  # fmt: skip
-    model = build("phi3", original_max_position_embeddings=20, rope_parameters=rope, sliding_window=None)
+    model = build("phi3", sliding_window=None, **longrope(20))
     with pytest.raises(InputError, match=r"max_new_tokens=8 does not fit: .*texts of more than 20 tokens"):
         generate(model, CompressedCache(15), 3, max_new_tokens=8)
 
