@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from ..errors import InputError
 from ..files import Wheel, cache_dir, sha256
-from .guard import check_whole, guarded, say
+from .guard import check_loaded, guarded, say
 
 CONVERTER = 2  # counts changes of this module that change the copy it writes
 
@@ -81,7 +81,7 @@ def _save_copy(path: Path, target: Path) -> None:
             path.parent, gguf_file=path.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True),
             output_loading_info=True,
         )  # fmt: skip
-    check_whole(path.name, found)
+    check_loaded(path.name, found)
     if scaling:
         if "rope_type" not in (model.config.rope_parameters or {}):  # a dict per kind of layer, as in Gemma 3
             raise _unread(path.name, "scales the positions of some layers only")

