@@ -5,19 +5,25 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from bs4 import BeautifulSoup
 from common import refused
 from nbformat import read as read_notebook
 from nbformat import validate
+from nbformat import write as write_notebook
 
 from chunkkv_lib.exercises import TASKS, check, grading, homework, questions
 from chunkkv_lib.exercises.grading import grade, grade_one, gradescope
+from chunkkv_lib.runs import load_run
 
+ROOT = Path(__file__).resolve().parents[1]
 SHEETS = sorted(path.stem for path in homework.SHEETS.glob("*.yml"))
 SMALL = """
 title: Two functions
@@ -246,6 +252,92 @@ def test_gradescopes_layout(sheet, tmp_path):
     assert [one["score"] for one in gradescope(place, sheet)["tests"]] == [0, 0]
 
 
+TOPK = """
+def snapkv(queries, keys, budget):
+    group, n, d = len(queries) // len(keys), keys.shape[1], keys.shape[2]
+    logits = queries[:, -8:] @ keys.repeat_interleave(group, 0).mT / d**0.5
+    logits = logits.masked_fill(torch.ones(8, n).triu(n - 7) > 0, -torch.inf)
+    votes = logits.softmax(-1).sum(1).unflatten(0, (-1, group)).mean(1)[:, :-8]
+    past = torch.topk(torch.nn.functional.max_pool1d(votes[:, None], 7, 1, 3)[:, 0], budget - 8).indices
+    return torch.cat([past, torch.arange(n - 8, n).repeat(len(keys), 1)], 1).sort().values
+"""
+TABLE = """
+def column_sums(queries, keys):
+    n = keys.shape[1]
+    logits = queries @ keys.repeat_interleave(len(queries) // len(keys), 0).mT / keys.shape[2] ** 0.5
+    return logits.masked_fill(torch.ones(n, n).triu(1) > 0, -torch.inf).softmax(-1).sum(1)
+"""
+#: Who hands in what: changes to the sheet's own answers by task, the questions that earn all, and hints that are told.
+TRIAL = {
+    "right": ({"snapkv": TOPK}, {"cache-size", "budget", "column-sums", "snapkv", "chunkkv"}, ()),
+    "halves": ({"kv_cache_bytes": ("2 * layers", "layers"), "chunkkv": ("[: budget - 8]", "[-(budget - 8) :]")},
+               {"budget", "column-sums", "snapkv"}, ("a factor of 2 is missing",)),
+    "unscaled": ({"column_sums": (" / d**0.5", ""), "snapkv": (TOPK.replace(" / d**0.5", ""))},
+                 {"cache-size", "budget", "chunkkv"}, ("the logits are not divided by the root of d",)),
+    "table": ({"column_sums": TABLE}, {"cache-size", "budget", "snapkv", "chunkkv"}, ("a tensor of shape",)),
+    "cheat": (dict.fromkeys(("kv_cache_bytes", "budget_tokens", "column_sums", "snapkv", "chunkkv"), CHEAT), set(),
+              ("there is no function snapkv",)),
+    "empty": (None, set(), ("NotImplementedError",)),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_six_submissions_are_graded_alike_in_a_folder_and_as_gradescope_does(made, tmp_path):
+    """The notebooks of a hand-out, filled in; graded from empty folders that know nothing of this checkout."""
+    folder, sheet = made / "three-rules", homework.load_sheet("three-rules")
+    points = {question["id"]: question["points"] for question in sheet["questions"] if "task" in question}
+    (tmp_path / "submissions").mkdir()
+    for who, (changes, _, _) in TRIAL.items():
+        kind = "handout" if changes is None else "solutions"
+        filled = read_notebook(folder / kind / "three-rules.ipynb", as_version=4)
+        for question in sheet["questions"]:
+            change = (changes or {}).get(question.get("task"))
+            for cell in filled.cells:
+                if change and cell.id == f"{question['id']}-answer":
+                    before = cell.source
+                    cell.source = change if isinstance(change, str) else before.replace(*change)
+                    assert cell.source != before
+        write_notebook(filled, tmp_path / "submissions" / f"{who}.ipynb")
+    environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "chunkkv_lib",
+        "grade",
+        "submissions",
+        "--sheet",
+        "three-rules",
+        "--seed",
+        "7",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table = {row["submission"]: row for row in csv.DictReader((tmp_path / "grades.csv").open())}
+    assert set(table) == set(TRIAL)
+    for who, (_, full, hints) in TRIAL.items():
+        row = table[who]
+        assert {name for name, most in points.items() if float(row[name]) == most} == full, row["feedback"]
+        assert all(float(row[name]) <= most / 2 for name, most in points.items() if name not in full)
+        assert float(row["points"]) == sum(float(row[name]) for name in points)
+        assert all(hint in row["feedback"] for hint in hints), row["feedback"]
+    for who in TRIAL:
+        place = tmp_path / "gradescope" / who
+        with zipfile.ZipFile(folder / "autograder.zip") as archive:
+            archive.extractall(place)
+        (place / "submission").mkdir()
+        shutil.copy(tmp_path / "submissions" / f"{who}.ipynb", place / "submission")
+        run = "import sys; from chunkkv_lib.exercises.grading import gradescope; gradescope(*map(eval, sys.argv[1:]))"
+        here = f"__import__('pathlib').Path({str(place)!r})"
+        command = [sys.executable, "-P", "-c", run, here, "'three-rules'", "7"]
+        environment["PYTHONPATH"] = str(place / "source")
+        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        tests = json.loads((place / "results" / "results.json").read_text())["tests"]
+        assert {one["name"]: one["score"] for one in tests} == {name: float(table[who][name]) for name in points}
+        assert table[who]["feedback"] == "\n".join(f"{one['name']}: {one['output']}" for one in tests)
+
+
 def test_every_task_of_a_sheet_is_a_task():
     assert {q["task"] for name in SHEETS for q in homework.load_sheet(name)["questions"] if "task" in q} <= set(TASKS)
 
@@ -255,20 +347,40 @@ def test_a_sheets_minutes_and_points_are_those_that_the_teaching_page_names(name
     sheet = homework.load_sheet(name)
     points, minutes = (sum(question[part] for question in sheet["questions"]) for part in ("points", "minutes"))
     assert minutes == sheet["minutes"]
-    page = (Path(__file__).resolve().parents[1] / "chapters" / "teaching.md").read_text(encoding="utf-8")
+    page = (ROOT / "chapters" / "teaching.md").read_text(encoding="utf-8")
     (row,) = (line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
     assert row.endswith(f"| {points} | {minutes} |")
 
 
 def test_questions_have_one_right_answer_that_the_run_gives():
     found = {question["id"]: question for question in questions.load_questions()}
-    _, numbers = homework.recorded()
-    assert found["best-rule"]["options"][0] == numbers["best_name"] and len(set(found["best-rule"]["options"])) == 3
-    page, exported = questions.bank(), questions.moodle()
+    means = load_run("published").records.groupby("method", observed=True)["kv_l1_loss"].mean()
+    assert found["best-rule"]["options"] == sorted(("H2O", "SnapKV", "ChunkKV"), key=lambda name: means[name])
+    page, exported = BeautifulSoup(questions.bank(), "html.parser"), questions.moodle()
     for question in found.values():
         assert question["objective"] in range(1, 7) and len(set(question["options"])) >= 3
-        options = questions.mixed(question)
-        letter = "ABCDEF"[options.index(question["options"][0])]
-        assert f"<strong>{letter}</strong>. {question['why']}" in page
-    assert "{" not in page and exported.count("\n  =") == exported.count("::") / 2 == len(found)
+        (field,) = (one for one in page.find_all("fieldset") if one.legend.get_text() == question["ask"])
+        buttons = field.find_all("input", type="radio")
+        assert {one["name"] for one in buttons} == {question["id"]} and len(buttons) == len(question["options"])
+        (right,) = (one.find_next("span").get_text() for one in buttons if "right" in one.get("class", ()))
+        assert right == question["options"][0] == field.details.strong.get_text()
+        assert question["why"] in field.details.get_text()
+    assert not any("{" in part.get_text() for part in page.find_all("div"))
+    assert exported.count("\n  =") == exported.count("::") / 2 == len(found)
     assert len({questions.mixed(question).index(question["options"][0]) for question in found.values()}) > 1
+
+
+def test_every_chapter_has_two_or_three_questions_of_its_own():
+    counts = Counter(question["chapter"] for question in questions.load_questions())
+    main = {path.stem for path in (ROOT / "chapters").glob("[01]*.ipynb")}
+    assert set(counts) >= main and set(counts.values()) <= {2, 3}
+    assert questions.quiz("06_layers").data.count("<fieldset>") == counts["06_layers"]
+    with refused("chapter '06_layer'", "06_layers"):
+        questions.quiz("06_layer")
+
+
+def test_a_question_whose_answer_the_run_no_longer_gives_is_noticed(monkeypatch):
+    known = questions.numbers()
+    monkeypatch.setattr(questions, "numbers", lambda: known | {"random": known["kv_1"] + 0.01})
+    with refused("'side-of-random'", "do not rise"):
+        questions.load_questions()

@@ -223,31 +223,10 @@ def paper_sheet(seed: int, layers, course: str = "") -> tuple[str, dict]:
     first = int(torch.randint(int(layers["layer"].max()) - 4, (), generator=draw))
     band = layers[(layers["category"] == category) & layers["layer"].between(first, first + 4)]
     means = band.groupby("method")["kv_l1_loss"].mean()
-
-    def row(name: str, numbers) -> str:
-        return f"| {name} | " + " | ".join(str(int(one)) for one in numbers) + " |"
-
-    text = f"""# Twelve tokens, sheet {seed}
-
-{course}
-
-The budget is 6 of 12 tokens, and the last 2, the window, always stay.
-
-| position | {" | ".join(map(str, range(12)))} |
-|:---|{"---:|" * 12}
-{row("column sums of all queries", sums[0])} | |
-{row("votes of the window's queries", votes[0])} | |
-{row("sum of absolute key values", sizes)}
-
-1. Which positions does H2O keep?
-2. Which positions does ChunkKV keep, with chunks of 3 counted from position 0, each scored by its sum?
-   Of the chunk that does not fit whole, the first tokens stay.
-3. What is the KV-cache L1 loss of the keys for H2O's choice, with two decimals?
-4. In `data/layers.csv`, category "{category}", layers {first} to {first + 4}: what is the mean of `kv_l1_loss` of
-   SnapKV minus that of ChunkKV, with four decimals?
-
-{LICENCE}
-"""
+    rows = {"sums": sums[0], "votes": votes[0], "sizes": sizes}
+    texts = {name: " | ".join(str(int(one)) for one in row) for name, row in rows.items()}
+    texts |= {"seed": seed, "course": course, "category": category, "licence": LICENCE}
+    text = part("paper.md").decode().format(**texts, first=first, last=first + 4)
     key = {"h2o": " ".join(map(str, kept.tolist())), "chunkkv": " ".join(map(str, chunks.tolist()))}
     return text, key | {"l1_loss": f"{lost:.2f}", "run": f"{means['SnapKV'] - means['ChunkKV']:.4f}"}
 

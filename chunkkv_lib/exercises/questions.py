@@ -1,30 +1,69 @@
-"""Questions to answer while reading: with folded answers for a page, and as a file for Moodle.
+"""Questions to answer while reading: in the chapters, on one page, and as a file for Moodle.
 
-from chunkkv_lib.exercises.questions import bank, moodle
+from chunkkv_lib.exercises.questions import bank, moodle, quiz
 """
 
 from __future__ import annotations
 
 import random
 import re
+from html import escape
 from pathlib import Path
 
 import yaml
 
-from .homework import recorded
+from ..errors import InputError, unknown
+from .homework import RULES, RUN
 
-LETTERS = "ABCDEF"
+NEEDLES = "needles-smollm2"
+STYLE = """<style>
+.quiz fieldset { border: 0; border-left: 3px solid; margin: 1em 0; padding: 0 0 0 1em }
+.quiz label { display: block; margin: .3em 0 }
+.quiz input:checked + span::after { content: " ✗"; font-weight: bold }
+.quiz input.right:checked + span::after { content: " ✓" }
+</style>"""
+
+
+def numbers() -> dict[str, object]:
+    """What the questions name in braces: means of the published run, and how many needles each rule finds."""
+    from ..runs import load_run
+
+    run, found = load_run(RUN), {}
+    means = run.layers.groupby("method", observed=True)[["kv_l1_loss", "attention_cosine_similarity"]].mean()
+    for metric, ascending in (("kv_l1_loss", True), ("attention_cosine_similarity", False)):
+        ranked = means.loc[list(RULES), metric].sort_values(ascending=ascending)
+        for place, (name, value) in enumerate(ranked.items(), 1):
+            found |= {f"{metric[:2]}_name_{place}": name, f"{metric[:2]}_{place}": value}
+    found |= {"random": means.at["Random", "kv_l1_loss"], "oracle": means.at["Oracle", "kv_l1_loss"]}
+    answers = load_run(NEEDLES).answer_records
+    hits = answers.assign(tokens=answers["sequence"].str.split(":").str[2].astype(int), score=answers["score"] == 1)
+    table = hits.pivot_table(index="tokens", columns="method", values="score", aggfunc=["sum", "count"], observed=True)
+    hits, asked = table["sum"], table["count"]["Full"]
+    for place, (name, count) in enumerate(hits[list(RULES)].sum().sort_values(ascending=False).items(), 1):
+        found |= {f"found_name_{place}": name, f"found_{place}": count}
+    found |= {"found_full": hits["Full"].sum(), "found_random": hits["Random"].sum(), "needles": asked.sum()}
+    found |= {"short": asked[2], "found_short": hits.at[2, "ChunkKV"], "long": asked[16]}
+    for setting, usual, rule in (("kernel", 7, "SnapKV"), ("chunk_size", 10, "ChunkKV")):
+        for size in {"kernel": (1, 7, 25), "chunk_size": (5, 10, 40)}[setting]:
+            name = rule if size == usual else f"{rule}, {setting} {size}"
+            found[f"{setting}_{size}"] = hits[name].sum()
+    return found | {"found_long": hits.at[16, "ChunkKV"], "full_long": hits.at[16, "Full"]}
 
 
 def load_questions() -> list[dict]:
-    """Every question with its numbers filled in from the published run; the first option is the right one."""
-    layers, numbers = recorded()
-    means = layers[layers["method"] != "Random"].groupby("method")["kv_l1_loss"].mean().sort_values()
-    numbers |= {"second": means.index[1], "third": means.index[2]}
+    """Every question with its numbers filled in; the first option is the right one.
+
+    raises  InputError: the runs no longer say what a question's answer says.
+    """
+    known = numbers()
     found = yaml.safe_load(Path(__file__).with_name("questions.yml").read_text(encoding="utf-8"))
     for question in found:
-        question["ask"] = question["ask"].format(**numbers)
-        question["options"] = [str(option).format(**numbers) for option in question["options"]]
+        rising = [known[name] for name in question.get("ascending", ())]
+        if rising != sorted(set(rising)):
+            raise InputError(f"question {question['id']!r}: {question['ascending']} do not rise in the runs: {rising}.")
+        for part in ("ask", "why"):
+            question[part] = question[part].format(**known)
+        question["options"] = [str(option).format(**known) for option in question["options"]]
     return found
 
 
@@ -33,19 +72,39 @@ def mixed(question: dict) -> list[str]:
     return random.Random(question["id"]).sample(question["options"], len(question["options"]))
 
 
+def as_html(questions: list[dict]) -> str:
+    """Questions to click on; marks and answers need no JavaScript."""
+    lines = [STYLE, '<div class="quiz">']
+    for question in questions:
+        right = question["options"][0]
+        lines.append(f"<fieldset><legend>{escape(question['ask'])}</legend>")
+        for option in mixed(question):
+            kind = ' class="right"' if option == right else ""
+            button = f'<input type="radio" name="{question["id"]}"{kind}>'
+            lines.append(f"<label>{button} <span>{escape(option)}</span></label>")
+        answer = f"<strong>{escape(right)}</strong>. {escape(question['why'])}"
+        lines.append(f"<details><summary>Answer</summary>{answer}</details></fieldset>")
+    return "\n".join([*lines, "</div>"])
+
+
+def quiz(chapter: str):
+    """The questions of a chapter, by the name of its file without suffix, to be displayed in its page."""
+    from IPython.display import HTML
+
+    found = load_questions()
+    own = [question for question in found if question["chapter"] == chapter]
+    if not own:
+        raise unknown("chapter", chapter, sorted({question["chapter"] for question in found}))
+    return HTML(as_html(own))
+
+
 def bank() -> str:
-    """All questions as Markdown, grouped by objective; answers unfold without JavaScript."""
-    lines, objective = [], None
-    for number, question in enumerate(load_questions(), 1):
-        if question["objective"] != objective:
-            objective = question["objective"]
-            lines += [f"**Objective {objective}**", ""]
-        options = mixed(question)
-        lines += [f"{number}. {question['ask']}", ""]
-        lines += [f"   - {letter}: {option}" for letter, option in zip(LETTERS, options)]
-        right = LETTERS[options.index(question["options"][0])]
-        lines += ["", f"   <details><summary>Answer</summary><strong>{right}</strong>. {question['why']}</details>", ""]
-    return "\n".join(lines)
+    """All questions, grouped by objective, as HTML."""
+    found, parts = load_questions(), []
+    for objective in sorted({question["objective"] for question in found}):
+        parts += [f"<p><strong>Objective {objective}</strong></p>"]
+        parts += [as_html([question for question in found if question["objective"] == objective])]
+    return "\n".join(parts)
 
 
 def moodle() -> str:
