@@ -151,6 +151,19 @@ def pdf(
 
 
 @app.command()
+def deck(output: Annotated[str, Option(help="the page")] = "_build/lecture.html") -> None:
+    """Write the slides of the lecture of 90 minutes, on the recorded runs: one HTML file, no network."""
+    import os
+    from pathlib import Path
+
+    from .book import project_root
+    from .book.deck import write_deck
+
+    site = os.path.relpath(project_root() / "_build" / "html", Path(output).resolve().parent)
+    print(write_deck(project_root(), output, f"{Path(site).as_posix()}/"))
+
+
+@app.command()
 def students(
     output: Annotated[str, Option(help="folder of the copies")] = "students",
     force: Annotated[bool, Option("--force", help="replace copies even where somebody has worked in them")] = False,

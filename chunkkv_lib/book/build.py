@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from chunkkv_lib.book.chapters import TOC, Chapter, read_chapters, read_notebook
 from chunkkv_lib.book.checks import check_site
+from chunkkv_lib.book.deck import write_deck
 from chunkkv_lib.book.page import project_root
 from chunkkv_lib.book.parameters import parse_assignments
 from chunkkv_lib.book.solutions import for_readers, page_for_readers
@@ -102,6 +103,8 @@ def build_book(
                 for statement in stamp(notebook, chapter, values, folder / EXTRA):
                     report(f"{chapter.name}: does not hold in the runs shown: {statement}")
                 nbformat.write(notebook, str(path))
+        if (root / "chapters" / "lecture").is_dir():
+            write_deck(root, folder / EXTRA / "lecture.html")
         with timed_step("Building the pages", report):
             html = build_html(folder)
         if problems := check_site(html):

@@ -1,0 +1,118 @@
+"""The lecture's slides: legible in a room, every statement whole and borne out by the runs, shown by key and click."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from browser import browser, find_browser
+from bs4 import BeautifulSoup
+from common import refused
+
+from chunkkv_lib.book import deck
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The text of a slide that is too small, sticks out, or runs into the line at the bottom.
+UNREADABLE = """[...slides[at].querySelectorAll("*")].filter(e => !e.closest("aside")
+    && [...e.childNodes].some(node => node.nodeType === 3 && node.textContent.trim())).filter(e => {
+  const box = e.getBoundingClientRect(), low = e.closest("footer") ? 720 : 690;
+  const outside = box.left < 0 || box.top < 0 || box.right > 1280 || box.bottom > low;
+  return outside || parseFloat(getComputedStyle(e).fontSize) < 14;
+}).map(e => `${at + 1}: ${e.textContent}`)"""
+
+
+@pytest.fixture(scope="module")
+def lecture(tmp_path_factory) -> Path:
+    return deck.write_deck(ROOT, tmp_path_factory.mktemp("deck") / "lecture.html")
+
+
+@pytest.fixture(scope="module")
+def slides(lecture) -> list:
+    return BeautifulSoup(lecture.read_text(encoding="utf-8"), "html.parser").find_all("section", class_="slide")
+
+
+def test_the_minutes_rise_to_those_of_a_lecture(slides):
+    minutes = [int(one["data-minute"]) for one in slides]
+    assert minutes == sorted(minutes) and minutes[0] == 0 and 75 <= minutes[-1] < 90
+
+
+def test_the_plan_on_the_teaching_page_names_slides_and_minutes(slides):
+    page = (ROOT / "chapters" / "teaching.md").read_text(encoding="utf-8")
+    rows = re.findall(r'^\| (\d+)–(\d+) \| <a href="../lecture.html#(\d+)">(\d+)(?:–(\d+))?</a>', page, flags=re.M)
+    begins, ends, links, first, last = zip(*rows)
+    assert (*begins[1:], "90") == ends and links == first and int(begins[0]) == 0
+    last = [int(b or a) for a, b in zip(first, last)]
+    assert [int(a) for a in first] == [2, *(one + 1 for one in last[:-1])] and last[-1] == len(slides)
+    assert [slides[int(a) - 1]["data-minute"] for a in first] == list(begins)
+
+
+def test_every_statement_is_whole(slides):
+    for one in slides:
+        assert one.find(["h1", "h2"]).get_text().strip()
+        for part in one.find_all(["p", "li"]):
+            text = " ".join(part.get_text().split())
+            before_options = part.find_next_sibling("ul", class_="vote") or part.find_next_sibling("table")
+            assert before_options or not text.endswith((":", ",", ";")), text
+        assert not re.search(r"[{}]|\bnan\b", one.get_text()) and "CC BY 4.0" in one.footer.get_text()
+    assert "CITATION.cff" in slides[0].get_text() and "CITATION.cff" in slides[-1].get_text()
+
+
+def test_the_papers_table_stands_on_one_slide_and_alone(slides):
+    (one,) = (one for one in slides if one.h2 and one.h2.get_text() == "The paper's numbers")
+    rows = [[cell.get_text() for cell in row.find_all("td")] for row in one.table.find_all("tr")[2:]]
+    first = ["Single-Document QA", "0.8741", "0.8921", "0.8905", "0.3567", "0.3513", "0.3491"]
+    assert len(rows) == 5 and rows[0] == first
+    assert "SmolLM2" not in one.get_text()
+
+
+def test_the_worked_example_is_that_of_the_chapter(slides):
+    kept = {}
+    for table in BeautifulSoup("".join(deck.twelve_tokens().values()), "html.parser").find_all("table"):
+        name = table.th.get_text()
+        kept[name] = [i for i, cell in enumerate(table.tr.find_all("td")) if "kept" in cell.get("class", ())]
+    assert kept == {"token": [], "H2O keeps": [0, 2, 3, 4, 10, 11], "SnapKV keeps": [0, 1, 5, 6, 10, 11],
+                    "ChunkKV keeps": [0, 1, 2, 6, 10, 11]}  # fmt: skip
+    assert deck.TWENTIETHS.replace("/", "\n").splitlines()[3] in (ROOT / "chapters/02_three_rules.ipynb").read_text()
+
+
+def test_a_statement_that_the_runs_do_not_bear_out_is_refused(monkeypatch, tmp_path):
+    known = deck.numbers()
+    monkeypatch.setattr(deck, "numbers", lambda: known | {"found_random": known["needles"]})
+    with refused("dice find next to nothing", "chapters/lecture"):
+        deck.write_deck(ROOT, tmp_path / "lecture.html")
+    assert not (tmp_path / "lecture.html").exists()
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium here (Debian: apt install chromium)")
+def test_it_is_legible_and_works_by_key_click_and_presenter(lecture):
+    with browser() as tab:
+        tab.screen(1280, 720)
+        tab.open(lecture.as_uri())
+        count = tab.evaluate("slides.length")
+        assert [tab.evaluate(f"show({i}, true), {UNREADABLE}") for i in range(count)] == [[]] * count
+
+        def press(name: str) -> None:  # as a hand does: a page may open a window only then
+            for kind in ("keyDown", "keyUp"):
+                tab.call("Input.dispatchKeyEvent", type=kind, key=name)
+
+        def place() -> list:
+            return tab.evaluate("[at + 1, steps(true).length, steps(false).length]")
+
+        press("Home"), press("2"), press("Enter")
+        assert place() == [2, 0, 1]
+        press("ArrowRight")
+        assert place() == [2, 1, 0]
+        tab.evaluate("slides[at].click()")
+        assert place()[0] == 3
+        press("ArrowLeft"), press("ArrowLeft")
+        assert place() == [2, 0, 1], "back shows a slide as it was left, then takes the last step away"
+        press("b")
+        assert tab.evaluate("getComputedStyle(document.querySelector('main')).display") == "none"
+        press("b"), press("s")
+        notes = tab.evaluate("presenter.document.body.textContent")
+        assert "slide 2 of" in notes and "Let them vote" in notes and "1 more to reveal" in notes
+        tab.evaluate("presenter.document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'End', bubbles: true}))")
+        assert place()[0] == count
+        assert not tab.errors() and set(tab.requests()) <= {lecture.as_uri(), "about:blank"}
