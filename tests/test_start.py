@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from synthetic_records import tiny_run
 
-from chunkkv_lib.report.start import everywhere, rules, rules_figure, rules_table
+from chunkkv_lib.report.start import editions, everywhere, rules, rules_figure, rules_table
 
 
 def needles(found: dict[str, int], n: int = 4) -> SimpleNamespace:
@@ -52,3 +52,12 @@ def test_what_holds_everywhere_turns_with_the_records():
     assert everywhere([SimpleNamespace(**{**vars(run), "records": turned})]).iloc[0]["order_l1"] == pytest.approx(
         -row["order_l1"]
     )
+
+
+def test_values_of_two_editions_stand_side_by_side():
+    first = pd.DataFrame({"run": ["a", "a", "gone", "needles"], "quantity": ["alike", "random", "alike", "SnapKV"],
+                          "value": [0.1, 2.0, 9.0, 0.5]})  # fmt: skip
+    now = pd.DataFrame({"run": ["a"], "alike": [0.2], "behind": [3]})
+    found = editions(first, now, SimpleNamespace(name="new", answers=needles({"SnapKV": 1}).answers))
+    assert found["Run"].tolist() == ["a", "new"] and found["First edition"].tolist() == [0.1, 0.5]
+    assert found["Now"].tolist() == [0.2, 0.25] and "SnapKV" in found["Quantity"][1]

@@ -20,7 +20,7 @@ RULES = {
     "Full": "Full cache",
     "Oracle": "Oracle: knows the answer",
     "ChunkKV, chunk_size 40": "ChunkKV, chunks of 40",
-    "SnapKV, kernel 15": "SnapKV, pooled over 15",
+    "SnapKV, kernel 25": "SnapKV, pooled over 25",
     "ChunkKV": "ChunkKV, chunks of 10",
     "SnapKV": "SnapKV, pooled over 7",
     "StreamingLLM": "StreamingLLM: start and end",
@@ -62,6 +62,33 @@ def everywhere(runs: Iterable[Any]) -> pd.DataFrame:
         row["alike"] = smallest_margin((wide["ChunkKV"] - wide["SnapKV"]).dropna())
         rows.append(row | {"random": wide["Random"].mean()})
     return pd.DataFrame(rows)
+
+
+QUANTITIES = {
+    "lead_l1": "ChunkKV's L1 loss against SnapKV's, %",
+    "lead_cosine": "ChunkKV's attention cosine against SnapKV's, %",
+    "alike": "their answers suffer alike within, nats",
+    "random": "what a random choice costs, nats",
+    "order_l1": "all rules ranked by L1 loss, against the damage",
+    "order_cosine": "all rules ranked by attention cosine, against the damage",
+}
+
+
+def editions(first: pd.DataFrame, now: pd.DataFrame, needles: Any) -> pd.DataFrame:
+    """The start page's numbers in the first edition and now, as columns Run, Quantity, First edition, Now.
+
+    first  columns run, quantity, value, as recorded then; of the run "needles" the quantity is a method: share found
+    now    of `everywhere`; quantities and runs that one of the two lacks are left out
+    """
+    values = now.set_index("run").rename_axis("quantity", axis=1).stack()
+    shares = needles.answers.groupby("method")["score"].mean()
+    rows = []
+    for run, quantity, value in first[["run", "quantity", "value"]].itertuples(index=False):
+        if run == "needles" and quantity in shares:
+            rows.append((needles.name, f"share of codes found, {quantity}", value, shares[quantity]))
+        elif (run, quantity) in values.index:
+            rows.append((run, QUANTITIES[quantity], value, float(values[run, quantity])))
+    return pd.DataFrame(rows, columns=["Run", "Quantity", "First edition", "Now"])
 
 
 def rules_table(found: pd.DataFrame, caption: str, name: str = "") -> str:
