@@ -29,10 +29,9 @@ def gaps_figure(runs):
 
 EVERY = {
     "figure_6": lambda run: layers.figure_6(layers.layer_means(run.records, ROW), ROW),
-    "figure_6, methods": lambda run: layers.figure_6(layers.layer_means(run.records, ROW), view="methods", bands=False),
-    "figure_6, whole": lambda run: layers.figure_6(layers.layer_means(run.records, ROW), view="whole"),
+    "figure_6, whole": lambda run: layers.figure_6(layers.layer_means(run.records, ROW), whole=True, bands=False),
     "layer_differences": lambda run: layers.layer_differences(layers.layer_gaps(run.records, ROW)),
-    "leads_figure": lambda run: layers.leads_figure(layers.leaders(run.records), 12),
+    "leads_figure": lambda run: table_11.leads_figure(table_11.side_by_side(paper_table_11(), {"Here": run})),
     "dots_figure": lambda run: gaps_figure({"published": run, "this run": run}),
     "ranks_figure": lambda run: definitions.ranks_figure(definitions.definition_ranks(run.records)),
     "cosines_figure": lambda run: definitions.cosines_figure(definitions.definition_ranks(run.records), (0.35, 0.43)),
@@ -64,7 +63,7 @@ def test_every_figure_is_named_small_enough_and_leaves_no_trace(name):
     named = [ax for ax in figure.axes if ax.get_xlabel() or any(one.get_text() for one in ax.get_xticklabels())]
     assert named, "no axis says what it shows"
     sizes = [found.get_fontsize() for found in figure.findobj(mpl.text.Text) if found.get_text().strip()]
-    assert min(sizes) >= (7 if name == "leads_figure" else 9)
+    assert min(sizes) >= 9
 
 
 @pytest.mark.parametrize("name", ["figure_6", "layer_differences", "dots_figure", "ranks_figure", "damage_scatter"])
@@ -162,9 +161,11 @@ def test_figure_6_draws_the_published_table_and_the_budget_line():
     chosen = run.records[(run.records["category"] == "Few-shot Learning") & (run.records["method"] == "H2O")]
     means = chosen.groupby("layer")["kv_l1_loss"].mean()
     assert line(l1, "H2O").get_ydata() == pytest.approx(means.to_numpy())
-    assert any(set(np.round(drawn.get_ydata(), 6)) == {0.9} for drawn in l1.lines)
-    assert "1 − budget = 0.90" in texts(figure) and "Random" in texts(figure)
     assert "y axis does not start at 0" in texts(figure)
+    assert "Random" in texts(figure) and not any("budget" in text for text in texts(figure))  # one line says it
+    alone = layers.figure_6(table[table["method"] != "Random"])
+    assert any(set(np.round(drawn.get_ydata(), 6)) == {0.9} for drawn in alone.axes[0].lines)
+    assert "1 − budget = 0.90" in texts(alone)
 
 
 def test_means_are_of_what_was_measured_and_refuse_what_is_absent():
@@ -173,7 +174,6 @@ def test_means_are_of_what_was_measured_and_refuse_what_is_absent():
     for call in (
         lambda: layers.layer_means(records, methods=["SnapKV"]),
         lambda: layers.layer_gaps(records),
-        lambda: layers.leaders(records),
     ):
         with pytest.raises(InputError, match="Known: ChunkKV, Random"):
             call()
@@ -185,16 +185,18 @@ def test_means_are_of_what_was_measured_and_refuse_what_is_absent():
 
 def test_views_of_the_axis():
     means = layers.layer_means(RUN.records, ROW)
-    figure = layers.figure_6(means, view="methods")
+    figure = layers.figure_6(means)
     assert any("outside (mean): Random 0.40" in text.replace("\n", " ") for text in texts(figure))
     assert figure.axes[1].get_ylim()[0] > 0.9
-    assert layers.figure_6(means, view="whole", bands=False).axes[0].get_ylim() == (0, 1.02)
+    whole = layers.figure_6(means, whole=True)
+    assert all(ax.get_ylim() == (0, 1) for ax in whole.axes) and "Random" in texts(whole)
+    high = means.assign(estimate=means["estimate"].clip(0.999), low=0.999, high=1.0)
+    assert layers.figure_6(high).axes[1].get_ylim()[1] == 1  # no cosine lies beyond
 
 
 def test_paper_bands_keep_their_relative_depth():
-    assert layers.paper_bands("kv_l1_loss", 32) == [(4.5, 25.5, "5–25 of 32")]
-    (first, second) = layers.paper_bands("attention_cosine_similarity", 64)
-    assert first[:2] == (-0.5, 11.5) and second[:2] == (39.5, 61.5)
+    assert layers.paper_bands("kv_l1_loss", 32) == [(4.5, 25.5)]
+    assert layers.paper_bands("attention_cosine_similarity", 64) == [(-0.5, 11.5), (39.5, 61.5)]
     assert layers.paper_bands("attention_mass", 32) == []
 
 
@@ -210,16 +212,15 @@ def test_a_band_is_ranked_among_all_of_its_width():
     assert row["contrast"].estimate == pytest.approx(gap[5:26].mean() - gap.drop(range(5, 26)).mean())
 
 
-def test_layer_differences_draw_their_table_and_are_filled_where_clear():
-    gaps = layers.layer_gaps(RUN.records, ROW)
-    ax = layers.layer_differences(gaps, bands=False).axes[0]
+def test_layer_differences_draw_their_table_and_mark_what_is_clear():
+    gaps = layers.layer_gaps(RUN.records, ROW, pairs=[("ChunkKV", "SnapKV")])
+    gaps.loc[gaps.index[0], "clear"] = False
+    figure = layers.layer_differences(gaps, ROW)
+    drawn = figure.axes[0].lines[0]
     wide = RUN.records[RUN.records["category"] == ROW].pivot_table("kv_l1_loss", "layer", "method")
-    assert ax.lines[0].get_ydata() == pytest.approx((wide["ChunkKV"] - wide["SnapKV"]).to_numpy())
-    filled = [one for one in ax.lines if one.get_linestyle() == "None" and one.get_markerfacecolor() != "white"]
-    clear = gaps[gaps["metric"] == "kv_l1_loss"]["clear"].sum()
-    assert sum(len(one.get_xdata()) for one in filled) == clear == 8  # differences of 5 and 15 standard deviations
-    names = {entry.get_text() for entry in ax.get_legend().get_texts()}
-    assert names == {"ChunkKV − SnapKV", "ChunkKV − H2O"}
+    assert drawn.get_ydata() == pytest.approx((wide["ChunkKV"] - wide["SnapKV"]).to_numpy())
+    assert drawn.get_markevery() == [1, 2, 3]  # differences of five standard deviations, but the first
+    assert any(text.startswith("ChunkKV − SnapKV, Single-Document QA, n = 6") for text in texts(figure))
 
 
 def test_reuse_is_compared_layer_by_layer_on_shared_sequences():

@@ -134,15 +134,6 @@ def test_table_11_refuses_a_run_named_like_the_paper_and_unknown_methods():
         t11.side_by_side(PAPER, {"ours": RUN}, methods=["snapkv"])
 
 
-def test_table_11_tints_every_cell_of_a_source_and_no_other():
-    found = t11.side_by_side(PAPER, {"Live": RUN}, ["kv_l1_loss"])
-    text, plain = (t11.table_11(found, {"Live": RUN}, tinted=tinted) for tinted in (True, False))
-    row = next(line for line in text.splitlines() if "| Few-shot Learning | ChunkKV |" in line)
-    cells = row.split(" | ")
-    assert cells[2] == "[**0.8861**]{.paper .wraps}" and cells[3].startswith("[**0.8") and "{.live .wraps}" in cells[4]
-    assert re.sub(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\{\.(?:paper|live) \.wraps\}", r"\1", text) == plain
-
-
 def test_gaps_are_percentages_of_the_baseline_with_the_paper_beside():
     found = t11.gaps(PAPER, {"published": RUN}, ["kv_l1_loss"]).set_index(["source", "row", "method"])
     paper = found.loc[("Paper", "Single-Document QA", "ChunkKV − SnapKV")]
@@ -187,18 +178,24 @@ def test_signatures_stand_side_by_side():
     assert table["Paper"][1] == "[−1.78]{.paper .wraps}"
 
 
-def test_orders_mark_what_cannot_be_told_apart():
-    run = tiny_run()
-    noise = np.where(run.records["sequence"].str[-1].astype(int) % 2, 0.01, -0.0099)
-    snapkv = run.records["method"] == "SnapKV"
-    h2o = run.records.loc[run.records["method"] == "H2O", "kv_l1_loss"].to_numpy()
-    run.records.loc[snapkv, "kv_l1_loss"] = h2o + noise[snapkv]
-    places = t11.orders(run.records, "kv_l1_loss")
-    assert t11.order_text(places[places["category"] == "Few-shot Learning"]) == "ChunkKV, H2O = SnapKV"
-    _, table = read(t11.orders_table(PAPER, {"Live": run}, "orders"))
-    rows = table.set_index(["Metric", "Sub-category"])
-    assert rows.loc[("L1 loss", "Few-shot Learning"), "Live"] == "[ChunkKV, H2O = SnapKV]{.live .wraps}"
-    assert rows.loc[("attention cosine", "Summarization")].tolist() == ["[ChunkKV, SnapKV, H2O]{.paper .wraps}", "–"]
+def test_leads_under_each_setting_and_bold_where_they_are_against_the_paper():
+    methods = {"ChunkKV": (0.90, 0.95), "SnapKV": (0.91, 0.96), "H2O": (0.92, 0.93)}
+    rows = [
+        {"sequence": f"s{i}", "category": "QA", "layer": 0, "method": name + part}
+        | dict(zip(PRIMARY, methods[name], strict=True))
+        for i in range(4)
+        for parts in t11.SETTINGS.values()
+        for name, part in zip(methods, parts, strict=True)
+        if part is not None
+    ]
+    found = t11.leads_by_setting(pd.DataFrame(rows).drop_duplicates(["sequence", "method"]))
+    first = found[(found["setting"] == "window 32") & (found["baseline"] == "SnapKV")]["lead"]
+    assert first.tolist() == pytest.approx([100 * (0.90 - 0.91) / 0.91, 100 * (0.95 - 0.96) / 0.96])
+    assert len(found) == 2 * (2 * len(t11.SETTINGS) - 4)  # four of the settings touch one pair only
+    _, table = read(t11.settings_table(found, "settings", "tab-settings"))
+    row = table.set_index("Setting").loc["as in this book"]
+    assert row.tolist() == ["−1.10", "**−1.04**", "−2.17", "+2.15"]
+    assert table.set_index("Setting").loc["SnapKV's kernel 15"].tolist()[2:] == ["–", "–"]
 
 
 # -------------------------------------------------------------------------------- results

@@ -1,4 +1,4 @@
-"""Layer by layer: the curves of Paper Figure 6, the differences behind them, who leads where, and the paper's layers.
+"""Layer by layer: the curves of Paper Figure 6, the paired differences behind them, and the paper's layers.
 
 Tables first; the figures draw these tables, and what a page publishes beside a figure is the table that it drew.
 """
@@ -6,40 +6,23 @@ Tables first; the figures draw these tables, and what a page publishes beside a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from textwrap import fill
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
 from numpy.typing import ArrayLike
 
 from ..errors import InputError
 from .records import CONTROLS, METHODS, METRICS, PAIRS, PRIMARY, choose, layer_values, present
 from .statistics import interval
-from .style import (
-    FAINT,
-    GREY,
-    INK,
-    SMALL,
-    brief,
-    headline,
-    label_ends,
-    legible,
-    line_panel,
-    look,
-    panels,
-    say_start,
-    styled,
-)
+from .style import FAINT, GREY, INK, headline, label_ends, line_panel, panels, say_start, styled
 
 Pairs = Sequence[tuple[str, str]]
 PAPER_LAYERS = 32  # of Llama-3-8B
 PAPER_BANDS = {"kv_l1_loss": ((5, 25),), "attention_cosine_similarity": ((0, 5), (20, 30))}
 LAYER_AXIS = "Layer (0 is next to the input)"
-BANDS_NOTE = f"Grey bands: layers of {PAPER_LAYERS} that the paper singles out, at equal depth."
-PALE = 0.22  # opacity of a lead that is not clear
+BANDS_NOTE = "Grey: the paper's layers, 5–25 of 32 for L1 loss,\n0–5 and 20–30 for cosine, at equal depth."
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -91,44 +74,6 @@ def _by_layer(values: pd.DataFrame, **names: str) -> pd.DataFrame:
     found = interval(values)
     columns = names | {"layer": values.columns} | vars(found)
     return pd.DataFrame(columns | ({"clear": found.excludes(0)} if "baseline" in names else {}))
-
-
-def gap_counts(gaps: pd.DataFrame) -> pd.DataFrame:
-    """In how many layers the first method of a pair is better, and clearly so.
-
-    gaps    of `layer_gaps`
-    return  columns metric, method, baseline, layers, better, clearly_better, worse, clearly_worse
-    """
-    rows = []
-    for (metric, method, baseline), group in gaps.groupby(["metric", "method", "baseline"], sort=False):
-        ahead, clear = METRICS[metric].sign * group["estimate"], group["clear"]
-        rows.append(
-            {"metric": metric, "method": method, "baseline": baseline, "layers": len(group)}
-            | {"better": int((ahead > 0).sum()), "clearly_better": int(((ahead > 0) & clear).sum())}
-            | {"worse": int((ahead < 0).sum()), "clearly_worse": int(((ahead < 0) & clear).sum())}
-        )
-    return pd.DataFrame(rows)
-
-
-def leaders(records: pd.DataFrame, metrics: Sequence[str] = PRIMARY, methods: Sequence[str] = METHODS) -> pd.DataFrame:
-    """The best method of every layer, by metric and category, and whether it is clearly ahead of the second.
-
-    return  columns metric, category, layer, leader, second, margin (at least 0, in the better direction), low, high,
-            clear
-    raises  InputError: unknown metric or method.
-    """
-    records, rows = choose(records, methods=methods), []
-    for metric in metrics:
-        for category, group in records.groupby("category", sort=False):
-            values = {method: METRICS[metric].sign * layer_values(group, metric, method) for method in methods}
-            means = pd.DataFrame({method: found.mean() for method, found in values.items()}).dropna()
-            for layer, row in means.iterrows():
-                leader, second = row.sort_values(ascending=False, kind="stable").index[:2]
-                margin = interval(values[leader][layer] - values[second][layer])
-                rows.append((metric, category, layer, leader, second, margin.estimate, margin.low, margin.high,
-                             bool(margin.excludes(0))))  # fmt: skip
-    columns = ["metric", "category", "layer", "leader", "second", "margin", "low", "high", "clear"]
-    return pd.DataFrame(rows, columns=columns)
 
 
 def in_band(layers: ArrayLike, count: int, band: tuple[int, int]) -> np.ndarray:
@@ -184,133 +129,6 @@ def _contrast(gap: pd.DataFrame, band: tuple[int, int], sign: int) -> dict[str, 
     }
 
 
-# --- figures ------------------------------------------------------------------------------------------------------
-
-
-@styled
-def figure_6(
-    means: pd.DataFrame, subject: str = "", budget: float | None = 0.1, bands: bool = True, view: str = "lines"
-) -> Figure:
-    """Paper Figure 6: each metric against layer, a panel per metric, means over sequences with 95 % bands.
-
-    means    of `layer_means`; the three methods are drawn in colour, controls as thin grey lines without a band
-    budget   kept share for the line "1 - budget" in the L1 panel; None or a token count: no line
-    bands    shade the layers the paper singles out, at the same relative depth
-    view     the y axes: "lines" fits all lines; "methods" fits the methods and names the controls that lie outside;
-             "whole" runs from 0 to 1
-    """
-    figure, axes = panels(means["metric"].nunique(), height=3.5, sharex=True)
-    for ax, (metric, table) in zip(axes, means.groupby("metric", sort=False), strict=True):
-        control = table["method"].isin(CONTROLS)
-        ends = line_panel(ax, table[control].drop(columns=["low", "high"]), "layer", marker="", linewidth=1.1)
-        ends += line_panel(ax, table[~control], "layer", markevery=2)
-        if metric.startswith("kv_l1_loss") and isinstance(budget, float) and budget < 1:
-            ax.axhline(1 - budget, color=INK, linewidth=0.8, zorder=1)
-            ends.append((1 - budget, f"1 − budget = {1 - budget:.2f}", INK))
-        note = ""
-        if view == "whole":
-            ax.set_ylim(0, 1.02)
-        elif view == "methods" and not control.all():
-            drawn = table.loc[~control, ["estimate", "low", "high"]].to_numpy()
-            low, high = np.nanmin(drawn), np.nanmax(drawn)
-            margin = 0.08 * (high - low) or 0.01
-            ax.set_ylim(low - margin, high + margin)
-            outside = [name for y, name, colour in ends if colour == GREY and not low - margin <= y <= high + margin]
-            ends = [end for end in ends if low - margin <= end[0] <= high + margin]
-            averages = table.groupby("method")["estimate"].mean()
-            note = ", ".join(f"{name} {averages[name]:.2f}" for name in outside)
-        _dress(ax, metric, table["layer"].max() + 1, bands)
-        say_start(ax, note=f"outside (mean): {note}" if note else "")
-        label_ends(ax, table["layer"].max(), ends)
-    axes[-1].set_xlabel(LAYER_AXIS)
-    headline(figure, subject, int(means["n"].max()), BANDS_NOTE if bands else "")
-    return figure
-
-
-@styled
-def layer_differences(gaps: pd.DataFrame, subject: str = "", bands: bool = True) -> Figure:
-    """Paired differences "method - baseline" against layer with 95 % bands; filled where the interval excludes zero.
-
-    gaps  of `layer_gaps`
-    """
-    figure, axes = panels(gaps["metric"].nunique(), height=3.2, sharex=True)
-    for ax, (metric, table) in zip(axes, gaps.groupby("metric", sort=False), strict=True):
-        table = table.assign(pair=table["method"] + " − " + table["baseline"])
-        line_panel(ax, table, "layer", by="pair", marker="", label="_")
-        for pair, points in table.groupby("pair", sort=False):
-            style = look(pair)
-            ax.plot([], [], color=style.colour, marker=style.marker, label=brief(pair))
-            for clear, face in ((True, style.colour), (False, "white")):
-                some = points[points["clear"] == clear]
-                ax.plot(some["layer"], some["estimate"], style.marker, color=style.colour, markerfacecolor=face)
-        ax.axhline(0, color=INK, linewidth=0.8, zorder=1)
-        _dress(ax, metric, table["layer"].max() + 1, bands)
-        ax.set_ylabel(f"Difference in {METRICS[metric].short}\n{METRICS[metric].direction}")
-    axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
-    axes[-1].set_xlabel(LAYER_AXIS)
-    note = "Filled marker: the 95 % interval excludes zero."
-    headline(figure, subject, int(gaps["n"].max()), f"{note}\n{BANDS_NOTE}" if bands else note)
-    return figure
-
-
-def paper_bands(metric: str, layers: int) -> list[tuple[float, float, str]]:
-    """The paper's bands for a metric at equal depth in a model of `layers` layers: left, right, label."""
-    scale = layers / PAPER_LAYERS
-    return [
-        (first * scale - 0.5, min((last + 1) * scale, layers) - 0.5, f"{first}–{last} of {PAPER_LAYERS}")
-        for first, last in PAPER_BANDS.get(metric, ())
-    ]
-
-
-def _dress(ax: Axes, metric: str, layers: int, bands: bool) -> None:
-    """Labels, limits and the paper's bands."""
-    ax.set(ylabel=METRICS[metric].axis, xlim=(-0.6, layers - 0.4))
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    if not bands:
-        return
-    low, high = ax.get_ylim()
-    ax.set_ylim(low, high + 0.09 * (high - low))  # room for the bands' names
-    for left, right, label in paper_bands(metric, layers):
-        ax.axvspan(left, right, color=FAINT, alpha=0.5, linewidth=0, zorder=0)
-        ax.text((left + right) / 2, 0.98, label, transform=ax.get_xaxis_transform(), ha="center", va="top",
-                fontsize=SMALL, color=GREY)  # fmt: skip
-
-
-@styled
-def leads_figure(leads: pd.DataFrame, sequences: int | None = None) -> Figure:
-    """Who leads where: a panel per metric, a row per category, a cell per layer.
-
-    leads      of `leaders`
-    sequences  for the headline
-    A full colour says that the paired 95 % interval between the first and the second method excludes zero; a pale one
-    that it does not. The letter in the cell is the method's first.
-    """
-    categories, last = list(leads["category"].unique()), leads["layer"].max()
-    figure, axes = panels(leads["metric"].nunique(), height=0.42 * len(categories) + 1.0, sharex=True)
-    for ax, (metric, table) in zip(axes, leads.groupby("metric", sort=False), strict=True):
-        for row in table.itertuples():
-            x, y, colour = row.layer, categories.index(row.category), look(row.leader).colour
-            cell = Rectangle(
-                (x - 0.46, y - 0.42), 0.92, 0.84, color=colour, alpha=1 if row.clear else PALE, linewidth=0
-            )
-            ax.add_patch(cell)
-            ink = "white" if row.clear else legible(colour)
-            ax.text(x, y, row.leader[0], ha="center", va="center", fontsize=7, color=ink, fontweight="bold")
-        ax.set(xlim=(-0.6, last + 0.6), ylim=(len(categories) - 0.45, -0.55))
-        ax.set_yticks(range(len(categories)), [fill(category, 14) for category in categories], fontsize=SMALL)
-        ax.set_title(METRICS[metric].label, fontsize=10)
-        ax.grid(visible=False)
-        ax.tick_params(length=0)
-        ax.spines[["left", "bottom"]].set_visible(False)
-    axes[-1].set_xlabel(LAYER_AXIS)
-    shown = set(leads["leader"])
-    order = [*(method for method in METHODS if method in shown), *sorted(shown - set(METHODS))]
-    handles = [Patch(color=look(method).colour, label=f"{method[0]}  {brief(method)}") for method in order]
-    figure.legend(handles=handles, loc="outside lower left", ncols=len(order), fontsize=SMALL)
-    headline(figure, "The leader of each layer", sequences, "Full colour: clearly ahead of the second. Pale: not.")
-    return figure
-
-
 def reuse_by_layer(runs: Mapping[int, pd.DataFrame], metric: str, method: str) -> pd.DataFrame:
     """What sharing kept sets costs in each layer: a run per number of layers N that share a set, N = 1 the first.
 
@@ -326,3 +144,76 @@ def reuse_by_layer(runs: Mapping[int, pd.DataFrame], metric: str, method: str) -
         _by_layer(found.loc[shared] - plain, reuse=count, method=method) for count, found in values.items() if count > 1
     ]
     return pd.concat(rows, ignore_index=True)
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+
+@styled
+def figure_6(
+    means: pd.DataFrame, subject: str = "", budget: float | None = 0.1, bands: bool = True, whole: bool = False
+) -> Figure:
+    """Paper Figure 6: each metric against layer, a panel per metric, means over sequences with 95 % bands.
+
+    means    of `layer_means`; the three methods are drawn in colour, controls as thin grey lines without a band
+    budget   kept share for a line "1 - budget" in the L1 panel, where no Random is drawn; None, a token count: none
+    bands    shade the layers the paper singles out, at the same relative depth
+    whole    y axes from 0 to 1; otherwise they fit the methods, and controls that lie outside are named
+    """
+    figure, axes = panels(means["metric"].nunique(), height=2.9, sharex=True)
+    for ax, (metric, table) in zip(axes, means.groupby("metric", sort=False), strict=True):
+        control = table["method"].isin(CONTROLS)
+        ends = line_panel(ax, table[control].drop(columns=["low", "high"]), "layer", marker="", linewidth=1.1)
+        ends += line_panel(ax, table[~control], "layer", markevery=2)
+        if metric.startswith("kv_l1_loss") and isinstance(budget, float) and "Random" not in set(table["method"]):
+            ax.axhline(1 - budget, color=INK, linewidth=0.8, zorder=1)
+            ends.append((1 - budget, f"1 − budget = {1 - budget:.2f}", INK))
+        shown = table if control.all() else table[~control]
+        low, high = np.nanmin(shown[["estimate", "low", "high"]]), np.nanmax(shown[["estimate", "low", "high"]])
+        margin = 0.08 * (high - low) or 0.01
+        low, high = (0, 1) if whole else (low - margin, min(high + margin, 1) if high <= 1 else high + margin)
+        ax.set_ylim(low, high)
+        outside = [name for y, name, colour in ends if colour == GREY and not low <= y <= high]
+        averages = table.groupby("method")["estimate"].mean()
+        note = ", ".join(f"{name} {averages[name]:.2f}" for name in outside)
+        _dress(ax, metric, table["layer"].max() + 1, bands)
+        say_start(ax, note=f"outside (mean): {note}" if note else "")
+        label_ends(ax, table["layer"].max(), [end for end in ends if end[1] not in outside])
+    headline(figure, subject, int(means["n"].max()), BANDS_NOTE if bands else "")
+    axes[-1].set_xlabel(LAYER_AXIS)
+    return figure
+
+
+@styled
+def layer_differences(gaps: pd.DataFrame, subject: str = "") -> Figure:
+    """Paired differences of one pair of methods against layer with 95 % bands, and the layers the paper singles out.
+
+    gaps  of `layer_gaps`; a marker stands where the interval excludes zero
+    """
+    method, baseline = gaps.iloc[0][["method", "baseline"]]
+    figure, axes = panels(gaps["metric"].nunique(), height=2.6, sharex=True)
+    for ax, (metric, table) in zip(axes, gaps.groupby("metric", sort=False), strict=True):
+        table = table.assign(pair=f"{method} − {baseline}")
+        line_panel(ax, table, "layer", by="pair", markevery=np.flatnonzero(table["clear"]).tolist())
+        ax.axhline(0, color=INK, linewidth=0.8, zorder=1)
+        _dress(ax, metric, table["layer"].max() + 1, True)
+        ax.set_ylabel(f"Difference in {METRICS[metric].short}\n{METRICS[metric].direction}")
+    axes[-1].set_xlabel(LAYER_AXIS)
+    subject = f"{method} − {baseline}" + (f", {subject}" if subject else "")
+    headline(figure, subject, int(gaps["n"].max()), f"A marker: the 95 % interval excludes zero.\n{BANDS_NOTE}")
+    return figure
+
+
+def paper_bands(metric: str, layers: int) -> list[tuple[float, float]]:
+    """The paper's bands for a metric at equal depth in a model of `layers` layers: left and right on the layer axis."""
+    scale = layers / PAPER_LAYERS
+    bands = PAPER_BANDS.get(metric, ())
+    return [(first * scale - 0.5, min((last + 1) * scale, layers) - 0.5) for first, last in bands]
+
+
+def _dress(ax: Axes, metric: str, layers: int, bands: bool) -> None:
+    """Labels, limits and the paper's bands."""
+    ax.set(ylabel=METRICS[metric].axis, xlim=(-0.6, layers - 0.4))
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    for left, right in paper_bands(metric, layers) if bands else ():
+        ax.axvspan(left, right, color=FAINT, alpha=0.5, linewidth=0, zorder=0)
