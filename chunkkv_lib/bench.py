@@ -67,7 +67,7 @@ def bench(
     peers: bool = False,
     output: str | Path = "data/bench/latest.json",
 ) -> dict:
-    """Measure, print a table and the limits, write JSON after every length. Returns what is written.
+    """Measure, print tables, write JSON after every length. Returns what is written.
 
     lengths  tokens of the prompt; where prompt and answer would not fit the model's positions, the prompt is shortened
     rounds   timed runs of every step, in turns
