@@ -223,14 +223,6 @@ def test_layer_differences_draw_their_table_and_mark_what_is_clear():
     assert any(text.startswith("ChunkKV − SnapKV, Single-Document QA, n = 6") for text in texts(figure))
 
 
-def test_reuse_is_compared_layer_by_layer_on_shared_sequences():
-    plain, shared = tiny_run().records, tiny_run(per_category=4).records
-    shared.loc[shared["layer"] == 2, "attention_cosine_similarity"] -= 0.2
-    found = layers.reuse_by_layer({1: plain, 3: shared}, "attention_cosine_similarity", "SnapKV")
-    assert (found["n"] == 8).all() and found["reuse"].tolist() == [3] * 4
-    assert found["estimate"].idxmin() == 2 and found["estimate"][2] == pytest.approx(-0.2, abs=0.01)
-
-
 # -------------------------------------------------------------------------------- dots
 def test_hollow_is_the_paper_and_every_value_is_drawn_once():
     figure = gaps_figure({"published": RUN})

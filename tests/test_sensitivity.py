@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from common import refused
 from tiny import tiny_longbench, tiny_model
@@ -14,11 +13,10 @@ from tiny import tiny_longbench, tiny_model
 from chunkkv_lib.report.sensitivity import (
     across_runs,
     axis_base,
-    axis_best,
     axis_figure,
-    axis_gap,
     axis_means,
-    best_first,
+    reuse_by_layer,
+    variant_means,
 )
 from chunkkv_lib.report.style import svg
 from chunkkv_lib.runs import Parameters, load_run, measure
@@ -58,26 +56,25 @@ def test_the_unchanged_method_is_a_point_of_every_axis(run):
         assert here["estimate"].item() == pytest.approx(plain)
 
 
-def test_a_gap_is_paired_by_sequence(run):
-    gap = axis_gap(run, "budget", "kv_l1_loss", "Random", 0.1, 0.5)
-    assert gap.n == 6 and gap.estimate == pytest.approx(0.4, abs=0.02)
-    assert axis_gap(run, "budget", "kv_l1_loss", "Random", 0.5, 0.1).estimate == pytest.approx(-gap.estimate)
-    with refused("'Oracle'", "ChunkKV"):
-        axis_gap(run, "budget", "kv_l1_loss", "Oracle", 0.1, 0.5)
-    with refused("budget 0.15", "0.1"):
-        axis_gap(run, "budget", "kv_l1_loss", "Random", 0.15, 0.5)
+def test_variants_are_columns_that_share_their_sequences(run):
+    found = variant_means(run, "kv_l1_loss")
+    assert len(found) == 6 and {"Random", "Random, budget 0.1", "SnapKV, kernel 15"} <= set(found)
+    difference = (found["Random, budget 0.1"] - found["Random, budget 0.5"]).to_numpy()
+    np.testing.assert_allclose(difference, 0.4, atol=0.05)
+    assert set(variant_means(run, "nll_increase")) == set(found)
 
 
-def test_one_category_alone(run):
-    found = axis_means(run, "chunk_size", ("kv_l1_loss",), category="Multi-Document QA")
-    assert (found["n"] == 3).all()
-
-
-@pytest.mark.parametrize("field", ["budget", "granularity"])
-def test_the_figure_draws_numbers_and_names(run, field):
-    means, marked = axis_means(run, field), axis_base(run, field)
-    drawn, again = (svg(axis_figure(means, field, "Label of the axis", marked, "Subject")) for _ in range(2))
-    assert drawn == again and len(drawn) > 10_000
+def test_the_figure_draws_the_means_and_the_straight_line_of_the_budget(run):
+    means = axis_means(run, "budget")
+    figure = axis_figure(means, "budget", "Label of the axis", axis_base(run, "budget"), "Subject", "linear")
+    loss, _, hurt = figure.axes
+    at = [0.025, 0.05, 0.1, 0.2, 0.3, 0.5]
+    straight = [line for line in loss.lines if line.get_linestyle() == ":" and list(line.get_xdata()) == at]
+    assert straight and straight[0].get_ydata() == pytest.approx([1 - budget for budget in at])
+    drawn = {line.get_label(): line.get_ydata() for line in hurt.lines}
+    mine = means[(means["metric"] == "nll_increase") & (means["method"] == "ChunkKV")]
+    assert drawn["ChunkKV"] == pytest.approx(mine.sort_values("budget")["estimate"])
+    assert svg(figure) == svg(figure)
 
 
 def test_runs_are_compared_on_the_sequences_they_share(settings, tmp_path):
@@ -92,26 +89,16 @@ def test_runs_are_compared_on_the_sequences_they_share(settings, tmp_path):
         across_runs({0: load_run(measure(other, tmp_path / "other", progress=False)), 1: runs[1]}, "seed")
 
 
-def test_orders_in_words():
-    rows = [("kv_l1_loss", "A", 1024, 0.8), ("kv_l1_loss", "B", 1024, 0.9), ("kv_l1_loss", "A", 4096, 0.95),
-            ("kv_l1_loss", "B", 4096, 0.9), ("attention_mass", "A", 1024, 0.8), ("attention_mass", "B", 1024, 0.9),
-            ("attention_mass", "A", 4096, 0.7), ("attention_mass", "B", 4096, 0.75),
-            ("attention_mass", "Random", 4096, 0.99)]  # fmt: skip
-    means = pd.DataFrame(rows, columns=["metric", "method", "max_tokens", "estimate"])
-    told = best_first(means, "max_tokens", ("A", "B"))
-    assert told == "L1 loss A > B at 1,024, B > A at 4,096; attention mass B > A throughout"
-
-
 def test_a_run_without_variants_is_refused(settings, tmp_path):
     run = load_run(measure(replace(settings, per_category=1), tmp_path / "plain", progress=False))
     with refused("'plain'", "--profile sensitivity"):
         axis_means(run, "budget")
 
 
-def test_the_best_value_comes_with_those_that_are_like_it(run):
-    """A random choice loses what it evicts: the largest budget is best, and clearly so."""
-    assert axis_best(run, "budget", "kv_l1_loss", "Random") == [0.5]
-    best, *like = axis_best(run, "chunk_size", "nll_increase", "ChunkKV")
-    for value in like:
-        assert not axis_gap(run, "chunk_size", "nll_increase", "ChunkKV", value, best).excludes(0)
-    assert best not in like
+def test_what_sharing_changes_is_said_layer_by_layer(settings, tmp_path):
+    runs = {n: load_run(measure(replace(settings, reuse=n), tmp_path / f"{n}", progress=False)) for n in (1, 2)}
+    found = reuse_by_layer(runs, "attention_cosine_similarity", "SnapKV").set_index("layer")["change"]
+    own = [run.records.query("method == 'SnapKV'").groupby("layer")["attention_cosine_similarity"].mean()
+           for run in runs.values()]  # fmt: skip
+    np.testing.assert_allclose(found, (own[1] - own[0]).loc[found.index], atol=1e-12)
+    assert (found[0::2] == 0).all() and (found[1::2] != 0).all()  # every second layer takes the set below

@@ -5,7 +5,7 @@ Tables first; the figures draw these tables, and what a page publishes beside a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -127,23 +127,6 @@ def _contrast(gap: pd.DataFrame, band: tuple[int, int], sign: int) -> dict[str, 
         "bands": len(gains),
         "best": f"{gap.columns[best]}–{gap.columns[best + width - 1]}",
     }
-
-
-def reuse_by_layer(runs: Mapping[int, pd.DataFrame], metric: str, method: str) -> pd.DataFrame:
-    """What sharing kept sets costs in each layer: a run per number of layers N that share a set, N = 1 the first.
-
-    runs    N -> records on the same sequences; those that all measured are compared
-    return  columns reuse, method, layer, estimate, low, high, n: mean at N less mean at 1, paired
-    """
-    values = {count: layer_values(records, metric, method) for count, records in runs.items()}
-    shared = values[1].index
-    for found in values.values():
-        shared = shared.intersection(found.index, sort=False)
-    plain = values[1].loc[shared]
-    rows = [
-        _by_layer(found.loc[shared] - plain, reuse=count, method=method) for count, found in values.items() if count > 1
-    ]
-    return pd.concat(rows, ignore_index=True)
 
 
 # --- figures ------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from chunkkv_lib.report import arithmetic, guide
+from chunkkv_lib.report import arithmetic, commands
 from chunkkv_lib.report.records import METRICS
 from chunkkv_lib.runs import Parameters, profiles
 
@@ -27,12 +27,12 @@ def test_a_prefill_by_hand():
 
 
 def test_every_option_and_every_profile_has_its_row():
-    options = guide.options_table("tab-options")
+    options = commands.options_table("tab-options")
     for one in fields(Parameters):
         assert f"| `--{one.name.replace('_', '-')}`" in options and one.metadata["help"] in options
     assert "`--causal`, `--no-causal` | on |" in options and "None" not in options
-    assert all(f"| `{name}` |" in guide.profiles_table() for name in profiles())
+    assert all(f"| `{name}` |" in commands.profiles_table() for name in profiles())
 
 
 def test_every_metric_is_explained():
-    assert all(guide.meaning(name) != "–" for name in METRICS) and guide.meaning("nonsense") == "–"
+    assert all(commands.meaning(name) != "–" for name in METRICS) and commands.meaning("nonsense") == "–"
