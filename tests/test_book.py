@@ -513,9 +513,10 @@ def test_other_versions_than_the_pins_stand_out(tmp_path):
 
 def test_runs_and_times_are_told_as_they_were_recorded(tmp_path):
     manifest = {"name": "r", "status": "complete", "finished": "2026-11-28T10:00", "seconds": 90,
+                "measurement_version": 2, "model": {"name": "tiny"},
                 "sequences": {"measured": 3, "wanted": 3}, "machine": {"system": "Linux", "cores": 1}}  # fmt: skip
     table = versions.measuring_table([manifest, manifest | {"status": "running"}], "Runs.")
-    assert "| `r` | 3 of 3 | 1.5 | Linux, 1 core | – | 2026-11-28 |" in table and "not yet" in table
+    assert "| `r` | 2 | tiny | 3 of 3 | 1.5 | Linux, 1 core | – | 2026-11-28 |" in table and "not yet" in table
     versions.record_times({"chapters/a": 61.24, "chapters/gone": 5.0}, tmp_path / "times.json")
     record = versions.read_times(tmp_path / "times.json")
     chapters = [Chapter(f"chapters/{name}", Path(f"{name}.ipynb")) for name in "ab"]

@@ -100,5 +100,5 @@ def test_what_sharing_changes_is_said_layer_by_layer(settings, tmp_path):
     found = reuse_by_layer(runs, "attention_cosine_similarity", "SnapKV").set_index("layer")["change"]
     own = [run.records.query("method == 'SnapKV'").groupby("layer")["attention_cosine_similarity"].mean()
            for run in runs.values()]  # fmt: skip
-    np.testing.assert_allclose(found, (own[1] - own[0]).loc[found.index], atol=1e-12)
+    np.testing.assert_allclose(found, (own[1] - own[0]).loc[found.index], atol=1e-6)
     assert (found[0::2] == 0).all() and (found[1::2] != 0).all()  # every second layer takes the set below

@@ -73,7 +73,7 @@ def machine_text(machine: Mapping) -> str:
 
 
 def measuring_table(manifests: Iterable[Mapping], caption: str, name: str = "") -> str:
-    """A MyST table of runs: how many sequences each measured, in how many minutes, where and when."""
+    """A MyST table of runs: version of the measurement, model, sequences, minutes, where and when."""
     rows = []
     for manifest in manifests:
         sequences, seconds = manifest.get("sequences", {}), manifest.get("seconds")
@@ -81,6 +81,8 @@ def measuring_table(manifests: Iterable[Mapping], caption: str, name: str = "") 
         rows.append(
             {
                 "Run": f"`{manifest['name']}`",
+                "Version": manifest.get("measurement_version", MISSING),
+                "Model": manifest.get("model", {}).get("name", MISSING),
                 "Sequences": f"{sequences.get('measured')} of {sequences.get('wanted')}",
                 "Minutes": MISSING if seconds is None else f"{seconds / 60:.1f}",
                 "Machine": machine_text(manifest.get("machine", {})),
@@ -88,7 +90,7 @@ def measuring_table(manifests: Iterable[Mapping], caption: str, name: str = "") 
                 "Finished": str(finished)[:10] if finished else "not yet",
             }
         )
-    return myst_table(pd.DataFrame(rows), caption, name, right=["Sequences", "Minutes"])
+    return myst_table(pd.DataFrame(rows), caption, name, right=["Version", "Sequences", "Minutes"])
 
 
 def record_times(seconds: Mapping[str, float], path: str | Path) -> None:
