@@ -51,7 +51,7 @@ def typed_numbers(path: Path) -> list[str]:
         plain = re.sub(r"`[^`]*`", "", ROLE.sub("", re.sub(r"\$[^$]+\$|\]\([^)]*\)", "", label.sub("", line))))
         for number in NUMBER.findall(plain):
             short = re.sub(r"\s", " ", number).replace("per cent", "%")
-            if short not in SETTINGS and re.sub(r"(?<=\d)%| %", "", short) not in PAPER | SETTINGS:
+            if short not in SETTINGS | PAPER and re.sub(r"(?<=\d)%| %", "", short) not in PAPER | SETTINGS:
                 found.append(f"{number} in: {line}")
     return found
 
