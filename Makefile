@@ -30,7 +30,7 @@ reproduce: book  ## build the book a second time, in _build/again, and compare e
 	diff -r _build/html _build/again
 	@echo "Both builds are the same, byte for byte."
 
-pdf: book  ## the whole book as one PDF, _build/book.pdf (needs Chromium)
+pdf: book  ## the whole book as one PDF, _build/book.pdf, and its report, _build/summary.pdf (needs Chromium)
 	$(RUN) -m chunkkv_lib pdf
 
 test: setup  ## run all tests

@@ -139,7 +139,7 @@ def book(
 @app.command()
 def pdf(
     site: Annotated[str | None, Option(help="folder of the site (default: _build/html)")] = None,
-    output: Annotated[str | None, Option(help="the PDF (default: _build/book.pdf)")] = None,
+    output: Annotated[str | None, Option(help="the PDF (default: _build/book.pdf); beside it, summary.pdf")] = None,
     without_solutions: Annotated[
         bool, Option("--without-solutions", help="of the site that was built without solutions")
     ] = False,

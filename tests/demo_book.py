@@ -27,6 +27,7 @@ parts:
       - file: chapters/02_second
   - caption: Reference
     chapters:
+      - file: chapters/summary
       - file: chapters/references
 """
 
@@ -44,6 +45,12 @@ Write the overlap of two sets, and let `check("overlap", mine)` judge it.
 :class: dropdown
 Count what they share.
 ````
+"""
+
+SUMMARY = """\
+# The report
+
+What was found, on one page.
 """
 
 REFERENCES = """\
@@ -242,6 +249,7 @@ def write_demo_book(root: Path) -> Path:
     shutil.copyfile(ROOT / "_config.yml", root / "_config.yml")
     (root / "_toc.yml").write_text(TOC)
     (chapters / "index.md").write_text(INDEX)
+    (chapters / "summary.md").write_text(SUMMARY)
     (chapters / "references.md").write_text(REFERENCES)
     (chapters / "references.bib").write_text(BIBLIOGRAPHY)
     for name, notebook in {"01_first": first_chapter(), "02_second": second_chapter()}.items():

@@ -255,7 +255,7 @@ def test_a_profile_is_a_plain_name(profile, tmp_path):
 def test_chapters_come_from_the_table_of_contents_with_their_parameters(tmp_path):
     chapters = read_chapters(write_demo_book(tmp_path / "book"))
     assert [c.name for c in chapters] == [
-        "chapters/index", "chapters/01_first", "chapters/02_second", "chapters/references",
+        "chapters/index", "chapters/01_first", "chapters/02_second", "chapters/summary", "chapters/references",
     ]  # fmt: skip
     first = chapters[1].parameters
     assert first["budget"].default == 0.1

@@ -19,8 +19,10 @@ def test_the_demo_book_is_printed_in_reading_order(tmp_path):
     with PdfReader(written) as reader:
         titles = [item.title for item in reader.outline]
         text = [page.extract_text() for page in reader.pages]
-    assert titles == ["A demo", "1. The first chapter", "2. The second chapter", "References"]
+    assert titles == ["A demo", "1. The first chapter", "2. The second chapter", "The report", "References"]
     assert "A demo" in text[0] and len(text) >= 4 and f"{len(text)} pages" in lines[0]
+    with PdfReader(tmp_path / "summary.pdf") as reader:
+        assert len(reader.pages) == 1 and "What was found, on one page." in reader.pages[0].extract_text()
 
 
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium here (Debian: apt install chromium)")

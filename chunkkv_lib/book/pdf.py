@@ -16,6 +16,7 @@ from chunkkv_lib.errors import InputError
 from chunkkv_lib.files import replace_atomically
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+SUMMARY = "summary"  # the page that is also printed alone
 FLAGS = (
     "--headless=new", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--no-pdf-header-footer", "--virtual-time-budget=20000",
@@ -29,7 +30,7 @@ def make_pdf(
     report: Callable[[str], None] = print,
     solutions: bool = True,
 ) -> Path:
-    """Print the pages of a finished site into one PDF; the file written.
+    """Print the pages of a finished site into one PDF; the file written. The report on one page is beside it.
 
     site       by default _build/html; output: by default _build/book.pdf
     solutions  False: by default of the site without solutions, and into _build/book-without-solutions.pdf
@@ -54,6 +55,9 @@ def make_pdf(
                 title = page.read_text(encoding="utf-8").partition("<title>")[2].partition("</title>")[0]
                 title = " ".join(title.partition(" &#8212;")[0].partition(" — ")[0].split())  # without the book's
                 writer.append(file, outline_item=title or page.stem, import_outline=False)
+                if page.stem == SUMMARY:
+                    with replace_atomically(output.with_name(f"{SUMMARY}.pdf")) as alone:
+                        shutil.copyfile(file, alone)
             writer.write(temporary)
             count = len(writer.pages)
     report(f"{output}: {count} pages")
