@@ -30,13 +30,14 @@ from chunkkv_lib import (
 )
 from chunkkv_lib.__main__ import main as command_line
 from chunkkv_lib.capture import capture
+from chunkkv_lib.errors import InputError
 from chunkkv_lib.lab import lab_view
 from chunkkv_lib.lab.codes import SCORES, WINDOWS, LayerCodes, layer_codes
 from chunkkv_lib.lab.data import page_data, probe_tokens, prompt_data, token_texts
 from chunkkv_lib.lab.page import ASSETS, SCRIPTS, asset, lab_page
-from chunkkv_lib.lab.prompts import open_prompts, question_about, sentence_with
+from chunkkv_lib.lab.prompts import open_prompts, question_about
 from chunkkv_lib.lab.rules import METHODS, Setting, keep, kept_tokens, measured, random_numbers, token_scores
-from chunkkv_lib.sequences.encoding import encode_prompt
+from chunkkv_lib.sequences.encoding import encode_prompt, own_sequence, sentence_with
 
 
 def text(words: int, seed: int = 0) -> str:
@@ -493,6 +494,18 @@ def test_texts_that_do_not_fit_are_refused(tiny):
         question_about(tokenizer, "a text", "why?", " ")
     with refused("4,000"):
         question_about(tokenizer, text(9000), "why?", "mat")
+
+
+def test_a_reader_s_own_prompt_knows_its_answer_and_where_it_stands(tiny):
+    tokenizer, prompt = tiny[1], f"{text(40)} the secret is 4071. {text(40)} what is the secret?"
+    one = own_sequence(tokenizer, f" {prompt}\n", "4071")
+    first, stop = one.evidence_spans[0]
+    assert "4071" in tokenizer.decode(one.prompt_ids[first:stop]) and tokenizer.decode(one.answer_ids).strip() == "4071"
+    given = own_sequence(tokenizer, prompt, "4071", evidence="secret is 4071")
+    assert given.evidence == ("secret is 4071",) and given.prompt_ids == one.prompt_ids
+    for wrong in ({"prompt": " "}, {"answer": ""}, {"evidence": "not there"}, {"prompt": "too short"}):
+        with pytest.raises(InputError, match=r"empty|does not stand|at least 16"):
+            own_sequence(tokenizer, **({"prompt": prompt, "answer": "4071"} | wrong))
 
 
 def test_what_the_model_writes_from_a_whole_cache_is_what_it_writes(tiny, prompt):

@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from ..errors import InputError
-from ..sequence import Sequence, text_hash
-from ..sequences.encoding import encode_answer, encode_prompt, evidence_spans
+from ..sequence import Sequence
+from ..sequences.encoding import encode_prompt, own_sequence, sentence_with
 from ..sequences.open_data import articles
 
 LONGEST = 4000  # tokens of a prompt that a page can hold
@@ -40,30 +40,7 @@ def question_about(
             f"the text and the question have {len(ids):,} tokens, and the page takes at most {LONGEST:,}. "
             f"Shorten the text by about {100 * (1 - LONGEST / len(ids)):.0f} %."
         )
-    passages = [evidence] if evidence else [sentence_with(text, answer.strip())]
-    return Sequence(
-        id=name,
-        category="",
-        dataset="",
-        prompt_ids=ids,
-        answer_ids=encode_answer(tokenizer, prompt, answer.strip(), 32),
-        answers=(answer.strip(),),
-        text_hash=text_hash(prompt),
-        prompt_text=prompt,
-        evidence=tuple(filter(None, passages)),
-        evidence_spans=evidence_spans(tokenizer, prompt, passages, 10**9),
-    )
-
-
-def sentence_with(text: str, answer: str) -> str:
-    """The first sentence of the text that holds the answer, in any case of letters; "" if none does."""
-    at = text.lower().find(answer.lower())
-    if at < 0:
-        return ""
-    ends = [match.end() for match in re.finditer(r"[.!?][\"')\]]*\s+|\n+", text)]
-    first = max((end for end in ends if end <= at), default=0)
-    last = min((end for end in ends if end >= at + len(answer)), default=len(text))
-    return text[first:last].strip()
+    return own_sequence(tokenizer, prompt, answer, evidence or sentence_with(text, answer.strip()), 10**9, name)
 
 
 def open_prompts(tokenizer: Any) -> list[Sequence]:

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..sequences import ATTRIBUTION, Attribution
+from ..sequence import Sequence as Sample
+from ..sequences import ATTRIBUTION, Attribution, load_sequences
+from ..sequences.encoding import own_sequence
 from .style import look
 
 if TYPE_CHECKING:
@@ -21,6 +23,25 @@ FREE = ("CC BY", "MIT")  # how the licences begin that allow quoting with attrib
 MUTED = "var(--pst-color-text-muted, #595959)"
 BOX = "border-left: 3px solid var(--pst-color-border, #c8c8c8); padding: 0.2rem 0.8rem; margin: 0.6rem 0;"
 TEXT = "overflow-wrap: anywhere; margin: 0.2rem 0 0.6rem; line-height: 1.65;"
+
+
+def shown_sequence(
+    tokenizer: Any,
+    prompt: str = "",
+    answer: str = "",
+    evidence: str = "",
+    category: str = "Single-Document QA",
+    max_tokens: int = 1000,
+    seed: int = 0,
+) -> Sample:
+    """The sequence of chapters 3 and 4: a reader's own (`own_sequence`) or, without a prompt, one of the open texts.
+
+    Of a dozen drawn the first whose answer has several tokens and whose evidence is left whole, if there is one.
+    """
+    if prompt.strip():
+        return own_sequence(tokenizer, prompt, answer, evidence, max_tokens)
+    drawn = load_sequences(tokenizer, categories=[category], per_category=12, max_tokens=max_tokens, seed=seed)
+    return max(drawn, key=lambda one: (len(one.answer_ids) > 1, len(one.evidence_spans) > 0))
 
 
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
@@ -41,12 +62,14 @@ def attribution(dataset: str) -> Attribution | None:
 
 
 def quoted(text: str, dataset: str) -> str:
-    """The text, or the same with every letter and digit hidden where it must not be quoted."""
-    return text if attribution(dataset) else re.sub(r"\w", "•", text)
+    """The text, or the same with every letter and digit hidden where its data set must not be quoted."""
+    return text if not dataset or attribution(dataset) else re.sub(r"\w", "•", text)
 
 
 def credit(dataset: str) -> str:
     """One line of inline Markdown: source, authors and licence of a quotation, or why nothing is quoted."""
+    if not dataset:
+        return "A text of the reader's own"
     one = attribution(dataset)
     if one is None:
         return f"Text of `{dataset}`, letters hidden: no licence to quote it is stated"

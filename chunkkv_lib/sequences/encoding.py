@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from collections.abc import Sequence as Tokens
 from typing import Any
 
-from ..errors import check_whole
+from ..errors import InputError, check_whole
+from ..sequence import Sequence, text_hash
 
 MIN_TOKENS = 16  # below this a prompt is neither question nor text
 _TAIL = 64  # characters; more than the longest token, so the end of the prompt is split as in the whole
@@ -66,6 +68,41 @@ def encode_answer(tokenizer: Any, prompt: str, answer: str, max_answer_tokens: i
         if len(both) > len(before) and both[: len(before)] == before:
             return tuple(both[len(before) :][:max_answer_tokens])
     return ()
+
+
+def own_sequence(
+    tokenizer: Any, prompt: str, answer: str, evidence: str = "", max_tokens: int = 4096, name: str = "your text"
+) -> Sequence:
+    """A text of one's own that ends with a question, and its answer, as a sequence.
+
+    evidence  passage of the prompt that holds the answer; "": the first sentence in which the answer stands, if any
+    raises InputError: an empty or too short prompt, no answer, evidence that does not stand in the prompt.
+    """
+    prompt, answer = prompt.strip(), answer.strip()
+    if not prompt or not answer:
+        raise InputError(f"the {'answer' if prompt else 'prompt'} is empty; give at least one word.")
+    if evidence and evidence not in prompt:
+        raise InputError(f"evidence={evidence!r:.60} does not stand in the prompt; copy it from there, word for word.")
+    passage = evidence or sentence_with(prompt, answer)
+    ids = encode_prompt(tokenizer, prompt, max_tokens)
+    if len(ids) < MIN_TOKENS:
+        raise InputError(f"the prompt has {len(ids)} tokens; give at least {MIN_TOKENS}.")
+    return Sequence(
+        name, "", "", ids, encode_answer(tokenizer, prompt, answer, 32), (answer,), text_hash(prompt),
+        prompt_text=prompt, evidence=(passage,) if passage else (),
+        evidence_spans=evidence_spans(tokenizer, prompt, [passage], max_tokens),
+    )  # fmt: skip
+
+
+def sentence_with(text: str, answer: str) -> str:
+    """The first sentence of the text that holds the answer, in any case of letters; "" if none does."""
+    at = text.lower().find(answer.lower())
+    if at < 0:
+        return ""
+    ends = [match.end() for match in re.finditer(r"[.!?][\"')\]]*\s+|\n+", text)]
+    first = max((end for end in ends if end <= at), default=0)
+    last = min((end for end in ends if end >= at + len(answer)), default=len(text))
+    return text[first:last].strip()
 
 
 def truncate_middle(ids: Tokens[int], max_tokens: int) -> tuple[int, ...]:
