@@ -1,4 +1,4 @@
-"""What the chapter on written answers computes, on records small enough to recompute by hand."""
+"""What is found, written and foretold, on records small enough to recompute by hand."""
 
 from __future__ import annotations
 
@@ -10,148 +10,153 @@ import pytest
 from common import refused
 from scipy.stats import spearmanr
 
-from chunkkv_lib.report import answers
+from chunkkv_lib.report import answers, reach
 from chunkkv_lib.report import damage as dm
-from chunkkv_lib.report.records import damage
+from chunkkv_lib.report.records import PRIMARY, damage
 from chunkkv_lib.report.statistics import proportion_interval
 from chunkkv_lib.report.style import svg
+from chunkkv_lib.runs import Parameters
 
-METHODS = ("ChunkKV", "SnapKV", "H2O", "Random", "StreamingLLM")
-
-
-def run_of(categories, per_category: int, score, chance=None, seed: int = 0) -> SimpleNamespace:
-    """A run whose scores are score(category, i, method); metrics and likelihoods are random."""
-    rng = np.random.default_rng(seed)
-    sequences, rows, layers = [], [], []
-    for category in categories:
-        for i in range(per_category):
-            name = f"{category}:{i}"
-            sequences.append({"sequence": name, "category": category, "dataset": "a"})
-            sequences[-1]["chance_score"] = 0.1 if chance is None else chance(category, i)
-            for method in ("Full", *METHODS):
-                same = method == "Full"
-                rows.append(
-                    {"sequence": name, "method": method, "nll": 1.0 if same else 1 + rng.random(), "kl": rng.random(),
-                     "top1_agreement": 1.0, "generated_tokens": 5, "score": score(category, i, method),
-                     "prefix_agreement": 1.0 if same else rng.random(), "token_f1": 1.0 if same else rng.random(),
-                     "forced_opening": i == 0}
-                )  # fmt: skip
-                if not same:
-                    l1, cosine, kept = rng.random(3)
-                    layers.append({"sequence": name, "method": method, "layer": 0, "kv_l1_loss": l1,
-                                   "attention_cosine_similarity": cosine, "evidence_kept": kept})  # fmt: skip
-    frames = {"sequences": sequences, "answers": rows, "layers": layers}
-    run = SimpleNamespace(name="tiny", **{name: pd.DataFrame(found) for name, found in frames.items()})
-    known = run.sequences[["sequence", "category", "dataset"]]
-    run.answer_records, run.records = run.answers.merge(known), run.layers.merge(known)
-    return run
-
-
-def graded(category: str, i: int, method: str) -> float:
-    """Row A: 0.8 with the full cache, less with others; row B: what anybody would score."""
-    if category == "B":
-        return 0.1 + 0.01 * (i % 3 - 1)
-    return {"Full": 0.8, "ChunkKV": 0.7, "SnapKV": 0.5, "H2O": 0.4, "Random": 0.2, "StreamingLLM": 0.3}[
-        method
-    ] + i / 100
-
-
-@pytest.fixture(scope="module")
-def run():
-    return run_of(["A", "B"], 6, graded)
+CODE = "1234567890123456"
+LENGTHS, DEPTHS = (5, 16), (0, 40, 100)
+#: label -> digits that the model writes rightly; a rule at 2 % writes one less
+RIGHT = {
+    "Full": 16, "ChunkKV": 5, "SnapKV": 4, "H2O": 0, "Random": 0, "SnapKV, kernel 1": 1, "SnapKV, kernel 15": 8,
+    "SnapKV, kernel 25": 13, "ChunkKV, chunk_size 5": 3, "ChunkKV, chunk_size 20": 10, "ChunkKV, chunk_size 40": 16,
+    "SnapKV, budget 0.02": 3,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def needles():
-    """ChunkKV finds all but the middle, StreamingLLM only the end, the full cache all."""
-    found = {"ChunkKV": ("0 %", "100 %"), "StreamingLLM": ("100 %",), "Full": ("0 %", "50 %", "100 %")}
-    return run_of(["0 %", "50 %", "100 %"], 4, lambda c, i, method: float(c in found.get(method, ())))
+    """Every depth and length twice; a code is found where it is written whole. Metrics grow with a rule's place."""
+    ids = [f"needle:code:{k}:{depth:03d}:{i:02d}" for i in range(2) for k in LENGTHS for depth in DEPTHS]
+    rows, layers = [], []
+    for id in ids:
+        code = CODE[: int(id.split(":")[2])]
+        for place, (method, right) in enumerate(RIGHT.items()):
+            text = code[:right] + ("x<b>" if right < len(code) else ".")
+            rows.append({"sequence": id, "method": method, "score": float(right >= len(code)), "written": text})
+            if method != "Full":
+                layers += [{"sequence": id, "method": method, "layer": layer, "kv_l1_loss": 0.9 + place / 1000 + layer,
+                            "attention_cosine_similarity": place / 100} for layer in (-1, 1)]  # fmt: skip
+    sequences = [{"sequence": id, "category": "x", "dataset": "needle", "document": id[-8:]} for id in ids]
+    run = SimpleNamespace(name="made", manifest={"parameters": {"source": "needles"}}, answers=pd.DataFrame(rows))
+    run.sequences, run.layers = pd.DataFrame(sequences), pd.DataFrame(layers)
+    run.records = run.layers.merge(run.sequences)
+    run.parameters = Parameters(source="needles", variants="reach")
+    return run
 
 
-def test_damage_to_a_score_by_hand(run):
-    hurt = damage(run.answers)
+def test_codes_are_counted_by_setting_and_in_all(needles):
+    table = answers.found(needles, "answer_tokens", ["Full", "SnapKV, kernel 15", "ChunkKV", "SnapKV, budget 0.02"])
+    by_hand = {
+        ("Full", 5): 6, ("Full", 16): 6, ("Full", "all"): 12, ("SnapKV, kernel 15", 5): 6, ("ChunkKV", 5): 6,
+        ("SnapKV, kernel 15", 16): 0, ("ChunkKV", "all"): 6, ("SnapKV, budget 0.02", 5): 0,
+    }  # fmt: skip
+    hits = table.set_index(["method", "answer_tokens"])["hits"]
+    assert {key: hits[key] for key in by_hand} == by_hand and set(table["n"]) == {6, 12}
+    assert table.loc[table["method"] == "SnapKV, budget 0.02", ["rule", "budget"]].iloc[0].tolist() == ["SnapKV", 0.02]
+    assert list(answers.found(needles, "depth", ["Full"])["depth"]) == [0, 0.4, 1, "all"]
+    half = table[(table["method"] == "ChunkKV") & (table["answer_tokens"] == "all")].iloc[0]
+    assert half["low"] < half["estimate"] == 0.5 < half["high"]
+    with refused("no method 'Recent'"):
+        answers.found(needles, "depth", ["Recent"])
+
+
+def test_the_map_names_every_count_and_shades_the_better_value_of_a_metric_darker(needles):
+    methods = ["Full", "ChunkKV", "Random"]
+    drawn = answers.needle_map(
+        answers.found(needles, "answer_tokens", methods), "Tokens", answers.beside(needles, methods)
+    )
+    ax = drawn.axes[0]
+    texts = {text.get_text(): patch.get_facecolor() for text, patch in zip(ax.texts, ax.patches, strict=True)}
+    counts = [text.get_text() for text in ax.texts]
+    assert sorted(counts[:9]) == sorted(["6/6", "6/6", "12/12", "6/6", "0/6", "6/12", "0/6", "0/6", "0/12"])
+    assert counts[9:] == ["0.901", "0.904", "0.010", "0.040"]
+    assert sum(texts["0.901"]) < sum(texts["0.904"]), "a lower L1 loss is better: darker"
+    assert sum(texts["0.040"]) < sum(texts["0.010"]), "a higher cosine is better: darker"
+    assert "12 hidden" in drawn.get_suptitle() and svg(drawn).count(b"<path") > 9
+
+
+def test_what_was_written_is_shown_with_its_right_beginning_in_bold_and_no_markup_of_its_own(needles):
+    html = answers.bubbles(needles, "needle:code:16:000:00", ["Full", "SnapKV", "Random"]).data
+    assert html.count('role="listitem"') == 3 and "SnapKV: “<strong>1234</strong><span>x&lt;b&gt;</span>”" in html
+    assert "Random: “<span>x&lt;b&gt;</span>”" in html and "<b>" not in html
+    assert answers.same_start("12345", "12x45") == 2 and answers.same_start("", "1") == 0
+
+
+def test_right_digits_and_what_reach_finds(needles):
+    digits = reach.right_digits(needles)
+    long = digits[digits["answer_tokens"] == 16].groupby(["family", "reach"])["right"].median()
+    assert long["SnapKV"].to_dict() == {1: 1, 7: 4, 15: 8, 25: 13} and long["ChunkKV", 40] == 16
+    drawn = reach.digits_figure(digits[digits["answer_tokens"] == 16])
+    grey, middle = drawn.axes[0].lines[0], drawn.axes[0].lines[-1]
+    assert list(grey.get_ydata()) == [1, 4, 8, 13] == list(middle.get_ydata())
+    points = reach.along_reach(needles)
+    found = points[points["answer_tokens"] == 5].set_index(["family", "reach"])["estimate"]
+    assert [found["SnapKV", k] for k in (1, 7, 15, 25)] == [0, 0, 1, 1] and found["Full", 0] == 1
+    panels = [ax.get_title(loc="left") for ax in reach.reach_figure(points).axes[:2]]
+    assert panels == ["codes of 5 tokens", "codes of 16 tokens"]
+    silent = SimpleNamespace(**vars(needles) | {"answers": needles.answers.drop(columns="written")})
+    with refused("'made'", "has not kept what was written"):
+        reach.right_digits(silent)
+
+
+def test_rules_of_one_budget_stand_beside_their_metrics(needles):
+    table = dm.rules(needles).set_index("rule")
+    assert "Full" not in table.index and len(table) == 10 and table.loc["SnapKV", "found"] == 0
+    assert table.loc["ChunkKV", "found"] == 0.5 and table.loc["ChunkKV", PRIMARY[0]] == pytest.approx(0.901)
+    assert list(dm.rules(needles, budget=0.02)["rule"]) == ["SnapKV"]
+    drawn = dm.rules_figure(table.reset_index(), {"Random": "dice"})
+    assert drawn.axes[0].xaxis_inverted() and not drawn.axes[1].xaxis_inverted(), "better is to the right"
+    assert [text.get_text() for text in drawn.axes[1].texts] == ["dice"]
+
+
+@pytest.fixture(scope="module")
+def graded():
+    """Written answers of two rows; metrics and likelihoods are random."""
+    rng, rows, layers = np.random.default_rng(0), [], []
+    sequences = pd.DataFrame([{"sequence": f"{c}:{i}", "category": c, "dataset": "a"} for c in "AB" for i in range(6)])
+    scores = {"Full": 0.8, "ChunkKV": 0.7, "SnapKV": 0.5, "H2O": 0.4, "Random": 0.2}
+    for name in sequences["sequence"]:
+        for method, score in scores.items():
+            same = method == "Full"
+            rows.append({"sequence": name, "method": method, "nll": 1 + rng.random() * (not same), "kl": rng.random(),
+                         "top1_agreement": 1.0, "score": score, "prefix_agreement": 1.0 if same else rng.random(),
+                         "token_f1": 1.0 if same else rng.random()})  # fmt: skip
+            layers += [{"sequence": name, "method": method, "layer": 0, "kv_l1_loss": rng.random()}] * (not same)
+    run = SimpleNamespace(name="tiny", sequences=sequences, answers=pd.DataFrame(rows), layers=pd.DataFrame(layers))
+    run.answer_records, run.records = run.answers.merge(sequences), run.layers.merge(sequences)
+    return run
+
+
+def test_damage_to_a_score_by_hand(graded):
+    hurt = damage(graded.answers)
     assert "Full" not in set(hurt["method"])
     mine = hurt[hurt["sequence"] == "A:0"].set_index("method")
     assert mine.loc["SnapKV", "score_loss"] == pytest.approx(0.3)
     np.testing.assert_allclose(hurt["answer_change"], 1 - hurt["token_f1"])
-    assert "score_loss" not in damage(run.answers.drop(columns="score"))
+    assert "score_loss" not in damage(graded.answers.drop(columns="score"))
 
 
-def test_ability_is_the_full_cache_against_the_floor(run):
-    found = answers.ability(run).set_index("category")
-    assert list(found.index) == ["A", "B", "All"]
-    assert found.loc["A", "full"].estimate == pytest.approx(0.825) and found.loc["A", "gap"].n == 6
-    assert found.loc["A", "gap"].estimate == pytest.approx(0.725) and found.loc["A", "gap"].excludes(0)
-    assert found.loc["B", "gap"].estimate == pytest.approx(0) and found.loc["All", "gap"].n == 12
-    assert found.loc["A", "forced"] == pytest.approx(1 / 6)
-    assert answers.able(run) == ["A"]
-
-
-def test_a_floor_that_is_higher_is_no_ability():
-    worse = run_of(["A"], 6, graded, chance=lambda category, i: 0.9 + i / 50)
-    assert answers.able(worse) == [] and answers.answer_claims(worse)[0].verdict == "not in every row"
-
-
-def test_relations_are_rank_correlations_within_sequences(run):
-    found = dm.relations(run.records, damage(run.answer_records), ["kv_l1_loss"], ["answer_change", "score_loss"])
-    merged = damage(run.answers).merge(run.layers[["sequence", "method", "kv_l1_loss"]])
+def test_relations_are_rank_correlations_within_sequences(graded):
+    found = dm.relations(graded.records, damage(graded.answer_records), ["kv_l1_loss"], ["answer_change"])
+    merged = damage(graded.answers).merge(graded.layers[["sequence", "method", "kv_l1_loss"]])
     by_hand = [
         spearmanr(group["kv_l1_loss"], group["answer_change"]).statistic for _, group in merged.groupby("sequence")
     ]
     row = found.set_index("outcome").loc["answer_change"]
     assert row["within"].estimate == pytest.approx(np.mean(by_hand)) and row["within"].n == 12
-    assert found.set_index("outcome").loc["score_loss", "within"].n == 6, "row B's scores are the same for all methods"
     text = dm.relations_table(found, "Correlations.", "tab-x")
     assert ":name: tab-x" in text and "Change of the written answer | + |" in text
 
 
-def test_outcomes_as_a_table(run):
-    costs = dm.outcomes(damage(run.answer_records), ("score_loss", "prefix_agreement"))
+def test_outcomes_as_a_table(graded):
+    costs = dm.outcomes(damage(graded.answer_records), ("score_loss", "prefix_agreement"))
     text = dm.outcomes_table(costs, "Costs.")
     assert "Loss of LongBench score ↓" in text and "in step with the full cache's ↑" in text
-    assert "| Random (control) | 0.3" in text
-
-
-def test_hits_are_counted_by_depth(needles):
-    found = answers.hit_rates(needles)
-    assert list(found["method"].unique()) == ["Full", "ChunkKV", "SnapKV", "H2O", "StreamingLLM", "Random"]
-    mine = found[found["method"] == "ChunkKV"]
-    assert mine["depth"].tolist() == [0, 0.5, 1] and mine["hits"].tolist() == [4, 0, 4] and (mine["n"] == 4).all()
-    assert (mine["low"] >= 0).all() and (mine["high"] <= 1).all() and (mine["low"] < mine["high"]).all()
-    assert answers.found_gap(needles, "ChunkKV", "StreamingLLM").estimate == pytest.approx(1 / 3)
-    judged = {claim.id: claim.verdict for claim in answers.needle_claims(needles)}
-    assert judged["needles-snapkv"] == "supported" and len(judged) == 4
-
-
-def test_the_map_names_every_count(needles):
-    drawn = answers.needle_map(answers.hit_rates(needles))
-    texts = [text.get_text() for text in drawn.axes[0].texts]
-    assert texts[:4] == ["4/4", "4/4", "4/4", "12/12"] and texts[4:8] == ["4/4", "0/4", "4/4", "8/12"]
-    assert "12 hidden" in drawn.get_suptitle() and svg(drawn) == svg(answers.needle_map(answers.hit_rates(needles)))
-
-
-def test_means_by_depth(needles):
-    means = answers.depth_means(needles, ("evidence_kept", "nll_increase"), ("ChunkKV", "Random"))
-    assert len(means) == 2 * 2 * 3 and (means["n"] == 4).all()
-    layers = needles.records
-    here = layers[(layers["method"] == "Random") & (layers["category"] == "50 %")]["evidence_kept"].mean()
-    row = means[(means["metric"] == "evidence_kept") & (means["method"] == "Random") & (means["depth"] == 0.5)]
-    assert row["estimate"].item() == pytest.approx(here)
-
-
-def test_claims_follow_the_numbers_and_a_score_below_its_floor_supports_nothing(run):
-    judged = {claim.id: claim.verdict for claim in answers.answer_claims(run)}
-    assert judged["able"] == "cannot be told here" and len(judged) == 1 + 4 + 4
-    scores = [id for id in judged if "score-loss" in id]
-    assert len(scores) == 4 and {judged[id] for id in scores} == {"not comparable"}  # row B is at its floor
-    able = {claim.id: claim.verdict for claim in answers.answer_claims(run_of(["A"], 6, graded))}
-    assert able["able"] == able["score-loss-snapkv"] == "supported"
-
-
-def test_a_run_without_written_answers_is_refused(run):
-    plain = SimpleNamespace(name="plain", answers=run.answers.drop(columns="score"), sequences=run.sequences)
-    with refused("'plain'", "--profile answers"):
-        answers.ability(plain)
+    assert "| Random (control) | 0.6" in text
 
 
 def test_a_share_has_wilsons_interval():

@@ -188,23 +188,14 @@ def test_judged_has_a_row_for_each_statement_and_run_that_is_there():
     table = plan.judged(load)
     assert set(table["run"]) == {"needles-smollm2"} and "reach-snapkv" in set(table["id"])
     assert set(table["verdict"]) <= {"confirmed", "refuted", "left open"} and not table["known"].any()
+    text = plan.judged_table(table, "Judged.", "tab-x")
+    assert ":name: tab-x" in text and "(`reach-snapkv`) | **refuted** | 0.00 [0.00," in text
+    assert "| Run |" not in text and "| Run |" in plan.judged_table(
+        pd.concat([table, table.assign(run="b")]), "Judged."
+    )
 
 
 # --- tables of the same runs ------------------------------------------------------------------------------------------
-
-
-def test_what_is_found_by_length_and_by_form():
-    sequences = needles()
-    length = np.array([int(one["sequence"].split(":")[2]) for one in sequences])
-    made = run_of(
-        "needles", sequences, {"Full": np.ones(len(length)), "SnapKV": length < 9, "SnapKV, budget 0.02": length < 5}
-    )
-    made.parameters = Parameters(source="needles", variants="reach")
-    table = reach.found(made).set_index(["method", "budget", "answer_tokens"])["found"]
-    assert [table["SnapKV", 0.1, k] for k in (2, 5, 9, 16)] == [1, 1, 0, 0]
-    assert [table["SnapKV", 0.02, k] for k in (2, 5, 9, 16)] == [1, 0, 0, 0]
-    forms = reach.found(made, "form")
-    assert set(forms["form"]) == {"code"} and dict(zip(forms["method"], forms["n"]))["Full"] == len(length)
 
 
 def test_what_the_window_saw_by_method():
@@ -218,5 +209,5 @@ def test_what_the_window_saw_by_method():
     )
     made.parameters = Parameters(source="second-question", asks=("own", "other"))
     table = reach.asked(made).set_index(["method", "asks"])
-    assert list(table.index) == [("SnapKV", "own"), ("SnapKV", "other")] and list(table["mean"]) == [1, 2]
-    assert list(reach.asked(made, "evidence_kept")["mean"]) == [0.5, 0.5]
+    assert list(table.index) == [("SnapKV", "own"), ("SnapKV", "other")] and list(table["estimate"]) == [1, 2]
+    assert list(reach.asked(made, "evidence_kept")["estimate"]) == [0.5, 0.5]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .answers import EVERY, beside, found
 from .records import CONTROLS, METHODS, METRICS, PAIRS, PRIMARY, metric_and_damage, present, sequence_means
 from .statistics import (
     Interval,
@@ -130,16 +132,23 @@ def pairwise(
     return pd.DataFrame(rows)
 
 
-def pairwise_table(found: Mapping[str, pd.DataFrame], outcome: str, pair: tuple[str, str], caption: str,
-                   name: str = "") -> str:  # fmt: skip
-    """`pairwise` of several runs side by side, for one outcome and pair: a row per definition of the metric."""
+def pairwise_table(
+    found: Mapping[str, pd.DataFrame], outcome: str | None, pair: tuple[str, str], caption: str, name: str = ""
+) -> str:
+    """`pairwise` of several runs side by side, for one pair: a row per metric and outcome (None: every outcome)."""
     columns = {}
     for label, table in found.items():
-        mine = table[(table["outcome"] == outcome) & (table["method"] == pair[0]) & (table["baseline"] == pair[1])]
-        columns[label] = {row.metric: f"{number(row, 2)}, n = {row.n}" for row in mine.itertuples()}
+        mine = table[(table["method"] == pair[0]) & (table["baseline"] == pair[1])]
+        mine = mine if outcome is None else mine[mine["outcome"] == outcome]
+        texts = [f"{number(row, 2)}, n = {row.n}" for row in mine.itertuples()]
+        columns[label] = pd.Series(texts, pd.MultiIndex.from_frame(mine[["metric", "outcome"]]))
     table = pd.DataFrame(columns).fillna(MISSING)
-    table.index = [METRICS[metric].label for metric in table.index]
-    return myst_table(table.reset_index(names="Definition"), caption, name, right=list(columns))
+    table = table.sort_index(key=lambda names: names.map(list(METRICS).index)).reset_index()
+    heads = {"metric": "Definition", "outcome": "Damage"}
+    table = table.assign(**{name: table[name].map(lambda one: METRICS[one].label) for name in heads}).rename(
+        columns=heads
+    )
+    return myst_table(table if outcome is None else table.drop(columns="Damage"), caption, name, right=list(columns))
 
 
 def relations(
@@ -237,4 +246,44 @@ def damage_scatter(points: pd.DataFrame) -> Figure:
     axes[-1].legend(loc="upper left", bbox_to_anchor=(-0.1, -0.2), ncols=4)
     measured = points.dropna(subset="damage")["sequence"].nunique()
     headline(figure, "Damage to the answer against what the metrics see", measured)
+    return figure
+
+
+# --- rules side by side --------------------------------------------------------------------------------------------
+
+
+def rules(run: Any, metrics: Sequence[str] = PRIMARY, budget: float = 0.1) -> pd.DataFrame:
+    """Every rule of a needle run at one budget: columns method, rule, found (share of all), low, high, the metrics."""
+    table = found(run)
+    table = table[(table["depth"] == EVERY) & (table["budget"] == budget)].set_index("method")
+    seen = beside(run, table.index, metrics)
+    return table[["rule", "estimate", "low", "high"]].rename(columns={"estimate": "found"}).join(seen).reset_index()
+
+
+@styled
+def rules_figure(table: pd.DataFrame, named: Mapping[str, str]) -> Figure:
+    """Share of the codes found against each metric: a marker per rule, in the look of the method it is a variant of.
+
+    table  of `rules`
+    named  rule -> the text beside its marker; only the first panel, which has the room, names variants
+    """
+    metrics = [name for name in table if name in METRICS]
+    figure, axes = panels(len(metrics), height=3.1)
+    for ax, name in zip(axes, metrics):
+        worst, best = (table[name].min(), table[name].max())[:: METRICS[name].sign]
+        for row in table.itertuples():
+            x, style = getattr(row, name), look(row.rule.partition(",")[0])
+            ax.vlines(x, row.low, row.high, color=style.colour, linewidth=0.8, alpha=0.5)
+            ax.plot(x, row.found, style.marker, color=style.colour, markersize=10 if style.marker == "*" else 7)
+            if row.rule in named and (ax is axes[0] or "," not in row.rule):
+                right = (x - worst) / (best - worst) > 0.7
+                ax.annotate(
+                    named[row.rule], (x, row.found), xytext=(-8 if right else 8, 4), textcoords="offset points",
+                    ha="right" if right else "left", fontsize=SMALL, color=GREY,
+                )  # fmt: skip
+        if METRICS[name].sign < 0:
+            ax.invert_xaxis()  # better is to the right in every panel
+        ax.set(xlabel=f"{METRICS[name].label}: better to the right", ylabel="Share of codes found", ylim=(-0.05, 1.05))
+        ax.xaxis.set_major_locator(MaxNLocator(6))
+    headline(figure, f"What a metric says of {len(table)} rules, and what the model finds")
     return figure

@@ -16,6 +16,7 @@ from ..files import DATA
 from ..sequences.needles import SOURCE as NEEDLES
 from ..sequences.needles import needle_setting
 from .statistics import Interval, ends, resampled_means
+from .tables import myst_table, number
 
 PLAN = DATA / "plan.yml"
 CONFIRMED, REFUTED, OPEN = "confirmed", "refuted", "left open"
@@ -51,6 +52,26 @@ def judged(load: Callable[[str], Any]) -> pd.DataFrame:
             verdict = judge(found, one["direction"], one["smallest"])
             rows.append((one["id"], one["says"], name, known, verdict, found.estimate, found.low, found.high, found.n))
     return pd.DataFrame(rows, columns=["id", "says", "run", "known", "verdict", "estimate", "low", "high", "n"])
+
+
+def judged_table(table: pd.DataFrame, caption: str, name: str = "") -> str:
+    """Rows of `judged` as a table: the statement with its id, the verdict, the number, from where on it counts, n."""
+    known = {one["id"]: one for one in statements()}
+    signs = {"above": "> {:g}", "below": "< −{:g}", "within": "within ±{:g}"}  # the smallest difference that counts
+    limits = [signs[one["direction"]].format(one["smallest"]) for one in map(known.get, table["id"])]
+    numbers = [
+        number(Interval(row.estimate, row.low, row.high, row.n), 4 if 0 < abs(row.estimate) < 0.02 else 2)
+        for row in table.itertuples()
+    ]
+    columns = {
+        "Statement": [f"{row.says} (`{row.id}`)" for row in table.itertuples()],
+        **({"Run": table["run"]} if table["run"].nunique() > 1 else {}),
+        "Verdict": [f"**{row.verdict}**" + (", on known data" if row.known else "") for row in table.itertuples()],
+        "Difference [95 %]": numbers,
+        "Counts": [limit.replace("−0", "0") if limit == "< −0" else limit for limit in limits],
+        "n": table["n"],
+    }
+    return myst_table(pd.DataFrame(columns), caption, name, ["Difference [95 %]", "Counts", "n"])
 
 
 def judge(found: Interval, direction: str, smallest: float) -> str:
