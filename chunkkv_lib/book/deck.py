@@ -24,7 +24,7 @@ from ..attention import PromptAttention
 from ..compressors import H2O, ChunkKV, SnapKV
 from ..errors import InputError
 from ..exercises.homework import LICENCE, RULES, RUN
-from ..exercises.questions import NEEDLES, numbers
+from ..exercises.questions import needles_found, numbers
 from ..files import write_text
 from ..report.arithmetic import kv_cache_bytes, readable
 from ..report.records import paper_table_11
@@ -83,13 +83,8 @@ def contents() -> dict[str, object]:
     layers = records[records["method"].isin(names)].pivot_table(
         index="layer", columns="method", values=list(METRICS), observed=True)  # fmt: skip
     loss, cosine = (layers[metric][names] for metric in METRICS)
-    answers = load_run(NEEDLES).answer_records
-    answers = answers.assign(tokens=answers["sequence"].str.split(":").str[2].astype(int), found=answers["score"] == 1)
-    shown = ["Full", *RULES, "StreamingLLM", "Random"]
-    sums = answers[answers["method"].isin(REACH)].groupby("method", observed=True)["found"].sum()
-    reach = sums[list(REACH)]
-    asked = answers[answers["method"] == "Full"].groupby("tokens").size()
-    found = answers.pivot_table(index="tokens", columns="method", values="found", aggfunc="sum", observed=True)[shown]
+    found, asked = needles_found()
+    reach, shown = found[list(REACH)].sum(), ["Full", *RULES, "StreamingLLM", "Random"]
     best = paper.pivot(index="category", columns="method")
     first = best[METRICS[0]].idxmin(axis=1), best[METRICS[1]].idxmax(axis=1)
     ours = ours.reindex(paper["category"].unique(), level="category")
@@ -122,7 +117,7 @@ def contents() -> dict[str, object]:
         "figure_loss": lines(loss, "Layer", "KV-cache L1 loss", (0, 1)),
         "figure_zoom": lines(loss, "Layer", "KV-cache L1 loss"),
         "figure_cosine": lines(cosine, "Layer", "Attention cosine", (0, 1)),
-        "figure_found": bars(found.sum(), shown),
+        "figure_found": bars(found[shown].sum(), shown),
         "figure_reach": bars(reach, list(REACH.values())),
         "figure_length": lines(found[["Full", *RULES]], "Tokens of the fact", "Facts found", (0, None)),
     }  # fmt: skip

@@ -32,7 +32,10 @@ def check_method(method: Callable[..., Compressor], seed: int | None = None, rep
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     generator = torch.Generator().manual_seed(seed)
     name = getattr(method, "__name__", "method")
-    layers = [_layer(generator, *heads) for heads in ((1, 1), (2, 3), (3, 2))]
+    layers = []
+    for kv_heads, group in ((1, 1), (2, 3), (3, 2)):
+        n, d = inputs.between(generator, 80, 140), 2 * inputs.between(generator, 3, 8)
+        layers.append([torch.randn(heads, n, d, generator=generator) for heads in (kv_heads * group, kv_heads)])
     for (queries, keys), budget in product(layers, BUDGETS):
         if problem := _broken_promise(method, queries, keys, budget):
             sizes = f"queries {list(queries.shape)}, keys {list(keys.shape)}, budget={budget!r}"
@@ -40,11 +43,6 @@ def check_method(method: Callable[..., Compressor], seed: int | None = None, rep
             return False
     report(f"✓ {name} keeps its promises in {len(layers) * len(BUDGETS)} cases (seed {seed})")
     return True
-
-
-def _layer(g: torch.Generator, kv_heads: int, group: int) -> tuple[Tensor, Tensor]:
-    n, d = inputs.between(g, 80, 140), 2 * inputs.between(g, 3, 8)
-    return torch.randn(kv_heads * group, n, d, generator=g), torch.randn(kv_heads, n, d, generator=g)
 
 
 def _broken_promise(method: Callable[..., Compressor], queries: Tensor, keys: Tensor, budget: float | int) -> str:

@@ -35,19 +35,25 @@ def numbers() -> dict[str, object]:
         for place, (name, value) in enumerate(ranked.items(), 1):
             found |= {f"{metric[:2]}_name_{place}": name, f"{metric[:2]}_{place}": value}
     found |= {"random": means.at["Random", "kv_l1_loss"], "oracle": means.at["Oracle", "kv_l1_loss"]}
-    answers = load_run(NEEDLES).answer_records
-    hits = answers.assign(tokens=answers["sequence"].str.split(":").str[2].astype(int), score=answers["score"] == 1)
-    table = hits.pivot_table(index="tokens", columns="method", values="score", aggfunc=["sum", "count"], observed=True)
-    hits, asked = table["sum"], table["count"]["Full"]
+    hits, asked = needles_found()
     for place, (name, count) in enumerate(hits[list(RULES)].sum().sort_values(ascending=False).items(), 1):
         found |= {f"found_name_{place}": name, f"found_{place}": count}
     found |= {"found_full": hits["Full"].sum(), "found_random": hits["Random"].sum(), "needles": asked.sum()}
     found |= {"short": asked[2], "found_short": hits.at[2, "ChunkKV"], "long": asked[16]}
-    for setting, usual, rule in (("kernel", 7, "SnapKV"), ("chunk_size", 10, "ChunkKV")):
-        for size in {"kernel": (1, 7, 25), "chunk_size": (5, 10, 40)}[setting]:
-            name = rule if size == usual else f"{rule}, {setting} {size}"
-            found[f"{setting}_{size}"] = hits[name].sum()
+    for rule, setting, usual, others in (("SnapKV", "kernel", 7, (1, 25)), ("ChunkKV", "chunk_size", 10, (5, 40))):
+        found |= {f"{setting}_{size}": hits[f"{rule}, {setting} {size}"].sum() for size in others}
+        found[f"{setting}_{usual}"] = hits[rule].sum()
     return found | {"found_long": hits.at[16, "ChunkKV"], "full_long": hits.at[16, "Full"]}
+
+
+def needles_found():
+    """Needles found, by tokens of the answer (rows) and method (columns); and how many there are of each length."""
+    from ..runs import load_run
+
+    answers = load_run(NEEDLES).answer_records
+    hits = answers.assign(tokens=answers["sequence"].str.split(":").str[2].astype(int), found=answers["score"] == 1)
+    table = hits.pivot_table(index="tokens", columns="method", values="found", aggfunc=["sum", "count"], observed=True)
+    return table["sum"], table["count"]["Full"]
 
 
 def load_questions() -> list[dict]:
@@ -92,19 +98,16 @@ def quiz(chapter: str):
     from IPython.display import HTML
 
     found = load_questions()
-    own = [question for question in found if question["chapter"] == chapter]
-    if not own:
-        raise unknown("chapter", chapter, sorted({question["chapter"] for question in found}))
-    return HTML(as_html(own))
+    if chapter not in (chapters := {question["chapter"] for question in found}):
+        raise unknown("chapter", chapter, sorted(chapters))
+    return HTML(as_html([question for question in found if question["chapter"] == chapter]))
 
 
 def bank() -> str:
     """All questions, grouped by objective, as HTML."""
-    found, parts = load_questions(), []
-    for objective in sorted({question["objective"] for question in found}):
-        parts += [f"<p><strong>Objective {objective}</strong></p>"]
-        parts += [as_html([question for question in found if question["objective"] == objective])]
-    return "\n".join(parts)
+    found = load_questions()
+    groups = {n: [question for question in found if question["objective"] == n] for n in range(1, 7)}
+    return "\n".join(f"<p><strong>Objective {n}</strong></p>\n{as_html(group)}" for n, group in groups.items())
 
 
 def moodle() -> str:
@@ -115,9 +118,7 @@ def moodle() -> str:
 
     questions = []
     for question in load_questions():
-        answers = [
-            ("=" if option == question["options"][0] else "~") + escaped(option) + f"#{escaped(question['why'])}"
-            for option in mixed(question)
-        ]
+        marks, why = {question["options"][0]: "="}, escaped(question["why"])
+        answers = [f"{marks.get(option, '~')}{escaped(option)}#{why}" for option in mixed(question)]
         questions.append(f"::{question['id']}::{escaped(question['ask'])} {{\n  " + "\n  ".join(answers) + "\n}\n")
     return "\n".join(questions)
