@@ -1,182 +1,121 @@
-"""Statements of the paper, and a few of ours, as claims: a statistic with an interval, which gives the verdict.
+"""The scorecard: every statement of the paper's appendix A.1, judged by a run, with the number that decides.
 
-    supported                the whole interval lies where the statement says
-    smaller, larger than claimed   the sign is right, or there is hardly any difference; the size is not
-    not in every row         said of every row, and clearly otherwise in at least one
-    the other way round      the whole interval lies on the other side
-    not seen on these models clearly not as stated, in another way than those above
-    not comparable           the metric has no room here for what is claimed
-    cannot be told here      too few sequences, or no difference worth the name
+    holds                     the whole interval lies where the statement says
+    smaller, larger           the sign is right; the size is clearly another
+    not in every row          said of every row, and clearly otherwise in at least one
+    the other way round       the whole interval lies on the other side
+    not seen on these models  clearly not as stated, in another way than those above
+    cannot be told here       too few sequences, no room in the metric, or no difference worth the name
 
-A statement about several comparisons at once ("in every sub-category") is supported if each comparison is, at 95 %; it
-fails if one of them lies on the other side even in an interval that allows for their number (Bonferroni). A verdict by
-sign carries the size: `number` is the interval that decides. Documents are resampled (`statistics`).
+The statements and the numbers that judge them are those of `data/plan.yml`. A statement about several comparisons at
+once ("in every row") holds if each comparison does, at 95 %; it fails if one of them lies on the other side even in an
+interval that allows for their number (Bonferroni). Documents are resampled (`statistics`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from textwrap import fill
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ..errors import InputError
-from .damage import CONSTANT, NLL, pairwise
+from .damage import NLL, pairwise
 from .layers import band_contrasts, in_band
-from .records import (
-    METHODS,
-    METRICS,
-    PAIRS,
-    PRIMARY,
-    Draws,
-    choose,
-    damage,
-    draws,
-    layer_values,
-    metric_and_damage,
-    sequence_means,
-)
-from .statistics import LEVEL, Interval, constant_order, interval, within_sequence_rank_correlation
-from .tables import MISSING, minus, myst_table, number
+from .plan import column, over_documents, statements
+from .records import METHODS, METRICS, PAIRS, PRIMARY, Draws, choose, damage, draws, layer_values, sequence_means
+from .statistics import LEVEL, Interval, documents_of, ends, interval, resampled_means, smallest_margin
+from .style import GREY, INK, SMALL, look, panels, styled
+from .tables import MISSING, data_source, minus, myst_table, number
 
-SUPPORTED, SMALLER, LARGER, NOT_EVERY, OTHER_WAY, NOT_SEEN, NOT_COMPARABLE, CANNOT_TELL = VERDICTS = (
-    "supported",
-    "smaller than claimed",
-    "larger than claimed",
+HOLDS, NOT_EVERY, SMALLER, LARGER, OTHER_WAY, NOT_SEEN, CANNOT_TELL = VERDICTS = (
+    "holds",
     "not in every row",
+    "smaller",
+    "larger",
     "the other way round",
     "not seen on these models",
-    "not comparable",
     "cannot be told here",
 )
-SILENT = (NOT_COMPARABLE, CANNOT_TELL)  # verdicts that speak neither for nor against a statement
+TINTS = {HOLDS: "#cfe3f3", CANNOT_TELL: "#eeeeee"}  # of a tile; every other verdict speaks against the statement
+AGAINST = "#f6dcc4"
 L1, COSINE = PRIMARY
-FEW_SHOT = "Few-shot Learning"
 FIGURE_6_ROW = "Single-Document QA"
-CONSISTENT = 0.9  # share of the sequences from which on an improvement is "consistent"
+CONSISTENT = 0.9  # share of the sequences from which on an improvement is consistent
 MIDDLE = (11, 20)  # of the paper's 32 layers: the middle third
-Comparison = tuple[str, Callable[[float], Interval]]  # label, and the interval at a level
+FORETELLS = 0.15  # rank correlation from which on a metric foretells the damage (plan: foretell-l1, foretell-cosine)
+ALIKE = 0.06  # nats; within these two answers suffer alike (plan: answer-equal)
+FOUND = 0.05, 0.1  # share of needles: a gap that counts, and what tuning both rules alike may leave (plan: reach-...)
+Comparison = tuple[str, Callable[..., Interval]]  # label, and the interval at a `level`
+NOTHING = Interval(np.nan, np.nan, np.nan, 0)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement, what our measurements say to it, and the number the verdict rests on.
+    """A statement, what a run says to it, and the number that the verdict rests on.
 
-    id     short and fixed; l1-1, cos-2, size-1, ... are the statements of the paper's appendix A.1
-    ours   the paper does not say it: a condition that would have to hold
+    id        of the statement in the plan: l1-1, cos-2, size-1, ...
+    verdict   one of VERDICTS, or "" where the run has not measured what it takes
+    evidence  what the number is, in words
     """
 
     id: str
-    statement: str
-    verdict: str  # one of VERDICTS
-    evidence: str = ""  # what the number is, in words
-    number: Interval | None = None
+    verdict: str
+    evidence: str = ""
+    number: Interval = NOTHING
     digits: int = 4
-    ours: bool = False
 
 
-def claims(run: Any, paper: pd.DataFrame) -> list[Claim]:
-    """Every statement of the paper that this project can put to its own measurements, judged by one run.
+def scorecard(run: Any, paper: pd.DataFrame, needles: Any = None) -> list[Claim]:
+    """Every statement of appendix A.1 that can be judged, in the plan's order.
 
-    run    `load_run(...)`; only the rows of Table 11 that it measured count
-    paper  `paper_table_11()`
+    run      `load_run(...)`; only the rows of Table 11 that it measured count
+    paper    `paper_table_11()`
+    needles  a run of needles, for the statements about answers; left out where it is on another model
     """
-    records = run.records
-    return [*table_claims(records, paper), *layer_claims(records), *damage_claims(records, run.answer_records)]
+    if needles is not None and needles.manifest["model"]["name"] != run.manifest["model"]["name"]:
+        needles = None
+    records, hurt = run.records, damage(run.answer_records)
+    return [
+        most_layers("fig-0", choose_row(records), PRIMARY),
+        all_of("l1-1", row_gains(records, [L1]), fails=NOT_EVERY),
+        bands("l1-2", records, L1),
+        most_layers("cos-1", records, [COSINE]),
+        bands("cos-2", records, COSINE),
+        all_of("avg-1", row_gains(records, PRIMARY), fails=NOT_EVERY),
+        gap_size("size-1", records, paper, L1),
+        gap_size("size-2", records, paper, COSINE),
+        consistent("seq-1", records),
+        middle("mid-1", records),
+        *answer_claims(records, hurt, needles),
+    ]
 
 
-def table_claims(records: pd.DataFrame, paper: pd.DataFrame) -> list[Claim]:
-    """What Paper Table 11 and the text beside it say: the order of the methods, the size of the gaps, the odd row."""
-    every, found = "in every sub-category", []
-    for a, b in PAIRS:
-        said = f"ChunkKV loses less L1 mass than {b}, {every}"
-        found.append(every_row(f"l1-1-{b.lower()}", said, records, L1, [(a, b)]))
-        said = f"ChunkKV has a higher attention cosine than {b}, {every}"
-        found.append(every_row(f"avg-1-{b.lower()}", said, records, COSINE, [(a, b)]))
-    found.append(every_row("table-h2o-l1", f"H2O loses less L1 mass than SnapKV, {every}", records, L1,
-                           [("H2O", "SnapKV")]))  # fmt: skip
-    found.append(every_row("table-snapkv-cosine", f"SnapKV has a higher attention cosine than H2O, {every}", records,
-                           COSINE, [("SnapKV", "H2O")]))  # fmt: skip
-    for pair in PAIRS:
-        key, b = pair[1].lower(), pair[1]
-        said = f"ChunkKV's L1 loss is about 2 % below {b}'s"
-        found.append(gap_size(f"size-1-{key}", said, records, paper, L1, pair))
-        said = f"ChunkKV's attention cosine is about 1.5 % above {b}'s"
-        found.append(gap_size(f"size-2-{key}", said, records, paper, COSINE, pair))
-        for metric, word in ((L1, "L1 loss"), (COSINE, "attention cosine")):
-            said = f"ChunkKV's better {word} than {b}'s is consistent across sequences"
-            found.append(consistent(f"seq-1-{word.split()[-1].lower()}-{key}", said, records, metric, pair))
-    found.append(flat_rows("table-flat-rows", "SnapKV's and H2O's L1 losses hardly move with the task, ChunkKV's do",
-                           records))  # fmt: skip
-    if FEW_SHOT in set(records["category"]) and records["category"].nunique() > 1:
-        bound = no_room(records, COSINE, PAIRS[0], abs(paper_gap(paper, COSINE, PAIRS[0]).mean()))
-        found += [
-            few_shot_gap("table-few-shot-l1", "ChunkKV gains least L1 loss in few-shot learning", records, L1),
-            unless(bound, few_shot_gap("table-few-shot-cosine",
-                    "ChunkKV gains least attention cosine in few-shot learning", records, COSINE)),
-            unless(bound, few_shot_level("table-few-shot-level",
-                    "The attention cosine is highest in few-shot learning", records)),
-        ]  # fmt: skip
-    if "Random" in set(records["method"]):
-        said, random = "All three lose a smaller share of L1 mass than of tokens", [(m, "Random") for m in METHODS]
-        found.append(every_row("table-random-l1", said, records, L1, random))
-    return found
+def label(run: Any) -> str:
+    """A run by its model and texts, as a heading."""
+    model, _, _ = str(run.manifest["model"]["name"]).removesuffix(".gguf").partition("-instruct")
+    source = {"open": "open texts", "longbench": "LongBench"}.get(data_source(run.manifest), run.name)
+    return f"{model}, {source}"
 
 
-def layer_claims(records: pd.DataFrame) -> list[Claim]:
-    """What is said of Paper Figure 6, and the overlap of neighbouring layers (Paper Table 2)."""
-    found = []
-    if FIGURE_6_ROW in set(records["category"]):
-        row = choose(records, FIGURE_6_ROW)
-        parts = [(metric, pair) for metric in PRIMARY for pair in PAIRS]
-        better = [(f"{METRICS[m].short}, {a} − {b}", _mean(METRICS[m].sign * _paired(row, m, a, b)))
-                  for m, (a, b) in parts]  # fmt: skip
-        said = f"In {FIGURE_6_ROW}, ChunkKV is better than both by both metrics, on average over layers"
-        found.append(_all_of("fig-0", said, better, side=1))
-    for pair in PAIRS:
-        key = pair[1].lower()
-        said = f"ChunkKV's attention cosine is above {pair[1]}'s in most layers"
-        found.append(most_layers(f"cos-1-{key}", said, records, COSINE, pair))
-        said = f"ChunkKV's gain over {pair[1]} in L1 loss is larger in layers 5–25 of 32 than elsewhere"
-        found.append(bands(f"l1-2-{key}", said, records, L1, pair))
-        said = f"ChunkKV's gain over {pair[1]} in cosine is larger in layers 0–5 and 20–30 of 32 than elsewhere"
-        found.append(bands(f"cos-2-{key}", said, records, COSINE, pair))
-        found.append(middle(f"mid-1-{key}", f"ChunkKV's gain over {pair[1]} is most evident in the middle layers",
-                            records, pair))  # fmt: skip
-    said = "ChunkKV's kept sets change least from layer to layer"
-    return [*found, every_row("table-2-overlap", said, records, "overlap_layer_below", PAIRS, side=1)]
-
-
-def damage_claims(records: pd.DataFrame, answers: pd.DataFrame) -> list[Claim]:
-    """What the two metrics are said to stand for: a smaller loss in the cache, a better answer."""
-    hurt, found = damage(answers), []
-    for key, metric, words in (("why-1", L1, "Less L1 loss"), ("why-2", COSINE, "A higher attention cosine")):
-        for pair in PAIRS:
-            said = f"{words} than {pair[1]}'s goes with a smaller damage to the answer, sequence by sequence"
-            one = pairwise(records, hurt, [metric], [NLL], [pair]).iloc[0]
-            number_ = Interval(one["estimate"], one["low"], one["high"], int(one["n"]))
-            evidence = f"rank correlation of the differences, {pair[0]} − {pair[1]}"
-            found.append(Claim(f"{key}-{pair[1].lower()}", said, verdict(number_, 1), evidence, number_, 2))
-        said = f"Among all methods and controls, {words[0].lower()}{words[1:]} goes with less damage to the answer"
-        ours = "order-l1" if metric == L1 else "order-cosine"
-        x, y = metric_and_damage(records, hurt, metric, NLL)
-        found.append(order_claim(ours, said, metric, within_sequence_rank_correlation(x, y), constant_order(x)))
-    for pair in PAIRS:
-        said = f"With ChunkKV the answer suffers less than with {pair[1]}"
-        found.append(on_average(f"why-4-{pair[1].lower()}", said, hurt, NLL, pair))
-    return found
+def says(id: str) -> str:
+    """The statement, as the plan words it."""
+    return next(one["says"] for one in statements() if one["id"] == id)
 
 
 # --- verdicts -----------------------------------------------------------------------------------------------------
 
 
-def verdict(found: Interval, side: int) -> str:
-    """The verdict on "the number lies above zero" (side +1) or "below zero" (side -1)."""
-    if not found.excludes(0):
+def verdict(found: Interval, side: int = 1, beyond: float = 0.0) -> str:
+    """The verdict on "the number lies above `beyond`" (side +1) or "below" it (side -1)."""
+    if not found.excludes(beyond):
         return CANNOT_TELL
-    return SUPPORTED if np.sign(found.estimate) == side else OTHER_WAY
+    return HOLDS if np.sign(found.estimate - beyond) == side else OTHER_WAY
 
 
 def verdict_range(found: Interval, low: float, high: float) -> str:
@@ -184,7 +123,7 @@ def verdict_range(found: Interval, low: float, high: float) -> str:
     if np.isnan(found.low):
         return CANNOT_TELL
     if low <= found.low and found.high <= high:
-        return SUPPORTED
+        return HOLDS
     sign = 1 if low > 0 else -1
     near, far = sorted((sign * low, sign * high))  # as if the claim were of a positive number
     least, most = sorted((sign * found.low, sign * found.high))
@@ -193,80 +132,36 @@ def verdict_range(found: Interval, low: float, high: float) -> str:
     return SMALLER if most < near else LARGER if least > far else CANNOT_TELL
 
 
-def say(found: Interval, below: str, above: str, neither: str) -> str:
-    """A word for an interval: where it lies against zero, or that it holds zero."""
-    return (above if found.estimate > 0 else below) if found.excludes(0) else neither
-
-
-def _all_of(
-    id: str, statement: str, comparisons: Sequence[Comparison], side: int, digits: int = 4, fails: str = NOT_SEEN
-) -> Claim:
-    """The claim that every comparison lies on one side of zero; it shows the comparison that decides."""
-    at_95 = {label: at(LEVEL) for label, at in comparisons}
-    strict = {label: at(1 - (1 - LEVEL) / len(comparisons)) for label, at in comparisons}
-    against = [label for label in at_95 if verdict(strict[label], side) == OTHER_WAY]
+def all_of(id: str, comparisons: Sequence[Comparison], digits: int = 4, fails: str = NOT_SEEN) -> Claim:
+    """The claim that every comparison lies above zero; it shows the one that decides."""
     if not comparisons:
-        return Claim(id, statement, CANNOT_TELL, "nothing to compare here", Interval(np.nan, np.nan, np.nan, 0), digits)
-    agree = sum(verdict(found, side) == SUPPORTED for found in at_95.values())
-    result = CANNOT_TELL
-    if agree == len(comparisons):
-        result = SUPPORTED
-    elif against:
+        return Claim(id, "")
+    at_95 = {label: at(level=LEVEL) for label, at in comparisons}
+    strict = {label: at(level=1 - (1 - LEVEL) / len(comparisons)) for label, at in comparisons}
+    against = [label for label in at_95 if verdict(strict[label]) == OTHER_WAY]
+    agree = sum(verdict(found) == HOLDS for found in at_95.values())
+    result = HOLDS if agree == len(comparisons) else CANNOT_TELL
+    if against:
         result = OTHER_WAY if len(against) == len(comparisons) else fails
-    worst = min(against or at_95, key=lambda label: side * at_95[label].estimate)
+    worst = min(against or at_95, key=lambda label: at_95[label].estimate)
     count = f"clearly so in {agree} of {len(comparisons)}; worst: " if len(comparisons) > 1 else ""
-    return Claim(id, statement, result, count + worst, at_95[worst], digits)
+    return Claim(id, result, count + worst, at_95[worst], digits)
 
 
-def unless(reason: str, claim: Claim) -> Claim:
-    """The claim, or "not comparable" for the reason."""
-    if not reason:
-        return claim
-    return replace(claim, verdict=NOT_COMPARABLE, evidence=reason)
+# --- averages: Paper Table 11 -------------------------------------------------------------------------------------
 
 
-def _mean(values: pd.Series) -> Callable[[float], Interval]:
-    return lambda level: interval(values, level=level)
-
-
-def _drawn(table: Draws, drawn: np.ndarray) -> Callable[[float], Interval]:
-    return lambda level: table.interval(drawn, level)
-
-
-def _paired(records: pd.DataFrame, metric: str, method: str, baseline: str) -> pd.Series:
-    wide = sequence_means(records, metric)
-    return wide[method] - wide[baseline]
-
-
-# --- statistics of Table 11 ---------------------------------------------------------------------------------------
-
-
-def every_row(
-    id: str,
-    statement: str,
-    records: pd.DataFrame,
-    metric: str,
-    pairs: Sequence[tuple[str, str]],
-    side: int | None = None,
-) -> Claim:
-    """The claim that the first method of each pair is better in every category; side +1: larger, None: the metric's."""
-    table = draws(records, metric, dict.fromkeys(name for pair in pairs for name in pair))
-    rows = [(table.row(category), a, b) for category in table.categories for a, b in pairs]
-    found = [(f"{a} − {b}, {row.categories[0]}", _drawn(row, (row[a] - row[b])[:, 0])) for row, a, b in rows]
-    return _all_of(id, statement, found, METRICS[metric].sign if side is None else side, fails=NOT_EVERY)
-
-
-def on_average(
-    id: str, statement: str, records: pd.DataFrame, metric: str, pair: tuple[str, str], ours: bool = False
-) -> Claim:
-    """The claim that the first method of a pair is better in the mean over categories."""
-    table = draws(records, metric, pair)
-    found = table.interval((table[pair[0]] - table[pair[1]]).mean(axis=1))
-    result, evidence = verdict(found, METRICS[metric].sign), f"{pair[0]} − {pair[1]}, mean of the rows"
-    if result == CANNOT_TELL and not np.isnan(found.low):
-        narrow = table.interval((table[pair[0]] - table[pair[1]]).mean(axis=1), level=0.9)
-        evidence += f"; equivalent within ±{max(abs(narrow.low), abs(narrow.high)):.2g}"
-    return Claim(id, statement, result, evidence, found, 3, ours)
+def row_gains(records: pd.DataFrame, metrics: Sequence[str]) -> list[Comparison]:
+    """ChunkKV's gain over SnapKV and over H2O, row by row: positive where it is better."""
+    found = []
+    for metric in metrics:
+        table, short = draws(records, metric, METHODS), METRICS[metric].short
+        for category in table.categories:
+            row = table.row(category)
+            for a, b in PAIRS:
+                gain = METRICS[metric].sign * (row[a] - row[b])[:, 0]
+                found.append((f"gain in {short} over {b}, {category}", partial(row.interval, gain)))
+    return found
 
 
 def relative_gap(table: Draws, pair: tuple[str, str]) -> np.ndarray:
@@ -280,196 +175,264 @@ def paper_gap(paper: pd.DataFrame, metric: str, pair: tuple[str, str]) -> np.nda
     return (100 * (first - second) / second).to_numpy()
 
 
-def no_room(records: pd.DataFrame, metric: str, pair: tuple[str, str], claimed: float) -> str:
-    """Why a gain of `claimed` per cent cannot show here: it takes over half of what the Oracle gains; "" if it can."""
-    if METRICS[metric].sign < 0 or "Oracle" not in set(records["method"]):
-        return ""
-    table = draws(records, metric, [pair[1], "Oracle"])
-    room = relative_gap(table, ("Oracle", pair[1]))[0].mean()
-    return f"the Oracle itself is only {room:.1f} % above {pair[1]}" if claimed > room / 2 else ""
+def gap_size(id: str, records: pd.DataFrame, paper: pd.DataFrame, metric: str) -> Claim:
+    """The claim that our mean gap is about the paper's: between half and one and a half times its mean gap.
 
-
-def gap_size(
-    id: str, statement: str, records: pd.DataFrame, paper: pd.DataFrame, metric: str, pair: tuple[str, str]
-) -> Claim:
-    """The claim that our mean gap is about the paper's: between half and one and a half times its mean gap."""
-    table, printed = draws(records, metric, METHODS), paper_gap(paper, metric, pair).mean()
-    found = table.interval(relative_gap(table, pair).mean(axis=1))
-    low, high = sorted((printed / 2, 3 * printed / 2))
-    evidence = f"mean gap of the rows in %; the paper's: {printed:.2f}, “about” reaches from {low:.2f} to {high:.2f}"
-    claim = Claim(id, statement, verdict_range(found, low, high), minus(evidence), found, 2)
-    return unless(no_room(records, metric, pair, abs(printed)), claim)
-
-
-def consistent(id: str, statement: str, records: pd.DataFrame, metric: str, pair: tuple[str, str]) -> Claim:
-    """The claim that the first method of a pair is better in nearly every sequence."""
-    gain = METRICS[metric].sign * _paired(records, metric, *pair).dropna()
-    found = interval((gain > 0).astype(float).where(gain != 0, 0.5))
-    result = CANNOT_TELL
-    if found.low >= CONSISTENT:
-        result = SUPPORTED
-    elif found.high < 0.5:
-        result = OTHER_WAY
-    elif found.high < CONSISTENT:
-        result = SMALLER
-    evidence = f"share of the sequences; “consistent”: at least {100 * CONSISTENT:.0f} %"
-    return Claim(id, statement, result, evidence, found, 2)
-
-
-def few_shot_gap(id: str, statement: str, records: pd.DataFrame, metric: str) -> Claim:
-    """The claim that few-shot learning has a smaller relative gain of ChunkKV than every other row."""
-    table, found = draws(records, metric, METHODS), []
-    for pair in PAIRS:
-        found += _few_shot_against(table, METRICS[metric].sign * relative_gap(table, pair), f"gain over {pair[1]} in %")
-    return _all_of(id, statement, found, side=-1, digits=2)
-
-
-def few_shot_level(id: str, statement: str, records: pd.DataFrame) -> Claim:
-    """The claim that the three methods' mean cosine is higher in few-shot learning than in every other row."""
-    table = draws(records, COSINE, METHODS)
-    return _all_of(
-        id, statement, _few_shot_against(table, np.mean([table[m] for m in METHODS], axis=0), "cosine"), side=1
-    )
-
-
-def _few_shot_against(table: Draws, values: np.ndarray, what: str) -> list[Comparison]:
-    at = table.categories.index(FEW_SHOT)
-    others = [i for i in range(len(table.categories)) if i != at]
-    return [(f"{what}, few-shot − {table.categories[i]}", _drawn(table, values[:, at] - values[:, i])) for i in others]
-
-
-def flat_rows(id: str, statement: str, records: pd.DataFrame) -> Claim:
-    """The claim that ChunkKV's L1 loss varies more between rows than SnapKV's and H2O's (standard deviation)."""
-    table = draws(records, L1, METHODS)
-    spread = {method: table[method].std(axis=1) for method in METHODS}
-    found = [(f"spread over rows, {a} − {b}", _drawn(table, spread[a] - spread[b])) for a, b in PAIRS]
-    return _all_of(id, statement, found, side=1)
-
-
-# --- statistics of layers and of answers --------------------------------------------------------------------------
-
-
-def bands(id: str, statement: str, records: pd.DataFrame, metric: str, pair: tuple[str, str]) -> Claim:
-    """The claim that the gain is larger in the paper's layers than elsewhere, and stands out most there.
-
-    Over all categories. A gain that is larger there, but clearly larger still in another band of as many layers, is
-    "smaller than claimed", and the evidence names the other band.
+    Judged against SnapKV; the evidence says how it stands against H2O. A gain that would take over half of what the
+    Oracle gains has no room here to show, so "smaller" cannot be told.
     """
-    rows = list(band_contrasts(records, None, [metric], [pair]).itertuples())
+    parts = []
+    for pair in PAIRS:
+        table, printed = draws(records, metric, METHODS), paper_gap(paper, metric, pair).mean()
+        found = table.interval(relative_gap(table, pair).mean(axis=1))
+        parts.append((verdict_range(found, *sorted((printed / 2, 3 * printed / 2))), found, printed))
+    (result, found, printed), (against_h2o, h2o, _) = parts
+    evidence = f"mean gap to SnapKV in %, the paper's {printed:.2f}; to H2O {h2o.estimate:.2f}, {against_h2o}"
+    if result == SMALLER and METRICS[metric].sign > 0 and "Oracle" in set(records["method"]):
+        table = draws(records, metric, ["SnapKV", "Oracle"])
+        room = relative_gap(table, ("Oracle", "SnapKV"))[0].mean()
+        if printed > room / 2:
+            result, evidence = CANNOT_TELL, f"{evidence}; the Oracle itself is only {room:.1f} % above SnapKV"
+    return Claim(id, result, minus(evidence), found, 2)
+
+
+def consistent(id: str, records: pd.DataFrame) -> Claim:
+    """The claim that ChunkKV is better than SnapKV in most sequences, by each metric; "smaller" under nine in ten."""
+    shares = {}
+    for metric in PRIMARY:
+        wide = sequence_means(records, metric)
+        gain = METRICS[metric].sign * (wide["ChunkKV"] - wide["SnapKV"]).dropna()
+        shares[METRICS[metric].short] = interval((gain > 0).astype(float).where(gain != 0, 0.5))
+    name, least = min(shares.items(), key=lambda one: one[1].estimate)
+    judged = {verdict(one, beyond=0.5) for one in shares.values()}
+    result = judged.pop() if len(judged) == 1 else NOT_SEEN if OTHER_WAY in judged else CANNOT_TELL
+    if result == HOLDS and least.high < CONSISTENT:
+        result = SMALLER
+    both = ", ".join(f"{one}: {share.estimate:.2f}" for one, share in shares.items())
+    return Claim(id, result, f"share of sequences in which ChunkKV is better than SnapKV by {name} ({both})", least, 2)
+
+
+# --- layers: Paper Figure 6 ---------------------------------------------------------------------------------------
+
+
+def choose_row(records: pd.DataFrame) -> pd.DataFrame:
+    """The row that Paper Figure 6 shows, where it was measured; else all."""
+    return choose(records, FIGURE_6_ROW) if FIGURE_6_ROW in set(records["category"]) else records
+
+
+def most_layers(id: str, records: pd.DataFrame, metrics: Sequence[str]) -> Claim:
+    """The claim that in most layers ChunkKV's mean is better than SnapKV's and than H2O's, by each metric."""
+    found = {}
+    for metric in metrics:
+        own = layer_values(records, metric, "ChunkKV")
+        gains = [METRICS[metric].sign * (own - layer_values(records, metric, b)) for _, b in PAIRS]
+        whole = pd.concat(gains, axis=1).notna().all(axis=1)
+        documents = documents_of(own)
+        codes = np.arange(len(own)) if documents is None else pd.factorize(documents)[0]
+        members = [np.flatnonzero((codes == code) & whole) for code in np.unique(codes[whole])]
+        drawn = resampled_means(np.hstack([gain.to_numpy() for gain in gains]), members)
+        better = np.minimum(*np.split(drawn, 2, axis=1)) > 0
+        found[METRICS[metric].short] = Interval(*map(float, ends(better.mean(axis=1), len(members))), int(whole.sum()))
+    name, least = min(found.items(), key=lambda one: one[1].estimate)
+    judged = {verdict(one, 1, beyond=0.5) for one in found.values()}
+    result = HOLDS if judged == {HOLDS} else NOT_SEEN if OTHER_WAY in judged else CANNOT_TELL
+    return Claim(id, result, f"share of layers in which ChunkKV is ahead of both, {name}", least, 2)
+
+
+def bands(id: str, records: pd.DataFrame, metric: str) -> Claim:
+    """The claim that the gain over SnapKV is larger in the paper's layers than elsewhere, and stands out most there.
+
+    A gain that is larger there, but clearly larger still in another band of as many layers, is "smaller".
+    """
+    rows = list(band_contrasts(records, None, [metric], PAIRS[:1]).itertuples())
     sign = METRICS[metric].sign
-    judged = [verdict(row.contrast, sign) for row in rows]
+    judged = {verdict(row.contrast, sign) for row in rows}
     row = min(rows, key=lambda one: sign * one.contrast.estimate)
-    result = SUPPORTED if set(judged) == {SUPPORTED} else NOT_SEEN if OTHER_WAY in judged else CANNOT_TELL
-    if judged == [OTHER_WAY] * len(rows):
-        result = OTHER_WAY
-    elif result == SUPPORTED and any(one.behind.excludes(0) for one in rows):
+    result = judged.pop() if len(judged) == 1 else NOT_SEEN if OTHER_WAY in judged else CANNOT_TELL
+    if result == HOLDS and any(one.behind.excludes(0) for one in rows):
         result, row = SMALLER, max(rows, key=lambda one: one.rank)
     evidence = (
-        f"{pair[0]} − {pair[1]}, inside less outside {row.band}, here {row.layers}; rank {row.rank} of {row.bands} "
-        f"bands of its width, the first is {row.best}"
+        f"ChunkKV − SnapKV inside {row.band} (here {row.layers}) less outside; rank {row.rank} of {row.bands} bands of "
+        f"its width, first is {row.best}"
     )
-    return Claim(id, statement, result, evidence, row.contrast)
+    return Claim(id, result, evidence, row.contrast)
 
 
-def middle(id: str, statement: str, records: pd.DataFrame, pair: tuple[str, str]) -> Claim:
-    """The claim that the gain by both metrics is larger in the middle third of the layers than in the other two."""
+def middle(id: str, records: pd.DataFrame) -> Claim:
+    """The claim that the gain over SnapKV, by both metrics, is larger in the middle third of the layers."""
     found = []
     for metric in PRIMARY:
-        gain = METRICS[metric].sign * (layer_values(records, metric, pair[0]) - layer_values(records, metric, pair[1]))
+        gain = layer_values(records, metric, "ChunkKV") - layer_values(records, metric, "SnapKV")
         chosen = in_band(gain.columns, gain.shape[1], MIDDLE)
         if chosen.any() and not chosen.all():
-            less = gain.loc[:, chosen].mean(axis=1) - gain.loc[:, ~chosen].mean(axis=1)
-            found.append((f"gain in {METRICS[metric].short}, middle third less the rest", _mean(less)))
-    return _all_of(id, statement, found, side=1)
+            less = METRICS[metric].sign * (gain.loc[:, chosen].mean(axis=1) - gain.loc[:, ~chosen].mean(axis=1))
+            found.append((f"gain in {METRICS[metric].short}, middle third less the rest", partial(interval, less)))
+    return all_of(id, found)
 
 
-def most_layers(id: str, statement: str, records: pd.DataFrame, metric: str, pair: tuple[str, str]) -> Claim:
-    """The claim that the first method is clearly better in more than half of the layers."""
-    gain = METRICS[metric].sign * (layer_values(records, metric, pair[0]) - layer_values(records, metric, pair[1]))
-    found = interval(gain)
-    clear = np.atleast_1d(found.excludes(0))
-    better, worse = int((clear & (found.estimate > 0)).sum()), int((clear & (found.estimate < 0)).sum())
-    half = gain.shape[1] / 2
-    result = SUPPORTED if better > half else OTHER_WAY if worse > half else NOT_SEEN
-    if result == NOT_SEEN and better + gain.shape[1] - better - worse > half:
-        result = CANNOT_TELL
-    evidence = f"clearly better in {better} and clearly worse in {worse} of {gain.shape[1]} layers; mean over layers"
-    return Claim(id, statement, result, evidence, interval(_paired(records, metric, *pair)))
+# --- answers: the "why" statements --------------------------------------------------------------------------------
 
 
-def order_claim(id: str, statement: str, metric: str, found: Interval, one_order: float) -> Claim:
-    """The claim that a metric ranks the methods as an outcome does; one of ours.
+def answer_claims(records: pd.DataFrame, hurt: pd.DataFrame, needles: Any = None) -> list[Claim]:
+    """What A.1 concludes from its metrics, judged by the answer: ChunkKV against SnapKV."""
+    told = pairwise(records, hurt, PRIMARY, ["kl"], PAIRS[:1]).itertuples()
+    l1, cosine = (Interval(one.estimate, one.low, one.high, int(one.n)) for one in told)
+    wide = sequence_means(hurt, NLL)
+    less = (wide["ChunkKV"] - wide["SnapKV"]).dropna()
+    nll, margin = interval(less), smallest_margin(less)
+    alike = f"NLL of ChunkKV − SnapKV, alike within ±{margin:.2f}"
+    better = NOT_SEEN if margin <= ALIKE else verdict(nll, -1)
+    foretell = "rank correlation of the differences with those in KL"
 
-    found      of `within_sequence_rank_correlation`; one_order of `constant_order`, for the metric
-    """
-    evidence = "rank correlation within a sequence"
-    if one_order >= CONSTANT:
-        evidence += f", of one order that {100 * one_order:.0f} % of the sequences have"
-    return Claim(id, statement, verdict(found, -METRICS[metric].sign), evidence, found, 2, ours=True)
+    def foretells(found: Interval) -> str:
+        return {OTHER_WAY: NOT_SEEN}.get(judged := verdict(found, 1, FORETELLS), judged)
+
+    second = foretells(cosine) if better == HOLDS else better  # the metric may be right and the gain still not there
+    claims = [
+        Claim("why-1", foretells(l1), f"{foretell}, L1 loss", l1, 2),
+        Claim("why-2", second, f"{alike}; the cosine foretells it with {cosine.estimate:.2f}", nll, 3),
+    ]
+    if needles is None:
+        return [*claims, Claim("why-3", better, alike, nll, 3), Claim("why-4", "", "needles not measured")]
+    gap = needle_gap(needles, "ChunkKV", "SnapKV")
+    same = needle_gap(needles, "ChunkKV, kernel 15, pooling max", "SnapKV, kernel 15")
+    more = gap.low > FOUND[0]
+    fourth = CANNOT_TELL
+    if more:
+        fourth = HOLDS if same.low > FOUND[1] else NOT_SEEN if max(-same.low, same.high) < FOUND[1] else CANNOT_TELL
+    elif gap.high < FOUND[0]:
+        fourth = NOT_SEEN
+    third = HOLDS if HOLDS in (better, verdict(gap)) else better if gap.high < FOUND[0] else CANNOT_TELL
+    evidence = f"share of needles found, ChunkKV − SnapKV; both pooled over 15: {same.estimate:.2f}"
+    return [
+        *claims,
+        Claim("why-3", third, f"share of needles found, ChunkKV − SnapKV; {alike}", gap, 2),
+        Claim("why-4", fourth, evidence, gap, 2),
+    ]
 
 
-# --- several runs, and tables -------------------------------------------------------------------------------------
-
-ALL, NONE, CONTRADICTION, SOME, UNTOLD = AGREEMENTS = (
-    "all support it",
-    "none supports it",
-    "they contradict each other",
-    "only some can tell",
-    "none can tell",
-)  #: What several runs can say of one claim together, the clearest first.
+def needle_gap(run: Any, method: str, baseline: str) -> Interval:
+    """Mean paired difference of the share of needles found."""
+    found, sequences = column(run, "score", [method, baseline])
+    return over_documents([found[method] - found[baseline]], sequences)
 
 
-def claims_frame(judged: Mapping[str, Sequence[Claim]]) -> pd.DataFrame:
-    """Claims as rows: run, id, statement, ours, verdict, evidence, digits, estimate, low, high, n.
+# --- settings -----------------------------------------------------------------------------------------------------
 
-    judged  label of the run -> its claims
+SETTINGS = {
+    "as published here": ("ChunkKV", "SnapKV"),
+    "window 4": ("ChunkKV, window 4", "SnapKV, window 4"),
+    "window 16": ("ChunkKV, window 16", "SnapKV, window 16"),
+    "window 32": ("ChunkKV, window 32", "SnapKV, window 32"),
+    "SnapKV pooled over 5": ("ChunkKV", "SnapKV, kernel 5"),
+    "SnapKV pooled over 15": ("ChunkKV", "SnapKV, kernel 15"),
+    "a set per query head": ("ChunkKV, granularity query_head", "SnapKV, granularity query_head"),
+    "one set per layer": ("ChunkKV, granularity layer", "SnapKV, granularity layer"),
+    "chunks of 20": ("ChunkKV, chunk_size 20", "SnapKV"),
+}
+
+
+def by_settings(run: Any) -> pd.DataFrame:
+    """ChunkKV − SnapKV under other settings: columns setting, metric, estimate, low, high, n; those it measured."""
+    measured, hurt, rows = set(run.records["method"]), damage(run.answer_records), []
+    for setting, (a, b) in SETTINGS.items():
+        if not {a, b} <= measured:
+            continue
+        for metric in (*PRIMARY, NLL):
+            wide = sequence_means(hurt if metric == NLL else run.records, metric)
+            rows.append({"setting": setting, "metric": metric} | vars(interval(wide[a] - wide[b])))
+    if not rows:
+        raise InputError(f"run {run.name!r} has none of the settings; measure it with --variants.")
+    return pd.DataFrame(rows)
+
+
+def settings_table(found: pd.DataFrame, caption: str, name: str = "") -> str:
+    """`by_settings`: a row per setting, a column per metric; bold where ChunkKV is clearly ahead."""
+    rows = {}
+    for row in found.itertuples():
+        text = number(row, 3 if row.metric == NLL else 4)
+        ahead = verdict(Interval(row.estimate, row.low, row.high, row.n), METRICS[row.metric].sign) == HOLDS
+        rows.setdefault(row.setting, {})[METRICS[row.metric].header] = f"**{text}**" if ahead else text
+    table = pd.DataFrame(rows).T.reset_index(names="Setting")
+    return myst_table(table, caption, name, right=table.columns[1:])
+
+
+# --- table and picture --------------------------------------------------------------------------------------------
+
+
+def cards_frame(cards: Mapping[str, Sequence[Claim]]) -> pd.DataFrame:
+    """Scorecards as rows: run, id, says, verdict, evidence, digits, estimate, low, high, n.
+
+    cards   label of a run -> its `scorecard`
     raises  InputError: no run.
     """
-    if not judged:
-        raise InputError("no run was given; pass at least one, as label -> claims.")
-    nothing = Interval(np.nan, np.nan, np.nan, 0)
+    if not cards:
+        raise InputError("no run was given; pass at least one, as label -> scorecard.")
     return pd.DataFrame(
-        {"run": run, "id": one.id, "statement": one.statement, "ours": one.ours, "verdict": one.verdict}
-        | {"evidence": one.evidence, "digits": one.digits}
-        | vars(one.number or nothing)
-        for run, found in judged.items()
+        {"run": run, "id": one.id, "says": says(one.id), "verdict": one.verdict, "evidence": one.evidence}
+        | {"digits": one.digits}
+        | vars(one.number)
+        for run, found in cards.items()
         for one in found
     )
 
 
-def agreement(verdicts: Iterable[str]) -> str:
-    """What the verdicts of several runs on one claim say together, one of AGREEMENTS.
-
-    "All support it" and "none supports it" need a clear verdict of every run that was asked.
-    """
-    verdicts = list(verdicts)
-    told = [one for one in verdicts if one not in SILENT]
-    if not told:
-        return UNTOLD
-    if SUPPORTED in told and set(told) != {SUPPORTED}:
-        return CONTRADICTION
-    if len(told) < len(verdicts):
-        return SOME
-    return ALL if SUPPORTED in told else NONE
-
-
-def claims_table(found: pd.DataFrame, caption: str, name: str = "") -> str:
-    """A row per statement: each run's verdict, and its number with interval and n; found: of `claims_frame`."""
+def cards_table(found: pd.DataFrame, caption: str, name: str = "", brief: bool = False) -> str:
+    """A row per statement: each run's verdict, its number with interval, and what the number is; brief: no more than
+    the number."""
     rows = {}
     for one in found.itertuples():
-        row = rows.setdefault(one.id, {"Claim": one.statement + (" (ours)" if one.ours else "")})
-        value = MISSING if np.isnan(one.estimate) else f"{number(one, one.digits)}, n = {one.n}"
-        row[f"{one.run}: verdict"] = f"**{one.verdict}**"
-        row[f"{one.run}: rests on"] = f"{value} ({one.evidence})"
+        row = rows.setdefault(one.id, {"Id": f"`{one.id}`", "Statement": one.says})
+        shown = Interval(one.estimate, np.nan, np.nan, one.n) if brief else one
+        value = f"{number(shown, one.digits)}" + ("" if brief else f" ({one.evidence})")
+        row[one.run] = f"**{one.verdict}** {value}" if one.verdict else "not measured"
     return myst_table(pd.DataFrame(list(rows.values())).fillna(MISSING), caption, name)
 
 
-def agreement_table(found: pd.DataFrame, caption: str, name: str = "") -> str:
-    """A row per statement with every run's verdict, and what they say together; found: of `claims_frame`."""
-    wide = found.pivot(index="id", columns="run", values="verdict").loc[found["id"].unique(), found["run"].unique()]
-    together = [f"**{agreement(row.dropna())}**" for _, row in wide.iterrows()]
-    said = found.drop_duplicates("id").set_index("id")
-    statements = said["statement"] + said["ours"].map({True: " (ours)", False: ""})
-    table = wide.fillna(MISSING).assign(Together=together)
-    table.insert(0, "Claim", statements.loc[wide.index])
-    return myst_table(table, caption, name)
+@styled
+def cards_figure(found: pd.DataFrame) -> Figure:
+    """The scorecard: a row per statement, a column per run, a tile with the verdict; found: of `cards_frame`."""
+    ids, runs = list(found["id"].unique()), list(found["run"].unique())
+    figure, (ax,) = panels(height=0.52 * len(ids) + 0.6, width=7.2)
+    for one in found.itertuples():
+        x, y = runs.index(one.run), ids.index(one.id)
+        tint = TINTS.get(one.verdict, AGAINST) if one.verdict else "#ffffff"
+        ax.barh(y + 0.5, 0.94, left=x + 0.03, height=0.88, color=tint)
+        ax.text(x + 0.5, y + 0.5, fill(one.verdict or "not measured", 14), ha="center", va="center", fontsize=SMALL,
+                color=INK, fontweight="bold" if one.verdict == HOLDS else "normal")  # fmt: skip
+    texts = dict(zip(found["id"], found["says"]))
+    ax.set_yticks([i + 0.5 for i in range(len(ids))], [fill(texts[id], 46) for id in ids], fontsize=SMALL)
+    ax.set_xticks([i + 0.5 for i in range(len(runs))], [fill(run, 14) for run in runs], fontsize=SMALL)
+    ax.set(xlim=(0, len(runs)), ylim=(len(ids), 0))
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    return figure
+
+
+@styled
+def pairs_figure(wide: pd.DataFrame, metric: str) -> Figure:
+    """Two methods on the same sequences: left a line per sequence, right the differences, their mean and interval.
+
+    wide  two columns of values by sequence; the second minus the first is drawn
+    """
+    difference, (first, second) = wide.iloc[:, 1] - wide.iloc[:, 0], wide.columns
+    mean = interval(difference)
+    figure, (left, right) = panels(1, 2, height=3, width_ratios=(1.5, 1))
+    left.plot([0, 1], wide.T, color=GREY, alpha=0.15 + 1 / len(wide), linewidth=0.8, zorder=1)
+    for x, (method, values) in enumerate(wide.items()):
+        left.plot([x] * len(values), values, look(method).marker, color=look(method).colour, alpha=0.6)
+    left.set(xticks=[0, 1], xticklabels=wide.columns, xlim=(-0.4, 1.4), ylabel=METRICS[metric].axis)
+    spots = np.random.default_rng(0).uniform(-0.2, 0.2, len(difference))
+    right.plot(spots, difference, "o", color=GREY, alpha=0.5, markersize=4)
+    right.errorbar(0.6, mean.estimate, [[mean.estimate - mean.low], [mean.high - mean.estimate]], fmt="s", color=INK)
+    right.axhline(0, color=INK, linewidth=0.8)
+    right.set(xticks=[0, 0.6], xticklabels=["each", "mean"], xlim=(-0.4, 1), xlabel=f"{second} − {first}")
+    return figure
+
+
+def say(found: Interval, below: str, above: str, neither: str) -> str:
+    """A word for an interval: where it lies against zero, or that it holds zero."""
+    return (above if found.estimate > 0 else below) if found.excludes(0) else neither
