@@ -133,24 +133,18 @@ def _contrast(gap: pd.DataFrame, band: tuple[int, int], sign: int) -> dict[str, 
 
 
 @styled
-def figure_6(
-    means: pd.DataFrame, subject: str = "", budget: float | None = 0.1, bands: bool = True, whole: bool = False
-) -> Figure:
+def figure_6(means: pd.DataFrame, subject: str = "", whole: bool = False) -> Figure:
     """Paper Figure 6: each metric against layer, a panel per metric, means over sequences with 95 % bands.
 
-    means    of `layer_means`; the three methods are drawn in colour, controls as thin grey lines without a band
-    budget   kept share for a line "1 - budget" in the L1 panel, where no Random is drawn; None, a token count: none
-    bands    shade the layers the paper singles out, at the same relative depth
-    whole    y axes from 0 to 1; otherwise they fit the methods, and controls that lie outside are named
+    means  of `layer_means`; the three methods are drawn in colour, controls as thin grey lines without a band
+    whole  y axes from 0 to 1; otherwise they fit the methods, and controls that lie outside are named
+    Shaded: the layers that the paper singles out for this metric, at the same relative depth.
     """
     figure, axes = panels(means["metric"].nunique(), height=2.9, sharex=True)
     for ax, (metric, table) in zip(axes, means.groupby("metric", sort=False), strict=True):
         control = table["method"].isin(CONTROLS)
         ends = line_panel(ax, table[control].drop(columns=["low", "high"]), "layer", marker="", linewidth=1.1)
         ends += line_panel(ax, table[~control], "layer", markevery=2)
-        if metric.startswith("kv_l1_loss") and isinstance(budget, float) and "Random" not in set(table["method"]):
-            ax.axhline(1 - budget, color=INK, linewidth=0.8, zorder=1)
-            ends.append((1 - budget, f"1 − budget = {1 - budget:.2f}", INK))
         shown = table if control.all() else table[~control]
         low, high = np.nanmin(shown[["estimate", "low", "high"]]), np.nanmax(shown[["estimate", "low", "high"]])
         margin = 0.08 * (high - low) or 0.01
@@ -159,10 +153,10 @@ def figure_6(
         outside = [name for y, name, colour in ends if colour == GREY and not low <= y <= high]
         averages = table.groupby("method")["estimate"].mean()
         note = ", ".join(f"{name} {averages[name]:.2f}" for name in outside)
-        _dress(ax, metric, table["layer"].max() + 1, bands)
+        _dress(ax, metric, table["layer"].max() + 1)
         say_start(ax, note=f"outside (mean): {note}" if note else "")
         label_ends(ax, table["layer"].max(), [end for end in ends if end[1] not in outside])
-    headline(figure, subject, int(means["n"].max()), BANDS_NOTE if bands else "")
+    headline(figure, subject, int(means["n"].max()), BANDS_NOTE if set(means["metric"]) & set(PAPER_BANDS) else "")
     axes[-1].set_xlabel(LAYER_AXIS)
     return figure
 
@@ -179,7 +173,7 @@ def layer_differences(gaps: pd.DataFrame, subject: str = "") -> Figure:
         table = table.assign(pair=f"{method} − {baseline}")
         line_panel(ax, table, "layer", by="pair", markevery=np.flatnonzero(table["clear"]).tolist())
         ax.axhline(0, color=INK, linewidth=0.8, zorder=1)
-        _dress(ax, metric, table["layer"].max() + 1, True)
+        _dress(ax, metric, table["layer"].max() + 1)
         ax.set_ylabel(f"Difference in {METRICS[metric].short}\n{METRICS[metric].direction}")
     axes[-1].set_xlabel(LAYER_AXIS)
     subject = f"{method} − {baseline}" + (f", {subject}" if subject else "")
@@ -187,16 +181,12 @@ def layer_differences(gaps: pd.DataFrame, subject: str = "") -> Figure:
     return figure
 
 
-def paper_bands(metric: str, layers: int) -> list[tuple[float, float]]:
-    """The paper's bands for a metric at equal depth in a model of `layers` layers: left and right on the layer axis."""
-    scale = layers / PAPER_LAYERS
-    bands = PAPER_BANDS.get(metric, ())
-    return [(first * scale - 0.5, min((last + 1) * scale, layers) - 0.5) for first, last in bands]
-
-
-def _dress(ax: Axes, metric: str, layers: int, bands: bool) -> None:
-    """Labels, limits and the paper's bands."""
+def _dress(ax: Axes, metric: str, layers: int) -> None:
+    """Labels, limits, and the paper's bands at equal depth in a model of `layers` layers."""
     ax.set(ylabel=METRICS[metric].axis, xlim=(-0.6, layers - 0.4))
     ax.xaxis.get_major_locator().set_params(integer=True)
-    for left, right in paper_bands(metric, layers) if bands else ():
-        ax.axvspan(left, right, color=FAINT, alpha=0.5, linewidth=0, zorder=0)
+    scale = layers / PAPER_LAYERS
+    for first, last in PAPER_BANDS.get(metric, ()):
+        ax.axvspan(
+            first * scale - 0.5, min((last + 1) * scale, layers) - 0.5, color=FAINT, alpha=0.5, linewidth=0, zorder=0
+        )
