@@ -72,7 +72,7 @@ def test_the_map_names_every_count_and_shades_the_better_value_of_a_metric_darke
     ax = drawn.axes[0]
     texts = {text.get_text(): patch.get_facecolor() for text, patch in zip(ax.texts, ax.patches, strict=True)}
     counts = [text.get_text() for text in ax.texts]
-    assert sorted(counts[:9]) == sorted(["6/6", "6/6", "12/12", "6/6", "0/6", "6/12", "0/6", "0/6", "0/12"])
+    assert sorted(counts[:9]) == sorted(["6/6", "6/6", "12", "6/6", "0/6", "6", "0/6", "0/6", "0"])
     assert counts[9:] == ["0.901", "0.904", "0.010", "0.040"]
     assert sum(texts["0.901"]) < sum(texts["0.904"]), "a lower L1 loss is better: darker"
     assert sum(texts["0.040"]) < sum(texts["0.010"]), "a higher cosine is better: darker"

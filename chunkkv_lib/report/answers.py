@@ -68,7 +68,8 @@ def needle_map(table: pd.DataFrame, axis: str, metrics: pd.DataFrame | None = No
     figure, (ax,) = panels(height=0.33 * len(methods) + 1.3)
     for row in table.itertuples(index=False):
         x, y = places[values.index(row[3])], methods.index(row.method)
-        _cell(ax, x, y, f"{row.hits}/{row.n}", row.estimate, "Blues", 0.96)
+        text = str(row.hits) if row[3] == EVERY else f"{row.hits}/{row.n}"
+        _cell(ax, x, y, text, row.estimate, "Blues", 0.96)
     for x, (name, of_method) in zip(aside, metrics.items()):
         worst, best = (of_method.min(), of_method.max())[:: METRICS[name].sign]
         for y, value in enumerate(of_method):

@@ -276,7 +276,7 @@ def rules_figure(table: pd.DataFrame, named: Mapping[str, str]) -> Figure:
             ax.vlines(x, row.low, row.high, color=style.colour, linewidth=0.8, alpha=0.5)
             ax.plot(x, row.found, style.marker, color=style.colour, markersize=10 if style.marker == "*" else 7)
             if row.rule in named and (ax is axes[0] or "," not in row.rule):
-                right = (x - worst) / (best - worst) > 0.7
+                right = (x - worst) / (best - worst) > 0.6
                 ax.annotate(
                     named[row.rule], (x, row.found), xytext=(-8 if right else 8, 4), textcoords="offset points",
                     ha="right" if right else "left", fontsize=SMALL, color=GREY,
