@@ -184,12 +184,12 @@ def test_keeping_everything_shows_everything(dtype):
 
 
 def test_cosines_and_masses_stay_within_their_limits():
-    """Rounding must not push a cosine of non-negative rows, or a share, above 1."""
-    for seed in range(20):
-        queries, keys, _ = ref.random_layer(6, 3, 300, 8, seed=seed, dtype=torch.float32)
-        kept, at = torch.arange(300)[None], torch.arange(300)
-        assert attention_cosine_similarity(queries, keys, kept, at).max() <= 1
-        assert attention_mass(queries, keys, kept, at).max() <= 1 + 1e-6
+    """What is evicted is zero, so nothing is lost; sums in another order must not make that more than nothing."""
+    kept = torch.tensor([[i for i in range(300) if i % 3]])
+    for seed in range(8):
+        x = torch.rand(2, 300, 8, generator=torch.Generator().manual_seed(seed))
+        x[:, ::3] = 0
+        assert kv_l1_loss(x, kept).min() >= 0 and row_cosine(x.transpose(1, 2), kept).max() <= 1
 
 
 # --- rows already at hand ------------------------------------------------------------------------------------------
