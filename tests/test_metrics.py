@@ -66,12 +66,6 @@ def test_l1_loss_by_hand(kept, loss):
     assert kv_l1_absolute(CACHE, torch.tensor(kept)).tolist() == pytest.approx([x * 10 / 8 for x in loss])
 
 
-def test_cache_cosine_by_hand():
-    """Squared norms: head 0: 5, 1, 16, 2; kept 5 + 16 of 24. Head 1: 1, 1, 0, 64; kept 64 of 66."""
-    kept = torch.tensor([[0, 2], [2, 3]])
-    assert cache_cosine(CACHE, kept).tolist() == pytest.approx([math.sqrt(21 / 24), math.sqrt(64 / 66)])
-
-
 @given(cases())
 def test_cache_metrics_equal_the_reference(case):
     _, _, values, kept, _ = case

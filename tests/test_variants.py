@@ -9,7 +9,7 @@ import pytest
 from common import refused
 
 from chunkkv_lib.compressors import ChunkKV, SnapKV, preset
-from chunkkv_lib.runs.variants import AXES, SETTINGS, Variant, along, variants
+from chunkkv_lib.runs.variants import AXES, SETTINGS, along, variants
 
 
 def test_a_variant_differs_in_one_field():
@@ -67,8 +67,3 @@ def test_an_axis_holds_every_method_and_value_in_order(field):
     assert found["number"].is_unique
     with refused("axis 'budgets'", "'budget'?"):
         along(records, listed, "budgets", preset())
-
-
-def test_labels_read_well():
-    assert Variant("H2O").label == "H2O"
-    assert Variant("H2O", (("window", 4), ("budget", 0.02))).label == "H2O, window 4, budget 0.02"

@@ -50,22 +50,20 @@ def python_repo() -> list[dict]:
     for path in sources():
         lines = statement_lines(path, *REPO_CUT)
         imported = imports(path) if lines else {}
-        if lines := [(start, line) for start, line in lines if _names(line) & imported.keys()]:
-            rows.append(_repo_row(path, imported, *generator("python_repo", path).choice(lines)))
-    long_enough = [each for each in rows if len(each["context"] + each["input"]) >= MIN_CHARACTERS]
-    return choose(long_enough, ROWS, "python_repo")
-
-
-def _repo_row(path: str, imported: dict[str, tuple[str, str]], start: int, answer: str) -> dict:
-    draw = generator("python_repo", path, "snippets")
-    needed = [name for name in imported if name in _names(answer)]
-    others = [name for name in imported if name not in needed]
-    draw.shuffle(others)
-    snippets = dict.fromkeys(snippet(*imported[name]) for name in needed + others)  # two names may share a module
-    snippets = fill(snippets, characters=CHARACTERS - start)
-    draw.shuffle(snippets)
-    texts = {"context": "".join(snippets), "input": sources()[path][:start]}
-    return row("python_repo", path, document=path, **texts, answers=[answer])
+        if not (lines := [(start, line) for start, line in lines if _names(line) & imported.keys()]):
+            continue
+        start, answer = generator("python_repo", path).choice(lines)
+        draw = generator("python_repo", path, "snippets")
+        needed = [name for name in imported if name in _names(answer)]
+        others = [name for name in imported if name not in needed]
+        draw.shuffle(others)
+        snippets = dict.fromkeys(snippet(*imported[name]) for name in needed + others)  # two names may share a module
+        snippets = fill(snippets, characters=CHARACTERS - start)
+        draw.shuffle(snippets)
+        texts = {"context": "".join(snippets), "input": sources()[path][:start]}
+        if len(texts["context"] + texts["input"]) >= MIN_CHARACTERS:
+            rows.append(row("python_repo", path, document=path, **texts, answers=[answer]))
+    return choose(rows, ROWS, "python_repo")
 
 
 @functools.lru_cache(maxsize=1)
@@ -93,7 +91,9 @@ def imports(path: str) -> dict[str, tuple[str, str]]:
     """Name -> (path of its module, its name there or "" for the module itself), for imports from the same package."""
     found = {}
     for level, module, name, local in _outline(path).imports:
-        origin = _locate(sibling(path, level, module), name)
+        place = sibling(path, level, module)  # a submodule, or something that the module defines
+        places = ((f"{place}/{name}.py", ""), (f"{place}.py", name), (f"{place}/__init__.py", name))
+        origin = next((one for one in places if one[0] in sources()), None)
         if origin and origin[0] != path:
             found[local] = origin
     return dict(sorted(found.items()))
@@ -106,14 +106,6 @@ def snippet(path: str, name: str) -> str:
     if len(code) > SNIPPET:
         code = code[: code.rindex("\n", 0, SNIPPET)]
     return f"{path}\n{code.rstrip()}\n"
-
-
-def _locate(module: str, name: str) -> tuple[str, str] | None:
-    """Where `from module import name` finds it: a submodule, or something the module defines."""
-    for path, inside in ((f"{module}/{name}.py", ""), (f"{module}.py", name), (f"{module}/__init__.py", name)):
-        if path in sources():
-            return path, inside
-    return None
 
 
 @functools.cache
