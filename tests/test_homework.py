@@ -269,12 +269,12 @@ def column_sums(queries, keys):
 """
 #: Who hands in what: changes to the sheet's own answers by task, the questions that earn all, and hints that are told.
 TRIAL = {
-    "right": ({"snapkv": TOPK}, {"cache-size", "budget", "column-sums", "snapkv", "chunkkv"}, ()),
+    "right": ({"snapkv": TOPK}, {"cache-size", "budget", "column-sums", "snapkv", "chunks"}, ()),
     "halves": ({"kv_cache_bytes": ("2 * layers", "layers"), "chunkkv": ("[: budget - 8]", "[-(budget - 8) :]")},
                {"budget", "column-sums", "snapkv"}, ("a factor of 2 is missing",)),
     "unscaled": ({"column_sums": (" / d**0.5", ""), "snapkv": (TOPK.replace(" / d**0.5", ""))},
-                 {"cache-size", "budget", "chunkkv"}, ("the logits are not divided by the root of d",)),
-    "table": ({"column_sums": TABLE}, {"cache-size", "budget", "snapkv", "chunkkv"}, ("a tensor of shape",)),
+                 {"cache-size", "budget", "chunks"}, ("the logits are not divided by the root of d",)),
+    "table": ({"column_sums": TABLE}, {"cache-size", "budget", "snapkv", "chunks"}, ("a tensor of shape",)),
     "cheat": (dict.fromkeys(("kv_cache_bytes", "budget_tokens", "column_sums", "snapkv", "chunkkv"), CHEAT), set(),
               ("there is no function snapkv",)),
     "empty": (None, set(), ("NotImplementedError",)),
