@@ -23,19 +23,18 @@ SCORES = {"ChunkKV": np.linspace(0, 1, 12), "SnapKV": [0.5] * 10 + [np.nan] * 2}
 ROW = "Single-Document QA"
 
 
-def gaps_figure(runs):
-    return style.dots_figure({"Gap in %": table_11.gaps(paper_table_11(), runs, L1)}, "Gaps", zero="baseline")
+def beside(run):
+    return table_11.side_by_side(paper_table_11(), run)
 
 
 EVERY = {
     "figure_6": lambda run: layers.figure_6(layers.layer_means(run.records, ROW), ROW),
     "figure_6, whole": lambda run: layers.figure_6(layers.layer_means(run.records, ROW), whole=True),
     "layer_differences": lambda run: layers.layer_differences(layers.layer_gaps(run.records, ROW)),
-    "leads_figure": lambda run: table_11.leads_figure(table_11.side_by_side(paper_table_11(), {"Here": run})),
-    "dots_figure": lambda run: gaps_figure({"published": run, "this run": run}),
+    "leads_figure": lambda run: table_11.leads_figure(beside(run)),
     "ranks_figure": lambda run: definitions.ranks_figure(definitions.definition_ranks(run.records)),
     "cosines_figure": lambda run: definitions.cosines_figure(definitions.definition_ranks(run.records), (0.35, 0.43)),
-    "ruler": lambda run: table_11.ruler(table_11.side_by_side(paper_table_11(), {"Here": run})),
+    "ruler": lambda run: table_11.ruler(beside(run)),
     "damage_scatter": lambda run: damage.damage_scatter(damage.damage_points(run.records, rec_damage(run.answers))),
     "kept_raster": lambda run: kept.kept_raster(KEPT, WORDS),
     "token_strip": lambda run: toy.token_strip(WORDS, SCORES, KEPT | {"SnapKV": [0, 4]}, chunk_size=3, window=2),
@@ -66,7 +65,7 @@ def test_every_figure_is_named_small_enough_and_leaves_no_trace(name):
     assert min(sizes) >= 9
 
 
-@pytest.mark.parametrize("name", ["figure_6", "layer_differences", "dots_figure", "ranks_figure", "damage_scatter"])
+@pytest.mark.parametrize("name", ["figure_6", "layer_differences", "leads_figure", "ranks_figure", "damage_scatter"])
 def test_few_sequences_draw_without_intervals(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -227,14 +226,14 @@ def test_layer_differences_draw_their_table_and_mark_what_is_clear():
 
 # -------------------------------------------------------------------------------- dots
 def test_hollow_is_the_paper_and_every_value_is_drawn_once():
-    figure = gaps_figure({"published": RUN})
+    figure = table_11.leads_figure(beside(RUN))
     dots = [found for found in figure.axes[0].lines if len(found.get_xdata()) == 1]
     hollow = [found.get_xdata()[0] for found in dots if found.get_fillstyle() == "none"]
     assert len(dots) == 5 * 2 + 2 * 2 and len(hollow) == 10
     assert min(hollow) == pytest.approx(100 * (0.8741 - 0.8921) / 0.8921, abs=0.5)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()][2] == "Summarization"
     legend = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert legend == {"ChunkKV − SnapKV", "ChunkKV − H2O", "Paper", "published"}
+    assert legend == {"ChunkKV − SnapKV", "ChunkKV − H2O", "Paper", "Here"}
 
 
 # -------------------------------------------------------------------------------- definitions
@@ -269,7 +268,7 @@ def test_cosines_are_drawn_as_they_are_in_the_table():
 
 # -------------------------------------------------------------------------------- Paper Table 11
 def test_the_ruler_has_each_mean_once_and_the_paper_hollow():
-    found = table_11.side_by_side(paper_table_11(), {"Here": RUN})
+    found = beside(RUN)
     figure = table_11.ruler(found)
     dots = [drawn for drawn in figure.axes[0].lines if len(drawn.get_xdata()) == 1]
     hollow = [drawn.get_xdata()[0] for drawn in dots if drawn.get_fillstyle() == "none"]

@@ -47,9 +47,7 @@ def test_an_own_method_is_measured_like_the_others(run):
 def test_it_stands_in_figure_6_and_table_11(run):
     figure = figure_6(layer_means(run.records, "Few-shot Learning", methods=["ChunkKV", "EveryOther"]))
     assert len(svg(figure)) > 10_000
-    methods = ["ChunkKV", "EveryOther"]
-    beside = side_by_side(paper_table_11(), {"trial": run}, methods=[*methods, "Random"])
-    text = table_11(beside, {"trial": run}, methods)
+    text = table_11(side_by_side(paper_table_11(), run, ["ChunkKV", "EveryOther", "Random"]), run)
     assert "EveryOther" in text and "Random (control)" in text
 
 

@@ -5,8 +5,7 @@ One table, `side_by_side`, is what a page prints, draws and offers as CSV.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,58 +13,82 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..errors import InputError, unknown
-from .records import CONTROLS, METHODS, METRICS, PAIRS, PRIMARY, averages, comparisons, sequence_means
-from .statistics import Interval, interval
+from ..errors import unknown
+from .records import CONTROLS, METHODS, METRICS, PAIRS, PRIMARY, sequence_means
+from .statistics import interval
 from .style import GREY, INK, PAPER, SMALL, dots_figure, headline, look, panels, say_start, styled
-from .tables import MISSING, budget_text, data_source, minus, myst_table, number, row_name, tint
+from .tables import MISSING, budget_text, data_source, minus, myst_table, number, row_name
 
 PAPER_SETTING = "Llama-3-8B-Instruct, LongBench, 100 sequences per row, 10 % kept, from a detailed reading note"
 COLUMNS = ["source", "category", "method", "metric", "estimate", "low", "high", "n", "lead", "lead_low", "lead_high"]
-NOTHING = Interval(np.nan, np.nan, np.nan, 0)
+HERE = "Here"
 
 
-def side_by_side(
-    paper: pd.DataFrame,
-    runs: Mapping[str, Any],
-    metrics: Sequence[str] = PRIMARY,
-    methods: Sequence[str] | None = None,
-) -> pd.DataFrame:
-    """The paper's values and every run's means, and by how much ChunkKV's mean differs from the method's.
+def side_by_side(paper: pd.DataFrame, run: Any, methods: Sequence[str] | None = None) -> pd.DataFrame:
+    """The paper's values and a run's means, and by how much ChunkKV's mean differs from the method's.
 
-    paper   of `paper_table_11`; runs: label -> run with `.records`; methods None: all, the compared ones first
-    return  columns source, category, method, metric, estimate, low, high, n, then lead, lead_low, lead_high: ChunkKV's
-            mean less the method's in per cent of the method's, paired by sequence. For SnapKV and H2O, otherwise NaN.
-    raises  InputError: a run labelled "Paper", a method that neither the paper nor a run has.
+    paper   of `paper_table_11`; run: `load_run(...)`; methods None: all, the compared ones first
+    return  columns source ("Paper" or "Here"), category, method, metric, estimate, low, high, n, then lead, lead_low,
+            lead_high: ChunkKV's mean less the method's in per cent of the method's, paired by sequence. For SnapKV and
+            H2O, otherwise NaN.
+    raises  InputError: a method that neither the paper nor the run has.
     """
-    if PAPER in runs:
-        raise InputError(f"a run cannot be labelled {PAPER!r}, which names the printed values: choose another label.")
     rows = []
-    for metric in metrics:
-        for category, group in paper.groupby("category", sort=False) if metric in paper else ():
+    for metric in PRIMARY:
+        for category, group in paper.groupby("category", sort=False):
             values = group.set_index("method")[metric]
             for method, value in values.items():
                 row = {"source": PAPER, "category": category, "method": method, "metric": metric, "estimate": value}
                 lead = 100 * (values["ChunkKV"] - value) / value if ("ChunkKV", method) in PAIRS else np.nan
                 rows.append(row | {"n": 0, "lead": lead})
-    for label, run in runs.items():
         for category, group in run.records.groupby("category", sort=False):
-            for metric in metrics:
-                wide = sequence_means(group, metric)
-                for method in wide:
-                    row = {"source": label, "category": category, "method": method, "metric": metric}
-                    row |= vars(interval(wide[method]))
-                    if ("ChunkKV", method) in PAIRS and "ChunkKV" in wide:
-                        lead = interval(100 * (wide["ChunkKV"] - wide[method]) / wide[method].mean())
-                        row |= {"lead": lead.estimate, "lead_low": lead.low, "lead_high": lead.high}
-                    rows.append(row)
+            wide = sequence_means(group, metric)
+            for method in wide:
+                row = {"source": HERE, "category": category, "method": method, "metric": metric}
+                row |= vars(interval(wide[method]))
+                if ("ChunkKV", method) in PAIRS and "ChunkKV" in wide:
+                    lead = interval(100 * (wide["ChunkKV"] - wide[method]) / wide[method].mean())
+                    row |= {"lead": lead.estimate, "lead_low": lead.low, "lead_high": lead.high}
+                rows.append(row)
     found = pd.DataFrame(rows, columns=COLUMNS)
     measured = list(found["method"].unique())
     for method in methods or ():
         if method not in measured:
             raise unknown("method", method, measured)
-    methods = [m for m in (*METHODS, *CONTROLS, *measured) if m in measured] if methods is None else methods
-    return found[found["method"].isin(methods)].reset_index(drop=True)
+    order = [m for m in (*METHODS, *CONTROLS, *measured) if m in (methods or measured)]
+    found["turn"] = found["method"].map({method: order.index(method) for method in order})
+    found = found.dropna(subset="turn").sort_values(["turn", "source"], ascending=[True, False], kind="stable")
+    return found.drop(columns="turn").reset_index(drop=True)
+
+
+def table_11(found: pd.DataFrame, run: Any, name: str = "tab-11") -> str:
+    """Paper Table 11: a row per category and method, the paper's values beside the run's means and intervals.
+
+    found  of `side_by_side`; bold: the best of the three methods in its column, equal at the printed digits included
+    run    for the caption, which names its model, data and budget
+    """
+    rows = []
+    for (category, method), group in found.groupby(["category", "method"], sort=False):
+        row: dict[str, Any] = {"Sub-category": category, "Method": row_name(method)}
+        for source in (PAPER, HERE):
+            for metric in PRIMARY:
+                column = found[(found["source"] == source) & (found["metric"] == metric)]
+                cell = group.loc[group.index.intersection(column.index)]
+                text = number(next(cell.itertuples())) if len(cell) else MISSING
+                rivals = column[(column["category"] == category) & column["method"].isin(METHODS)]["estimate"].round(4)
+                best = (rivals if METRICS[metric].sign > 0 else -rivals).max() * METRICS[metric].sign
+                bold = len(rivals) > 1 and method in METHODS and len(cell) and cell["estimate"].round(4).iloc[0] == best
+                row[f"{source}: {METRICS[metric].short}"] = f"**{text}**" if bold else text
+        rows.append(row | {"n": group["n"].max()})
+    order = list(found["category"].unique())
+    table = pd.DataFrame(rows).sort_values("Sub-category", key=lambda names: names.map(order.index), kind="stable")
+    model, budget = run.manifest.get("model", {}).get("name"), run.manifest.get("parameters", {}).get("budget")
+    caption = (
+        "Paper Table 11. Mean over layers, then over sequences, with 95 % bootstrap interval over documents. L1 loss: "
+        f"lower is better, attention cosine: higher. Bold: best of the three. {MISSING}: not measured. {PAPER}: "
+        f"{PAPER_SETTING}. {HERE}: {model}, data {data_source(run.manifest)}, budget {budget_text(budget)}."
+    )
+    return myst_table(table, caption, name, right=table.columns[2:])
 
 
 #: Settings that the paper's text leaves open -> what is added to the labels of ChunkKV, SnapKV and H2O in a sensitivity
@@ -111,56 +134,6 @@ def settings_table(leads: pd.DataFrame, caption: str, name: str) -> str:
         rows.setdefault(one.setting, {"Setting": one.setting})[column] = f"**{text}**" if against else text
     table = pd.DataFrame(rows.values()).fillna(MISSING)
     return myst_table(table, caption, name, right=table.columns[1:])
-
-
-def table_11(
-    found: pd.DataFrame,
-    runs: Mapping[str, Any],
-    methods: Sequence[str] = METHODS,
-    caption: str | None = None,
-    name: str = "table-11",
-) -> str:
-    """Paper Table 11: a row per category and method, the paper's value beside each run's mean and interval.
-
-    found    of `side_by_side`; both metrics fit a page beside one run
-    runs     for the caption: label -> run with `.manifest`
-    methods  among which the best in its column and category is bold, equal at the printed digits included
-    """
-    metrics, rows = list(found["metric"].unique()), []
-    cells = {
-        (row.source, row.category, row.method, row.metric): Interval(row.estimate, row.low, row.high, row.n)
-        for row in found.itertuples()
-    }
-    sources, order = list(found["source"].unique()), dict.fromkeys([*methods, *found["method"]])
-    for category in found["category"].unique():
-        for method in order:
-            row = {"Sub-category": category, "Method": row_name(method)}
-            for source in sources:
-                for metric in metrics:
-                    sign, mine = METRICS[metric].sign, cells.get((source, category, method, metric), NOTHING)
-                    rivals = [cells.get((source, category, m, metric), NOTHING).estimate for m in methods]
-                    rivals = [sign * round(float(value), 4) for value in rivals if not np.isnan(value)]
-                    best = len(rivals) > 1 and sign * round(float(mine.estimate), 4) == max(rivals)
-                    text = number(mine)
-                    row[f"{source}: {METRICS[metric].short}"] = f"**{text}**" if best and method in methods else text
-                if source != PAPER:
-                    row[f"{source}: n"] = max(cells.get((source, category, method, m), NOTHING).n for m in metrics)
-            rows.append(row)
-    table = pd.DataFrame(rows)
-    return myst_table(table, caption or _caption(runs, metrics), name, right=table.columns[2:])
-
-
-def _caption(runs: Mapping[str, Any], metrics: Sequence[str]) -> str:
-    directions = ", ".join(f"{METRICS[name].short}: {METRICS[name].better} is better" for name in metrics)
-    settings = [f"{PAPER}: {PAPER_SETTING}."]
-    for label, run in runs.items():
-        model = run.manifest.get("model", {}).get("name", "model not recorded")
-        budget = budget_text(run.manifest.get("parameters", {}).get("budget"))
-        settings.append(f"{label}: {model}, data {data_source(run.manifest)}, budget {budget}.")
-    return (
-        "Paper Table 11. Mean over layers, then over sequences, with 95 % bootstrap interval over documents; "
-        f"{directions}. Bold: best of the compared methods. {MISSING}: not measured. " + " ".join(settings)
-    )
 
 
 def leads_figure(found: pd.DataFrame) -> Figure:
@@ -209,91 +182,3 @@ def ruler(found: pd.DataFrame) -> Figure:
 def _marker(method: str, source: str) -> dict[str, Any]:
     face = "none" if source == PAPER else "full"
     return {"marker": look(method).marker, "fillstyle": face, "markersize": 6, "linestyle": "none"}
-
-
-# --- the shape of the table, until the page on other data is gone ---------------------------------------------------
-
-
-def gaps(
-    paper: pd.DataFrame,
-    runs: Mapping[str, Any],
-    metrics: Sequence[str] = PRIMARY,
-    pairs: Sequence[tuple[str, str]] = PAIRS,
-) -> pd.DataFrame:
-    """The gaps between methods in per cent of the baseline's mean: a gap compares between models, a value does not.
-
-    return  columns source, row (the category), metric, method ("a − b"), estimate, low, high, n
-    """
-    tables = []
-    for metric in metrics:
-        wide = paper.pivot(index="category", columns="method", values=metric).loc[paper["category"].unique()]
-        for a, b in pairs:
-            printed = {
-                "row": wide.index,
-                "estimate": 100 * (wide[a] - wide[b]) / wide[b],
-                "low": np.nan,
-                "high": np.nan,
-            }
-            tables.append(pd.DataFrame(printed | {"n": 0, "source": PAPER, "metric": metric, "method": f"{a} − {b}"}))
-        for label, run in runs.items():
-            found = comparisons(run.records, [metric], pairs)
-            mean = averages(run.records, [metric]).set_index(["category", "method"])["estimate"]
-            share = 100 / mean.reindex(pd.MultiIndex.from_frame(found[["category", "baseline"]])).to_numpy()
-            ours = {"estimate": found["difference"] * share, "low": found["low"] * share, "high": found["high"] * share}
-            names = {"source": label, "metric": metric, "method": found["method"] + " − " + found["baseline"]}
-            tables.append(pd.DataFrame({"row": found["category"], "n": found["n"]} | ours | names))
-    return pd.concat(tables, ignore_index=True)
-
-
-def signature(means: pd.DataFrame) -> pd.DataFrame:
-    """What marks a table of means: order of the methods, size of the gaps, the odd row, the spread over rows.
-
-    means   columns category, method and the two primary metrics, as of `paper_table_11`
-    return  columns id, metric, what, value (a number, or the name of a method, a row or an order), rows (those that
-            have the order); the same ids for every table
-    """
-    rows = []
-    for metric in PRIMARY:
-        wide = means.pivot(index="category", columns="method", values=metric)
-        table, sign = wide.loc[means["category"].unique(), list(METHODS)], METRICS[metric].sign
-        ordered = Counter(", ".join(_order(row, sign)) for _, row in table.iterrows())
-        usual, count = ordered.most_common(1)[0]
-        rows.append((f"order-{metric}", metric, "order, best first", usual, count))
-        for a, b in PAIRS:
-            gap = 100 * (table[a] - table[b]) / table[b]
-            rows.append((f"gap-{metric}-{b}", metric, f"mean gap to {b} in %", gap.mean(), len(gap)))
-            smallest = str((sign * gap).idxmin())
-            rows.append((f"odd-{metric}-{b}", metric, f"row with the smallest gain over {b}", smallest, 1))
-        rows.append((f"highest-{metric}", metric, "highest row", str(table.mean(axis=1).idxmax()), 1))
-        for method in METHODS:
-            spread = table[method].std(ddof=0)
-            rows.append((f"spread-{metric}-{method}", metric, f"standard deviation over rows, {method}", spread, 1))
-    return pd.DataFrame(rows, columns=["id", "metric", "what", "value", "rows"])
-
-
-def run_means(records: pd.DataFrame) -> pd.DataFrame:
-    """A run's means in the shape of `paper_table_11`."""
-    found = averages(records, methods=METHODS)
-    return found.pivot(index=["category", "method"], columns="metric", values="estimate").reset_index()
-
-
-def signature_table(shapes: Mapping[str, pd.DataFrame], caption: str, name: str = "") -> str:
-    """Signatures side by side: label -> `signature`, labels as in `table_11`."""
-    first = next(iter(shapes.values()))
-    what = [f"{METRICS[row.metric].short}: {row.what}" for row in first.itertuples()]
-    table = pd.DataFrame({"What": what})
-    for label, shape in shapes.items():
-        texts = []
-        for row in shape.itertuples():
-            number = (
-                "" if isinstance(row.value, str) else f"{row.value:{'+.2f' if row.id.startswith('gap') else '.4f'}}"
-            )
-            order = f" ({row.rows} rows)" if row.id.startswith("order") else ""
-            texts.append(tint(minus(number) or f"{row.value}{order}", label))
-        table[label] = texts
-    return myst_table(table, caption, name)
-
-
-def _order(values: pd.Series, sign: int) -> list[str]:
-    """The index, best value first; equal values keep their order."""
-    return list(values.index[np.argsort(-sign * values.to_numpy(), kind="stable")])
