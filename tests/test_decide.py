@@ -36,7 +36,9 @@ def test_each_number_is_the_rule_s_own_at_the_longest_prompt():
     assert list(table["extra"]) == pytest.approx([0.48, 0.02])  # what the sums add, what the window adds
     assert list(table["pages_freed"]) == pytest.approx([0.1, 0.5]) and list(table["found"]) == [0, 1]
     text = decisions_table(table, "A caption.", "tab-x")
-    assert "| H2O | 1 | 0 | – | – | 10 % | 48 % | needs a second pass |" in text
+    assert "| H2O | 1 | 0 | 10 % | 48 % | needs a second pass |" in text and "NLL" not in text
+    known = decisions_table(table.assign(known=[1.0, float("nan")]), "A caption.")
+    assert "| H2O | 1 | 0 | 1.00 | 10 % |" in known and "| ChunkKV, chunks of 10 | 10 | 1 | – | 50 % |" in known
     empty = needles()
     empty.answers = empty.answers[empty.answers["method"] == "Random"]
     with pytest.raises(InputError, match="none of"):

@@ -52,7 +52,7 @@ def decisions(needles: Any, bench: Report, questions: Any = None) -> pd.DataFram
 
 
 def decisions_table(found: pd.DataFrame, caption: str, name: str = "") -> str:
-    """`decisions` as texts."""
+    """`decisions` as texts; without a column that nothing was measured for."""
 
     def nats(column: str) -> list[str]:
         return [MISSING if pd.isna(value) else minus(f"{value:.2f}") for value in found[column]]
@@ -69,4 +69,5 @@ def decisions_table(found: pd.DataFrame, caption: str, name: str = "") -> str:
             "With fused attention": found["fused"],
         }
     )
+    table = table.loc[:, (table != MISSING).any()]
     return myst_table(table, caption, name, right=table.columns[1:-1])
