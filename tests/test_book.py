@@ -403,7 +403,8 @@ def test_the_injected_cell_is_folded_and_only_changed_parameters_are_shown(tmp_p
     parameters = {"b": Parameter("b", 1, ("int",), "a | b"), "c": Parameter("c", 1, ("int",))}
     title = nbformat.v4.new_markdown_cell("# Title\n\nText.")
     notebook = stamped([title, injected], {"b": 2, "c": 1, "other": 5}, tmp_path, parameters)
-    assert notebook.cells[1].metadata == {"tags": ["hide-input", "injected-parameters"]}
+    assert notebook.cells[1].metadata["tags"] == ["hide-input", "injected-parameters"]
+    assert notebook.cells[1].metadata["mystnb"]["code_prompt_show"] == "Show the parameters"
     top = notebook.cells[0].source
     assert top.startswith("# Title\n") and top.endswith("\n\nText.") and "| `b` | `2` | `1` | a \\| b |" in top
     assert "`c`" not in top and "`other`" not in top
@@ -415,10 +416,10 @@ def test_nothing_that_passes_is_left(tmp_path):
         nbformat.v4.new_output("stream", name="stderr", text="50 %, 3.14 s; /home/me/warning"),
         nbformat.v4.new_output("stream", name="stdout", text="a result"),
     ]
-    metadata = {"execution": {"iopub.execute_input": "now"}, "papermill": {"duration": 3.14}, "tags": ["hide-input"]}
+    metadata = {"execution": {"iopub.execute_input": "now"}, "papermill": {"duration": 3.14}, "tags": ["x"]}
     notebook = stamped([nbformat.v4.new_code_cell("f()", outputs=outputs, metadata=metadata)], {}, tmp_path)
     assert [output.text for output in notebook.cells[0].outputs] == ["a result"]
-    assert notebook.cells[0].metadata == {"tags": ["hide-input"]}
+    assert notebook.cells[0].metadata == {"tags": ["x"]}
 
 
 def test_the_provenance_line_leaves_the_cell_and_stands_below_it(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from browser import Browser, browser, find_browser
 from bs4 import BeautifulSoup
 from demo_book import built_demo
+from prose import MAIN
 
 from chunkkv_lib.book import check_site
 
@@ -116,6 +117,26 @@ CONTRAST = """
   }).map(e => e.className + ": " + e.textContent.slice(0, 40));
 })()
 """
+
+
+def test_a_page_of_the_main_path_opens_with_what_was_found(site, tab):
+    """Its first number of ours within the first screen, its first figure or table within 1,500 pixels."""
+    for page in (page for page in pages(site) if page.stem in MAIN):
+        tab.screen(1400, 900)
+        tab.open(page.as_uri())
+        top = "document.querySelector('.bd-article :is(%s)')?.getBoundingClientRect().top ?? 1e9"
+        assert tab.evaluate(top % ".pasted-text") < 900, page.name
+        assert tab.evaluate(top % "figure, table, .cell_output svg, .cell_output canvas") < 1500, page.name
+
+
+def test_no_page_is_heavy(site, tab):
+    """600 KB with its pictures, without the fonts and scripts that all pages share; the lab carries its prompt."""
+    for page in (page for page in pages(site) if page.stem != "lab"):
+        soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+        pictures = {(page.parent / image["src"]).resolve() for image in soup.select("img[src]")}
+        weights = {picture.name: picture.stat().st_size for picture in pictures if picture.is_file()}
+        assert max(weights.values(), default=0) < 300e3, (page.name, weights)
+        assert page.stat().st_size + sum(weights.values()) < 600e3, (page.name, weights)
 
 
 def test_search_finds_a_word(site, tab):

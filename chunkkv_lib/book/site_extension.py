@@ -100,6 +100,7 @@ def finish_pages(app: Sphinx, failure: Exception | None) -> None:
             meaning = " ".join(term.find_next_sibling("dd").get_text().split())
             terms[term["id"]] = escape(shorten(meaning, 250, placeholder=" …"))
     for path, text in pages.items():
+        text = text.replace(' aria-label="Toggle hidden content"', "")  # the text of the fold says more
         text = re.sub(r"<script[^>]*/fontawesome\.js[^>]*></script>", "", text)
         text = re.sub(r"<title>(.*?) &#8212; \1</title>", r"<title>\1</title>", text)
         start, *rest = VIEWPORT.split(text)

@@ -17,6 +17,8 @@ from chunkkv_lib.book.parameters import bar_safe
 from chunkkv_lib.errors import InputError
 
 EXTRA = "_extra"  # a folder of the built sources whose content becomes part of the site as it is
+#: What a folded cell is called, by what stands in it or among its tags.
+HIDDEN = {"parameters'": "parameters", "Page(globals())": "set-up", ".holds(": "checks", "import ": "imports"}
 SHARED = "share.png"  # in it: the picture that a shared link shows
 
 
@@ -39,6 +41,10 @@ def stamp(notebook: NotebookNode, chapter: Chapter, values: Mapping[str, object]
         cells.append(cell)
         if "injected-parameters" in tags(cell):
             cell.metadata["tags"] = sorted(tags(cell) | {"hide-input"})
+        if "hide-input" in tags(cell):
+            hidden = next((what for sign, what in HIDDEN.items() if sign in f"{cell.source} {tags(cell)}"), "code")
+            prompts = {f"code_prompt_{word}": f"{word.capitalize()} the {hidden}" for word in ("show", "hide")}
+            cell.metadata["mystnb"] = cell.metadata.get("mystnb", {}) | prompts
         if cell.cell_type == "code":
             cells += provenance_below(cell, chapter, extra)
     notebook.cells = cells

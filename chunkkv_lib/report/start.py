@@ -104,7 +104,7 @@ def rules_table(found: pd.DataFrame, caption: str, name: str = "") -> str:
 @styled
 def rules_figure(found: pd.DataFrame) -> Figure:
     """A bar per rule for what it finds; beside it both metrics of the same caches, on their full axes."""
-    figure, axes = panels(1, 3, height=0.38 * len(found) + 0.9, width=7.4, sharey=True, width_ratios=(1.5, 1, 1))
+    figure, axes = panels(1, 3, height=0.38 * len(found) + 0.9, width=5.6, sharey=True, width_ratios=(1.4, 1, 1))
     for y, row in enumerate(found.itertuples()):
         style = look(row.method.partition(",")[0])
         axes[0].barh(y, row.found / row.n, height=0.62, color=style.colour)
