@@ -167,12 +167,6 @@ def analysis_bytes(
     }
 
 
-def achieved_flops(run: Any, model: Architecture) -> float:
-    """What a run got done per second, everything included: its sequences' `analysis_flops` by its seconds."""
-    work = sum(analysis_flops(model, tokens) for tokens in run.sequences["prompt_tokens"])
-    return work / run.manifest["seconds"]
-
-
 def cost_table(models: Mapping[str, tuple[Architecture, int, int]], caption: str, name: str = "") -> str:
     """Memory of measuring one prompt: weights, caches, and the rest, which is one layer's at a time.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -117,7 +118,8 @@ def axis_figure(
     figure, axes = panels(len(metrics), height=2.3, sharex=True)
     for ax, metric in zip(axes, metrics, strict=True):
         mine, about = means[means["metric"] == metric].dropna(subset="estimate"), METRICS[metric]
-        ends = line_panel(ax, mine.sort_values(field, kind="stable"), field)
+        mine = mine.sort_values(field, kind="stable")
+        ends = line_panel(ax, mine, field)
         if field == "budget" and metric == PRIMARY[0]:
             ax.plot(values, [1 - value for value in values], color=INK, linewidth=0.8, linestyle=":")
         if marked in values:
@@ -125,9 +127,14 @@ def axis_figure(
         unit = f" ({about.unit})" if about.unit else ""
         ax.set(xscale=scale, ylabel="\n".join(filter(None, [about.short + unit, about.direction])))
         say_start(ax)
-        label_ends(ax, values[-1], ends, gap=0.12)
+        label_ends(ax, mine.groupby("method", sort=False)[field].max(), ends, gap=0.12)
         ax.minorticks_off()
-    axes[-1].set_xticks(values, [f"{value:g}" for value in values])
+    at = np.log(values) if scale == "log" else np.array(values)
+    told, edge = [], -np.inf
+    for value, place in zip(values, (at - at[0]) / np.ptp(at), strict=True):  # no number too near to the last
+        told.append(f"{value:g}" if place - edge > 0.06 else "")
+        edge = place if told[-1] else edge
+    axes[-1].set_xticks(values, told)
     axes[-1].set_xlabel(label)
     headline(figure, subject or METRICS[metrics[0]].label, int(means["n"].max()))
     return figure

@@ -197,19 +197,23 @@ def spread(positions: Sequence[float], gap: float) -> np.ndarray:
     return moved
 
 
-def label_ends(axes: Axes, x: float, labels: Iterable[tuple[float, str, str]], gap: float = 0.075) -> None:
+def label_ends(
+    axes: Axes, x: float | Sequence[float], labels: Iterable[tuple[float, str, str]], gap: float = 0.075
+) -> None:
     """Name lines at their right end instead of in a legend; a thin leader joins a label that had to move.
 
-    x       data position of the ends; labels: (y in data units, text, colour); gap in fractions of the axes.
+    x       data position of the ends, one or one for each; labels: (y in data units, text, colour); gap in fractions of
+            the axes.
     Set the axes' limits and scales before.
     """
     labels = list(labels)
     to_axes = axes.transData - axes.transAxes
-    heights = spread([to_axes.transform((x, y))[1] for y, _, _ in labels], gap)
-    for (y, text, colour), height in zip(labels, heights, strict=True):
+    ends = np.broadcast_to(x, len(labels))
+    heights = spread([to_axes.transform((end, y))[1] for end, (y, _, _) in zip(ends, labels, strict=True)], gap)
+    for end, (y, text, colour), height in zip(ends, labels, heights, strict=True):
         axes.annotate(
             brief(text),
-            xy=(x, y),
+            xy=(end, y),
             xytext=(1.05, height),
             textcoords="axes fraction",
             color=legible(colour),
