@@ -20,12 +20,10 @@ from chunkkv_lib.report.claims import (
     NOT_SEEN,
     OTHER_WAY,
     SMALLER,
-    by_settings,
     cards_figure,
     cards_frame,
     cards_table,
     scorecard,
-    settings_table,
     verdict,
     verdict_range,
 )
@@ -256,17 +254,3 @@ def test_ids_are_the_plan_s_and_tables_and_picture_show_every_verdict():
     assert len(ax.texts) == len(found) and {t.get_text().replace("\n", " ") for t in ax.texts} >= {HOLDS, CANNOT_TELL}
     with pytest.raises(InputError, match="no run"):
         cards_frame({})
-
-
-def test_other_settings_are_compared_as_pairs_and_those_not_measured_left_out():
-    names = {"H2O": "SnapKV, kernel 15"}
-    records, answers = records_of({"ChunkKV": 0.88, "SnapKV": 0.89, "H2O": 0.87}), answers_of(EQUAL)
-    run = run_of(records.replace({"method": names}), answers.replace({"method": names}))
-    found = by_settings(run).set_index(["setting", "metric"])["estimate"]
-    assert set(found.index.get_level_values(0)) == {"as published here", "SnapKV pooled over 15"}
-    assert found["as published here", L1] == pytest.approx(-0.01)
-    assert found["SnapKV pooled over 15", L1] == pytest.approx(0.01)
-    lines = settings_table(by_settings(run), "A caption.").splitlines()
-    assert "| as published here | **−0.0100" in lines[4] and "**0.0100" not in lines[5]
-    with pytest.raises(InputError, match="none of the settings"):
-        by_settings(run_of(records[records["method"] != "SnapKV"], answers))

@@ -317,46 +317,6 @@ def needle_gap(run: Any, method: str, baseline: str) -> Interval:
     return over_documents([found[method] - found[baseline]], sequences)
 
 
-# --- settings -----------------------------------------------------------------------------------------------------
-
-SETTINGS = {
-    "as published here": ("ChunkKV", "SnapKV"),
-    "window 4": ("ChunkKV, window 4", "SnapKV, window 4"),
-    "window 16": ("ChunkKV, window 16", "SnapKV, window 16"),
-    "window 32": ("ChunkKV, window 32", "SnapKV, window 32"),
-    "SnapKV pooled over 5": ("ChunkKV", "SnapKV, kernel 5"),
-    "SnapKV pooled over 15": ("ChunkKV", "SnapKV, kernel 15"),
-    "a set per query head": ("ChunkKV, granularity query_head", "SnapKV, granularity query_head"),
-    "one set per layer": ("ChunkKV, granularity layer", "SnapKV, granularity layer"),
-    "chunks of 20": ("ChunkKV, chunk_size 20", "SnapKV"),
-}
-
-
-def by_settings(run: Any) -> pd.DataFrame:
-    """ChunkKV − SnapKV under other settings: columns setting, metric, estimate, low, high, n; those it measured."""
-    measured, hurt, rows = set(run.records["method"]), damage(run.answer_records), []
-    for setting, (a, b) in SETTINGS.items():
-        if not {a, b} <= measured:
-            continue
-        for metric in (*PRIMARY, NLL):
-            wide = sequence_means(hurt if metric == NLL else run.records, metric)
-            rows.append({"setting": setting, "metric": metric} | vars(interval(wide[a] - wide[b])))
-    if not rows:
-        raise InputError(f"run {run.name!r} has none of the settings; measure it with --variants.")
-    return pd.DataFrame(rows)
-
-
-def settings_table(found: pd.DataFrame, caption: str, name: str = "") -> str:
-    """`by_settings`: a row per setting, a column per metric; bold where ChunkKV is clearly ahead."""
-    rows = {}
-    for row in found.itertuples():
-        text = number(row, 3 if row.metric == NLL else 4)
-        ahead = verdict(Interval(row.estimate, row.low, row.high, row.n), METRICS[row.metric].sign) == HOLDS
-        rows.setdefault(row.setting, {})[METRICS[row.metric].header] = f"**{text}**" if ahead else text
-    table = pd.DataFrame(rows).T.reset_index(names="Setting")
-    return myst_table(table, caption, name, right=table.columns[1:])
-
-
 # --- table and picture --------------------------------------------------------------------------------------------
 
 
