@@ -62,14 +62,6 @@ LOOKS = {
     "ChunkKV-15": Look("#003F63", "h", "-"),
 }
 OTHERS = (Look("#CC79A7", "P", "-"), Look("#E69F00", "X", "-"), Look("#56B4E9", "d", "-"))  # a reader's own methods
-#: Runs and other things that are no methods: told apart by marker and dashes, in colours that no method has.
-SERIES = (
-    Look("#332288", "o", "-"),
-    Look("#CC79A7", "D", (0, (5, 1.5))),
-    Look("#882255", "s", (0, (1, 1))),
-    Look("#6b6b12", "^", (0, (3, 1, 1, 1))),
-    Look("#222222", "v", (0, (7, 2))),
-)
 PAPER = "Paper"
 FILLS = ("full", "left", "bottom", "top")  # how a run's markers are filled, by its place; the paper's are hollow
 
