@@ -7,11 +7,12 @@ import warnings
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from synthetic_records import tiny_run
 
 from chunkkv_lib.errors import InputError
-from chunkkv_lib.report import arithmetic, damage, definitions, kept, layers, style, table_11, toy
+from chunkkv_lib.report import arithmetic, damage, definitions, layers, prompt, style, table_11, toy
 from chunkkv_lib.report.records import damage as rec_damage
 from chunkkv_lib.report.records import paper_table_11
 
@@ -20,6 +21,8 @@ L1 = ["kv_l1_loss"]
 WORDS = ["<s>", "The", "key", "is", "7", "4", "2", ".", "What", "was", "the", "$key\n"]
 KEPT = {"ChunkKV": [[0, 1, 2, 10, 11]] * 4, "SnapKV": [[[0, 4, 5, 10, 11], [0, 1, 6, 10, 11]]] * 4}
 SCORES = {"ChunkKV": np.linspace(0, 1, 12), "SnapKV": [0.5] * 10 + [np.nan] * 2}
+SHARES = np.linspace(0, 0.6, 12)
+ANSWERS = pd.DataFrame({"method": ["Full", "ChunkKV", "Random"], "nll": [1.0, 1.2, 4.9]})
 ROW = "Single-Document QA"
 
 
@@ -36,7 +39,9 @@ EVERY = {
     "cosines_figure": lambda run: definitions.cosines_figure(definitions.definition_ranks(run.records), (0.35, 0.43)),
     "ruler": lambda run: table_11.ruler(beside(run)),
     "damage_scatter": lambda run: damage.damage_scatter(damage.damage_points(run.records, rec_damage(run.answers))),
-    "kept_raster": lambda run: kept.kept_raster(KEPT, WORDS),
+    "kept_raster": lambda run: prompt.kept_raster(KEPT, 12, {"evidence": (3, 7)}),
+    "passage_bars": lambda run: prompt.passage_bars({"ChunkKV": SHARES, "Oracle": SHARES[::-1]}, WORDS, [4, 5], 0.1),
+    "answer_dots": lambda run: prompt.answer_dots(ANSWERS),
     "token_strip": lambda run: toy.token_strip(WORDS, SCORES, KEPT | {"SnapKV": [0, 4]}, chunk_size=3, window=2),
 }
 
@@ -292,18 +297,36 @@ def test_damage_scatter_draws_each_sequence():
 
 
 # -------------------------------------------------------------------------------- tokens
+def test_bubbles_tick_what_is_right_and_write_texts_as_texts():
+    columns = {"first": {"Full": "in the <b>17th", "H2O": "1873\n\nor so"}, "then": {"Full": "no", "H2O": "17th"}}
+    shown = prompt.bubbles(columns, lambda text: "17th" in text).data
+    assert "in the &lt;b&gt;17th" in shown and "1873 or so" in shown and "<b>" not in shown
+    assert shown.count("✓") == shown.count('aria-label="right"') == 2 and shown.count("✗") == 2
+
+
+def test_the_answer_s_line_needs_the_full_cache():
+    with pytest.raises(InputError, match="Full"):
+        prompt.answer_dots(ANSWERS.drop(0))
+
+
+def test_bars_of_a_passage_are_as_high_as_its_shares():
+    ax = EVERY["passage_bars"](RUN).axes[0]
+    bars = [patch.get_height() for patch in ax.patches if patch.get_width() == pytest.approx(0.8)]
+    assert bars == pytest.approx(SHARES)
+
+
 def test_kept_share_by_hand():
-    assert kept.kept_share([[0, 2], [0, 1]], 4).tolist() == [1, 0.5, 0.5, 0]
-    assert kept.kept_share([3], 4).tolist() == [0, 0, 0, 1]
+    assert prompt.kept_share([[0, 2], [0, 1]], 4).tolist() == [1, 0.5, 0.5, 0]
+    assert prompt.kept_share([3], 4).tolist() == [0, 0, 0, 1]
     with pytest.raises(InputError, match="0 to 3"):
-        kept.kept_share([4], 4)
+        prompt.kept_share([4], 4)
 
 
 def test_long_raster_is_binned_without_losing_mass():
     share = np.zeros((2, 1003))
     share[0, 7], share[1, :] = 1, 0.25
-    binned = kept._binned(share)
-    assert binned.shape == (2, kept.COLUMNS) and binned[1] == pytest.approx(0.25)
+    binned = prompt._binned(share)
+    assert binned.shape == (2, prompt.COLUMNS) and binned[1] == pytest.approx(0.25)
     assert binned[0].argmax() == 3 and binned[0].max() == pytest.approx(1 / 3)  # positions 0 1, 2 3 4, 5 6, 7 8 9
 
 
@@ -319,7 +342,7 @@ def test_token_strip_colours_what_stays_and_prints_every_score():
     with pytest.raises(InputError, match="12 tokens"):
         toy.token_strip(WORDS, {"ChunkKV": [1.0]}, {"ChunkKV": [0]})
     with pytest.raises(InputError, match="at least one method"):
-        kept.kept_raster({}, 4)
+        prompt.kept_raster({}, 4)
 
 
 # -------------------------------------------------------------------------------- setting

@@ -1,4 +1,4 @@
-"""A prompt's text in a page: where it was cut, and which of its tokens stay. Plain HTML, no scripts.
+"""One prompt: its text as a page may quote it, which of its tokens stay, and what the model says from each cache.
 
 Only texts whose licence allows it are quoted; of all others the letters are hidden, the layout stays.
 """
@@ -7,18 +7,26 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike
 
 from ..errors import InputError
 from ..sequence import Sequence as Sample
 from ..sequences import ATTRIBUTION, Attribution, load_sequences
 from ..sequences.encoding import own_sequence
-from .style import look
+from .style import GREY, INK, SMALL, headline, legible, look, panels, styled
 
 if TYPE_CHECKING:
     from IPython.display import HTML
 
+COLUMNS = 400  # of the raster; longer prompts are averaged into this many
 FREE = ("CC BY", "MIT")  # how the licences begin that allow quoting with attribution
 MUTED = "var(--pst-color-text-muted, #595959)"
 BOX = "border-left: 3px solid var(--pst-color-border, #c8c8c8); padding: 0.2rem 0.8rem; margin: 0.6rem 0;"
@@ -107,76 +115,6 @@ def _gap(tokens: int, cut: bool) -> str:
     return f"<p style='text-align: center; margin: 0.4rem 0; {weight}'>{what}</p>"
 
 
-def kept_text(
-    texts: Sequence[str],
-    kept_by_method: Mapping[str, Sequence[int]],
-    dataset: str,
-    start: int = 0,
-    evidence: range = range(0),
-) -> HTML:
-    """A stretch of a prompt once per method, kept tokens marked; under each the kept pieces as a list.
-
-    texts           of the stretch's tokens
-    kept_by_method  method -> kept positions of one layer and head, counted from the prompt's beginning
-    start           position of the first of `texts`
-    evidence        positions of the passage that holds the answer, underlined with dots
-    raises          InputError: an empty stretch.
-    """
-    if not texts:
-        raise InputError("the stretch of the prompt is empty; choose one inside the prompt.")
-    positions = range(start, start + len(texts))
-    parts = []
-    for method, kept in kept_by_method.items():
-        stays = set(map(int, kept))
-        here = sum(position in stays for position in positions)
-        title = f"<strong>{html.escape(method)}</strong> keeps {here} of these {len(texts)} tokens"
-        body = "".join(
-            _run(quoted("".join(text for _, text in run), dataset), method, is_kept, is_evidence)
-            for is_kept, is_evidence, run in _runs(positions, texts, stays, evidence)
-        )
-        pieces = [
-            "".join(text for _, text in run) for is_kept, _, run in _runs(positions, texts, stays, range(0)) if is_kept
-        ]
-        parts.append(
-            f"<div style='{BOX}'><p style='margin: 0.2rem 0'>{title}</p>"
-            f"<p style='{TEXT} color: {MUTED}'>{body}</p>{_listed(pieces, dataset)}</div>"
-        )
-    return _html("".join(parts))
-
-
-def _runs(positions: range, texts: Sequence[str], stays: set[int], evidence: range) -> list[tuple[bool, bool, list]]:
-    """Neighbours that are drawn alike: (kept, evidence, [(position, text), ...])."""
-    runs: list[tuple[bool, bool, list]] = []
-    for position, text in zip(positions, texts, strict=True):
-        kind = (position in stays, position in evidence)
-        if not runs or runs[-1][:2] != kind:
-            runs.append((*kind, []))
-        runs[-1][2].append((position, text))
-    return runs
-
-
-def _run(text: str, method: str, kept: bool, evidence: bool) -> str:
-    styles = []
-    if kept:
-        colour = look(method).colour
-        styles.append(
-            f"color: var(--pst-color-text-base, #222); background: {colour}40; font-weight: 600; "
-            f"border-bottom: 2px solid {colour}; padding: 1px 0;"
-        )
-    if evidence:
-        styles.append("text-decoration: underline dotted; text-underline-offset: 0.3em;")
-    if not styles:
-        return _escaped(text)
-    tag = "mark" if kept else "span"
-    return f"<{tag} style='{' '.join(styles)}'>{_escaped(text)}</{tag}>"
-
-
-def _listed(pieces: Sequence[str], dataset: str) -> str:
-    items = "".join(f"<li>{_escaped(quoted(piece, dataset)).strip() or '␣'}</li>" for piece in pieces)
-    many = f"{len(pieces)} piece" + "s" * (len(pieces) != 1)
-    return f"<details><summary>The kept tokens as a list: {many}</summary><ul>{items}</ul></details>" if items else ""
-
-
 def _escaped(text: str) -> str:
     return html.escape(text).replace("\n", " ⏎ ")
 
@@ -185,3 +123,172 @@ def _html(text: str) -> HTML:
     from IPython.display import HTML
 
     return HTML(text)
+
+
+def passage(sequence: Sample, prompts: Sequence[Any], window: int) -> tuple[int, int]:
+    """Positions (start, end exclusive) of the passage that holds the answer.
+
+    Where none is known: the 20 neighbours that the answer's queries look at most, position 0 and the window left out.
+
+    prompts  of each layer the prompt's attention, with the answer's queries
+    """
+    if sequence.evidence_spans:
+        return sequence.evidence_spans[0]
+    rows = np.mean([prompt.probe_rows().mean((0, 1)).numpy() for prompt in prompts], axis=0)
+    sums = np.convolve(rows[1 : len(rows) - window], np.ones(20), "valid")
+    start = 1 + int(sums.argmax())
+    return start, start + 20
+
+
+# --- pictures -----------------------------------------------------------------------------------------------------
+
+
+def one_line(text: str, most: int = 90) -> str:
+    """A written text on one line, cut where it is long."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def bubbles(
+    columns: Mapping[str, Mapping[str, str]], right: Callable[[str], bool], said: Callable[[str], str] = one_line
+) -> HTML:
+    """What a model wrote from each cache, as speech bubbles: a row per cache, a column per circumstance.
+
+    columns  circumstance -> cache -> text
+    right    whether a text is right: it gets a tick, the others a cross; said: the text as it is shown
+    """
+    from IPython.display import HTML
+
+    caches = list(next(iter(columns.values())))
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in columns)
+    rows = ""
+    for cache in caches:
+        colour = look(cache.split(" with")[0]).colour
+        cells = ""
+        for texts in columns.values():
+            good = right(texts[cache])
+            sign = f'<span role="img" aria-label="{"right" if good else "wrong"}">{"✓" if good else "✗"}</span>'
+            shown = html.escape(said(texts[cache])) or "␣"
+            cells += f'<td class="{"right" if good else "wrong"}"><q>{shown}</q> {sign}</td>'
+        rows += f'<tr style="--bubble: {colour}"><th scope="row">{html.escape(cache)}</th>{cells}</tr>'
+    return HTML(
+        f'<style>{BUBBLES}</style><div class="bubbles" role="region" tabindex="0" aria-label="What the model writes">'
+        f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+BUBBLES = """
+.bubbles { overflow-x: auto; margin: 1rem 0; }
+.bubbles table { border-collapse: separate; border-spacing: 0.5rem 0.4rem; width: 100%; }
+.bubbles :is(th, td) { text-align: left; vertical-align: middle; font-weight: 400; font-size: 0.95rem; }
+.bubbles th[scope="row"] { font-weight: 600; border-left: 4px solid var(--bubble); padding-left: 0.5rem; }
+.bubbles tbody td { border: 1px solid var(--pst-color-border, #c8c8c8); border-radius: 0.9rem 0.9rem 0.9rem 0;
+  padding: 0.35rem 0.7rem; overflow-wrap: anywhere; min-width: 8rem; }
+.bubbles td.right { background: color-mix(in srgb, #009e73 22%, transparent); }
+"""
+
+
+@styled
+def kept_raster(
+    kept_by_method: Mapping[str, Sequence[ArrayLike]], n: int, marks: Mapping[str, tuple[int, int]] | None = None
+) -> Figure:
+    """Layers against prompt positions for each method: the darker, the more of the heads keep a position.
+
+    kept_by_method  method -> per layer the kept positions [S, b] (or [b]); n: tokens of the prompt
+    marks           name -> (start, end exclusive) of a stretch of the prompt, set off by thin lines
+    raises          InputError: no method, or a position outside the prompt.
+    """
+    if not kept_by_method:
+        raise InputError("no kept positions to draw: pass at least one method.")
+    figure, axes = panels(len(kept_by_method), height=1.5, sharex=True, sharey=True)
+    for ax, (method, layers) in zip(axes, kept_by_method.items(), strict=True):
+        share = np.stack([kept_share(kept, n) for kept in layers])
+        colours = LinearSegmentedColormap.from_list(method, ["#f4f4f4", look(method).colour])
+        darkest = max(share.max() * (1 if n <= COLUMNS else 0.6), 1e-9)
+        ax.imshow(_binned(share), cmap=colours, vmin=0, vmax=darkest, aspect="auto", interpolation="nearest",
+                  extent=(-0.5, n - 0.5, len(share) - 0.5, -0.5))  # fmt: skip
+        ax.set_title(method, color=legible(look(method).colour), fontweight="bold", fontsize=10)
+        ax.set_ylabel("Layer")
+        ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.grid(visible=False)
+        for name, (start, stop) in (marks or {}).items():
+            ax.vlines([start - 0.5, stop - 0.5], *ax.get_ylim(), color=INK, linewidth=0.8)
+            if ax is axes[0]:
+                ax.annotate(name, ((start + stop) / 2, 1.02), xycoords=ax.get_xaxis_transform(), ha="center",
+                            fontsize=SMALL)  # fmt: skip
+    axes[-1].set_xlabel("Prompt position (tokens)")
+    headline(figure, "The darker, the more of a layer's heads keep the position")
+    return figure
+
+
+@styled
+def passage_bars(shares: Mapping[str, ArrayLike], words: Sequence[str], marked: Sequence[int], chance: float) -> Figure:
+    """Share of the heads that keep each token of a passage, a panel per method.
+
+    shares  method -> [tokens]; words: the tokens; marked: indices to point out; chance: a random choice's share
+    """
+    figure, axes = panels(len(shares), height=1.15, sharex=True, sharey=True)
+    places = np.arange(len(words))
+    for ax, (method, share) in zip(axes, shares.items(), strict=True):
+        colour = look(method).colour
+        for place in marked:
+            ax.axvspan(place - 0.5, place + 0.5, color="#fdf0c8", linewidth=0)
+        ax.bar(places, share, 0.8, color=colour)
+        ax.axhline(chance, color=GREY, linewidth=1, linestyle=(0, (1, 1)))
+        ax.set_title(method, color=legible(colour), fontweight="bold", fontsize=10)
+        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        ax.grid(visible=False, axis="x")
+    axes[-1].set_xticks(places, [word or "␣" for word in words], rotation=90, fontsize=SMALL)
+    for label in (axes[-1].get_xticklabels()[place] for place in marked):
+        label.set_fontweight("bold")
+    headline(figure, "Share of all heads that keep the token")
+    return figure
+
+
+def kept_share(kept: ArrayLike, n: int) -> np.ndarray:
+    """Share of the heads that keep each of n positions: kept [S, b] or [b] -> [n].
+
+    raises  InputError: a position outside 0..n-1.
+    """
+    kept = np.atleast_2d(np.asarray(kept, dtype=int))
+    if kept.size and not 0 <= kept.min() <= kept.max() < n:
+        raise InputError(f"kept positions run from {kept.min()} to {kept.max()}, the prompt from 0 to {n - 1}.")
+    share = np.zeros(n)
+    for row in kept:
+        share[np.unique(row)] += 1 / len(kept)
+    return share
+
+
+def _binned(share: np.ndarray) -> np.ndarray:
+    """Mean over neighbouring positions, so that a raster has at most COLUMNS columns."""
+    n = share.shape[1]
+    if n <= COLUMNS:
+        return share
+    starts = np.arange(COLUMNS) * n // COLUMNS
+    return np.add.reduceat(share, starts, axis=1) / np.diff(np.append(starts, n))
+
+
+@styled
+def answer_dots(answers: pd.DataFrame) -> Figure:
+    """Negative log-likelihood of the answer from each method's cache; the full cache's as a line.
+
+    answers  columns method, nll, with a row "Full"; one sequence
+    raises   InputError: no row "Full", or no likelihood, as with an answer of one token.
+    """
+    nll = answers.set_index("method")["nll"]
+    if "Full" not in nll or nll.isna().any():
+        raise InputError("the likelihood needs a row 'Full' and an answer of at least 2 tokens.")
+    others = nll.drop("Full")
+    figure, (ax,) = panels(height=0.36 * len(others) + 1)
+    ax.axvline(nll["Full"], color=INK, linewidth=1.2)
+    for y, (method, value) in enumerate(others.items()):
+        style = look(method)
+        ax.hlines(y, nll["Full"], value, color=style.colour, linewidth=1.4)
+        ax.plot(value, y, style.marker, color=style.colour, markersize=11 if style.marker == "*" else 8)
+        ax.annotate(f"{value:.2f}", (value, y), xytext=(9, 0), textcoords="offset points", va="center", fontsize=SMALL)
+    ax.set_yticks(range(len(others)), list(others.index))
+    ax.set(ylim=(len(others) - 0.5, -0.5), xlim=(0, 1.12 * nll.max()))
+    ax.set_xlabel("Nats per answer token   ← lower is better")
+    ax.grid(visible=False, axis="y")
+    headline(figure, f"Line: the full cache, {nll['Full']:.2f}")
+    return figure
