@@ -13,7 +13,6 @@ from scipy.stats import spearmanr
 from chunkkv_lib.report import answers, reach
 from chunkkv_lib.report import damage as dm
 from chunkkv_lib.report.records import PRIMARY, damage
-from chunkkv_lib.report.statistics import proportion_interval
 from chunkkv_lib.report.style import svg
 from chunkkv_lib.runs import Parameters
 
@@ -157,18 +156,3 @@ def test_outcomes_as_a_table(graded):
     text = dm.outcomes_table(costs, "Costs.")
     assert "Loss of LongBench score ↓" in text and "in step with the full cache's ↑" in text
     assert "| Random (control) | 0.6" in text
-
-
-def test_a_share_has_wilsons_interval():
-    """By the formula: centre (p + z²/2n) / (1 + z²/n), for 5 of 6."""
-    z, n, p = 1.959964, 6, 5 / 6
-    centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    found = proportion_interval(5, 6)
-    assert (found.low, found.high) == pytest.approx(
-        ((centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n))
-    )
-    assert found.estimate == pytest.approx(p) and found.n == 6
-    assert proportion_interval(0, 6).low == pytest.approx(0, abs=1e-9) and proportion_interval(0, 6).high > 0.3
-    assert np.isnan(proportion_interval(0, 0).estimate)
-    with refused("7 successes of 6"):
-        proportion_interval(7, 6)

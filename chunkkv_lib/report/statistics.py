@@ -18,7 +18,6 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
 
 from ..errors import InputError, unknown
 
@@ -146,19 +145,6 @@ def documents_of(values: ArrayLike) -> np.ndarray | None:
     if isinstance(values, pd.Series | pd.DataFrame) and "document" in values.index.names:
         return values.index.get_level_values("document").to_numpy()
     return None
-
-
-def proportion_interval(successes: int, n: int, level: float = LEVEL) -> Interval:
-    """Share of n independent trials that succeeded, with Wilson's score interval: it also holds at 0 and at n.
-
-    raises  InputError: more successes than trials, or a negative number.
-    """
-    if not 0 <= successes <= n:
-        raise InputError(f"{successes} successes of {n} trials are not possible; give 0 to {n}.")
-    if n == 0:
-        return Interval(np.nan, np.nan, np.nan, 0)
-    low, high = proportion_confint(successes, n, alpha=1 - level, method="wilson")
-    return Interval(successes / n, float(low), float(high), n)
 
 
 def smallest_margin(difference: ArrayLike, groups: ArrayLike | None = None) -> float:
