@@ -92,7 +92,7 @@ def cosines_figure(ranks: pd.DataFrame, band: tuple[float, float], subject: str 
     for place, (method, table) in enumerate(cosines.groupby("method", sort=False)):
         y = [rows.index(metric) + 0.13 * (place - (len(methods) - 1) / 2) for metric in table["metric"]]
         ax.plot(table["estimate"], y, label=method, color=look(method).colour, marker=look(method).marker,
-                linestyle="none")  # fmt: skip
+                linestyle="none", clip_on=False)  # fmt: skip
     ax.set_yticks(range(len(rows)), [fill(METRICS[metric].label, 32) for metric in rows], fontsize=SMALL)
     ax.set(xlabel="Mean over layers, then over sequences", xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
     ax.grid(visible=False, axis="y")

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from ..errors import unknown
 from .records import CONTROLS, METHODS, METRICS, PAIRS, PRIMARY, sequence_means
@@ -164,10 +165,11 @@ def ruler(found: pd.DataFrame) -> Figure:
             alone = len(spans.loc[method]) == 1
             y = methods.index(method) + (0 if alone else 0.18 if source != PAPER else -0.18)
             ax.hlines(y, span["min"], span["max"], color=look(method).colour, linewidth=1.4)
-            ax.plot(span["mean"], y, color=look(method).colour, **_marker(method, source))
+            ax.plot(span["mean"], y, color=look(method).colour, clip_on=False, **_marker(method, source))
         ax.axvline(spans.loc["Random"]["mean"].iloc[0], color=INK, linewidth=0.8, zorder=1)
         ax.set_yticks(range(len(methods)), methods)
         ax.set(ylim=(len(methods) - 0.4, -0.6), xlabel=f"{METRICS[metric].label}\n{METRICS[metric].direction}")
+        ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         ax.grid(visible=False, axis="y")
         if METRICS[metric].sign > 0:
             ax.set_xlim(0, 1)
