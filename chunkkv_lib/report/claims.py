@@ -391,8 +391,3 @@ def pairs_figure(wide: pd.DataFrame, metric: str) -> Figure:
     right.axhline(0, color=INK, linewidth=0.8)
     right.set(xticks=[0, 0.6], xticklabels=["each", "mean"], xlim=(-0.4, 1), xlabel=f"{second} − {first}")
     return figure
-
-
-def say(found: Interval, below: str, above: str, neither: str) -> str:
-    """A word for an interval: where it lies against zero, or that it holds zero."""
-    return (above if found.estimate > 0 else below) if found.excludes(0) else neither
