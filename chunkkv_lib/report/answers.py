@@ -77,7 +77,7 @@ def needle_map(table: pd.DataFrame, axis: str, metrics: pd.DataFrame | None = No
                 _cell(ax, x, y, f"{value:.3f}", (value - worst) / (best - worst), "Oranges", 1.44)
     texts = [f"{100 * value:.0f} %" if by == "depth" and value != EVERY else str(value) for value in values]
     texts += [METRICS[name].short for name in metrics]
-    ax.set_xticks([*places, *aside], [fill(text, 10) for text in texts], fontsize=SMALL)
+    ax.set_xticks([*places, *aside], [fill(text, 8, break_long_words=False) for text in texts], fontsize=SMALL)
     ax.set_yticks(range(len(methods)), map(brief, methods))
     ax.set(xlim=(-0.5, [*places, *aside][-1] + 0.75), ylim=(len(methods) - 0.5, -0.5))
     ax.set_xlabel(axis, fontsize=SMALL)

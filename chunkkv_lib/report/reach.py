@@ -50,7 +50,7 @@ def reach_figure(table: pd.DataFrame, note: str = "") -> Figure:
         ax.set_ylim(-0.04, 1.04)
     figure.supxlabel("Reach: tokens of a chunk (ChunkKV) or of the pooling kernel (SnapKV)", fontsize=SMALL)
     figure.supylabel("Share of codes found", fontsize=SMALL)
-    axes[0].legend(loc="lower right")
+    axes[-1].legend(loc="center left")
     headline(figure, "Found by reach", note=note)
     return figure
 
