@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from synthetic_records import tiny_run
 
 from chunkkv_lib.errors import InputError
@@ -307,6 +309,14 @@ def test_bubbles_tick_what_is_right_and_write_texts_as_texts():
 def test_the_answer_s_line_needs_the_full_cache():
     with pytest.raises(InputError, match="Full"):
         prompt.answer_dots(ANSWERS.drop(0))
+
+
+@pytest.mark.parametrize(("looks", "found"), [([0.0] * 40 + [0.1] * 20 + [0.0] * 8, (41, 61)), ([0.2] * 15, (1, 8))])
+def test_without_evidence_the_passage_is_what_the_answer_looks_at(looks, found):
+    rows = torch.tensor([0.9, *looks])[None, None]  # position 0 and the window do not count, whatever they get
+    prompts = [SimpleNamespace(probe_rows=lambda: rows)]
+    assert prompt.passage(SimpleNamespace(evidence_spans=()), prompts, window=8) == found
+    assert prompt.passage(SimpleNamespace(evidence_spans=((3, 5),)), [], 8) == (3, 5)
 
 
 def test_bars_of_a_passage_are_as_high_as_its_shares():

@@ -135,9 +135,10 @@ def passage(sequence: Sample, prompts: Sequence[Any], window: int) -> tuple[int,
     if sequence.evidence_spans:
         return sequence.evidence_spans[0]
     rows = np.mean([prompt.probe_rows().mean((0, 1)).numpy() for prompt in prompts], axis=0)
-    sums = np.convolve(rows[1 : len(rows) - window], np.ones(20), "valid")
-    start = 1 + int(sums.argmax())
-    return start, start + 20
+    middle = rows[1 : len(rows) - window]
+    length = min(20, len(middle))
+    start = 1 + int(np.convolve(middle, np.ones(length), "valid").argmax())
+    return start, start + length
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------
