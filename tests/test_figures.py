@@ -14,8 +14,7 @@ import torch
 from synthetic_records import tiny_run
 
 from chunkkv_lib.errors import InputError
-from chunkkv_lib.report import arithmetic, damage, definitions, layers, prompt, style, table_11, toy
-from chunkkv_lib.report.records import damage as rec_damage
+from chunkkv_lib.report import arithmetic, definitions, layers, prompt, style, table_11, toy
 from chunkkv_lib.report.records import paper_table_11
 
 RUN = tiny_run()
@@ -40,7 +39,6 @@ EVERY = {
     "ranks_figure": lambda run: definitions.ranks_figure(definitions.definition_ranks(run.records)),
     "cosines_figure": lambda run: definitions.cosines_figure(definitions.definition_ranks(run.records), (0.35, 0.43)),
     "ruler": lambda run: table_11.ruler(beside(run)),
-    "damage_scatter": lambda run: damage.damage_scatter(damage.damage_points(run.records, rec_damage(run.answers))),
     "kept_raster": lambda run: prompt.kept_raster(KEPT, 12, {"evidence": (3, 7)}),
     "passage_bars": lambda run: prompt.passage_bars({"ChunkKV": SHARES, "Oracle": SHARES[::-1]}, WORDS, [4, 5], 0.1),
     "answer_dots": lambda run: prompt.answer_dots(ANSWERS),
@@ -72,11 +70,11 @@ def test_every_figure_is_named_small_enough_and_leaves_no_trace(name):
     assert min(sizes) >= 9
 
 
-@pytest.mark.parametrize("name", ["figure_6", "layer_differences", "leads_figure", "ranks_figure", "damage_scatter"])
+@pytest.mark.parametrize("name", ["figure_6", "layer_differences", "leads_figure", "ranks_figure"])
 def test_few_sequences_draw_without_intervals(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        EVERY[name](tiny_run(per_category=1 + (name == "damage_scatter"), layers=2))
+        EVERY[name](tiny_run(per_category=1, layers=2))
 
 
 def test_single_sequence_says_so():
@@ -99,11 +97,8 @@ def test_names_from_outside_are_no_markup(name):
         warnings.simplefilter("error")
         figure = layers.figure_6(means)
         style.svg(figure)
-        for draw in ("ranks_figure", "damage_scatter"):
-            ranked = definitions.definition_ranks(run.records, methods=["SnapKV", name])
-            points = damage.damage_points(run.records, rec_damage(run.answers), methods=["SnapKV", name])
-            tables = {"ranks_figure": ranked, "damage_scatter": points}
-            style.svg(getattr({"ranks_figure": definitions, "damage_scatter": damage}[draw], draw)(tables[draw]))
+        ranked = definitions.definition_ranks(run.records, methods=["SnapKV", name])
+        style.svg(definitions.ranks_figure(ranked))
     assert style.brief(name) in texts(figure) and figure.axes[0].get_position().width > 0.36
 
 
@@ -285,17 +280,6 @@ def test_the_ruler_has_each_mean_once_and_the_paper_hollow():
     line = next(drawn for drawn in figure.axes[0].lines if len(drawn.get_xdata()) == 2)
     assert line.get_xdata()[0] == pytest.approx(ours["estimate"].mean())
     assert figure.axes[1].get_xlim() == (0, 1)
-
-
-# -------------------------------------------------------------------------------- damage
-def test_damage_scatter_draws_each_sequence():
-    points = damage.damage_points(RUN.records, rec_damage(RUN.answers))
-    cosine = damage.damage_scatter(points).axes[1]
-    cloud = cosine.lines[0]
-    assert len(cloud.get_xdata()) == 12 and np.isnan(cloud.get_ydata()).sum() == 2
-    mean = line(cosine, "H2O")
-    assert mean.get_ydata() == pytest.approx([0.7]) and mean.get_xdata() == pytest.approx([0.93], abs=0.002)
-    assert "nats per token" in cosine.get_ylabel()
 
 
 # -------------------------------------------------------------------------------- tokens

@@ -230,17 +230,13 @@ def test_correlations_against_loops():
     assert st.rank_correlation(x[:, 0], y[:, 0]).estimate == pytest.approx(one)
     within = [pearson_by_loop(ranks_by_loop(a), ranks_by_loop(b)) for a, b in zip(x, y, strict=True)]
     assert st.within_sequence_rank_correlation(x, y).estimate == pytest.approx(sum(within) / 8)
-    rx, ry = (np.reshape(ranks_by_loop(v.ravel()), v.shape) for v in (x, y))
-    partial = pearson_by_loop((rx - rx.mean(0)).ravel(), (ry - ry.mean(0)).ravel())
-    assert st.partial_rank_correlation(x, y).estimate == pytest.approx(partial)
 
 
 def test_correlations_separate_methods_from_sequences():
     """x and y rank the methods alike, while within a method they have nothing in common."""
     methods, rng = np.array([0.0, 10.0, 20.0, 30.0]), np.random.default_rng(1)
     x, y = methods + rng.normal(size=(40, 4)), methods + rng.normal(size=(40, 4))
-    assert st.within_sequence_rank_correlation(x, y).estimate == 1.0 == st.constant_order(x)
-    assert abs(st.partial_rank_correlation(x, y).estimate) < 0.25
+    assert st.within_sequence_rank_correlation(x, y).estimate == 1.0
     assert abs(st.rank_correlation(x[:, 0] - x[:, 1], y[:, 0] - y[:, 1]).estimate) < 0.4
 
 
@@ -258,10 +254,6 @@ def test_rank_correlation_covers_the_truth_and_knows_documents():
     assert covered(np.arange(12).repeat(4)) >= 0.88 > 0.8 > covered(None)
 
 
-def test_the_most_frequent_order():
-    assert st.constant_order([[1, 2, 3], [4, 5, 6], [3, 2, 1], [np.nan, 1, 2]]) == pytest.approx(2 / 3)
-
-
 def test_correlations_leave_nan_out():
     x, y = RNG.normal(size=(6, 4)), RNG.normal(size=(6, 4))
     gap = y.copy()
@@ -277,7 +269,7 @@ def test_correlation_of_constants_and_of_nothing():
     assert math.isnan(st.rank_correlation(np.ones(5), RNG.normal(size=5)).estimate)
     assert st.rank_correlation([np.nan], [1.0]).n == 0
     with pytest.raises(InputError, match="sequences, methods"):
-        st.partial_rank_correlation([1.0, 2.0], [1.0, 2.0])
+        st.within_sequence_rank_correlation([1.0, 2.0], [1.0, 2.0])
 
 
 # -------------------------------------------------------------------------------- records

@@ -13,9 +13,9 @@ from synthetic_records import MANIFEST, tiny_run
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.report import damage, tables
 from chunkkv_lib.report import table_11 as t11
-from chunkkv_lib.report.records import PRIMARY, averages, comparisons, paper_table_11
+from chunkkv_lib.report.records import PRIMARY, averages, metric_and_damage, paper_table_11
 from chunkkv_lib.report.records import damage as rec_damage
-from chunkkv_lib.report.statistics import Interval
+from chunkkv_lib.report.statistics import Interval, within_sequence_rank_correlation
 
 RUN = tiny_run()
 PAPER = paper_table_11()
@@ -155,31 +155,7 @@ def test_leads_under_each_setting_and_bold_where_they_are_against_the_paper():
     assert table.set_index("Setting").loc["SnapKV's kernel 15"].tolist()[2:] == ["–", "–"]
 
 
-# -------------------------------------------------------------------------------- results
-def test_significance_table_prints_the_comparisons():
-    found = comparisons(RUN.records, ["kv_l1_loss"])
-    caption, table = read(damage.significance_table(found, "tiny"))
-    assert all(word in caption for word in ("KV-cache L1 loss", "(tiny)", "Holm", "Below zero"))
-    assert table["Difference"].tolist()[:2] == ["ChunkKV − SnapKV", "ChunkKV − H2O"]
-    assert table["p, Holm"].tolist() == [tables.p_text(p) for p in found["p_holm"]]
-    assert table["Mean [95 % interval]"][0].startswith(f"−{-found['difference'][0]:.4f} [")
-    assert table["Rank-biserial"].tolist() == ["−1.00"] * 4 and table["n"].tolist() == ["6"] * 4
-    single = comparisons(tiny_run(per_category=1).records, ["kv_l1_loss"])
-    _, table = read(damage.significance_table(single))
-    for column in ("p", "Mean [95 % interval]", "Trimmed mean", "Cohen's d"):
-        assert table[column].tolist() == ["–"] * 4
-
-
-def test_outcomes_count_only_answers_with_a_likelihood():
-    hurt = rec_damage(RUN.answers.merge(RUN.sequences[["sequence", "category"]]))
-    costs = damage.outcomes(hurt, category="Few-shot Learning")
-    _, table = read(damage.outcomes_table(costs, source="tiny"))
-    row = table.set_index("Method").loc["H2O"]
-    assert row["n"] == "5" and row["Increase of the answer's NLL (nats per token) ↓"].startswith("0.700 [")
-    assert table["Method"].tolist()[-1] == "Random (control)" and "Full" not in set(table["Method"])
-    assert damage.outcomes(hurt).groupby("method")["n"].min().loc["ChunkKV"] == 10
-
-
+# -------------------------------------------------------------------------------- could a metric have told?
 def related(seed=0, slope=1.0, n=60):
     """Records in which the methods' order never changes, and the difference in cosine foretells that in damage."""
     rng, rows, answers = np.random.default_rng(seed), [], []
@@ -203,13 +179,14 @@ def test_pairwise_tells_a_metric_that_foretells_from_an_order_that_never_changes
     cosine, l1 = found.loc[(PRIMARY[1], "SnapKV")], found.loc[(PRIMARY[0], "SnapKV")]
     assert slope * cosine["estimate"] > 0.4 and cosine["low"] * cosine["high"] > 0
     assert (cosine["right"] > 0.6) == (slope > 0) and l1["low"] < 0 < l1["high"] and l1["n"] == 60
-    within = damage.relations(records, hurt, PRIMARY[:1])
-    assert within["one_order"][0] == 1 and within["within"][0].excludes(0)  # an order, not information
-    caption, table = read(damage.relations_table(within, "Correlations."))
-    assert table["Over methods, within a sequence"][0].endswith("†") and "no information" in caption
+    assert within_sequence_rank_correlation(*metric_and_damage(records, hurt, PRIMARY[0], "nll_increase")).excludes(0)
     _, wide = read(damage.pairwise_table({"a": found.reset_index()}, "nll_increase", ("ChunkKV", "SnapKV"), "Told?"))
     assert wide["Definition"].tolist() == ["KV-cache L1 loss", "Attention cosine similarity"]
     assert wide["a"][1].endswith("n = 60")
+    both = damage.pairwise(records, hurt, PRIMARY[:1])
+    _, long = read(damage.pairwise_table({"a": both, "b": both[:1]}, None, ("ChunkKV", "SnapKV"), "Told?"))
+    assert long["Damage"].tolist() == ["Increase of the answer's NLL", "KL divergence from the full cache"]
+    assert long["b"].tolist()[1] == "–" != long["b"].tolist()[0]
 
 
 def test_provenance_line_says_everything_in_one_line():

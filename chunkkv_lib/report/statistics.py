@@ -224,16 +224,21 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None
     methods, y that of the damage. A constant x or y gives NaN.
     """
     groups = documents_of(x) if groups is None else groups
-    return _spearman_over_documents(_measured(x)[:, None], _measured(y)[:, None], groups)
-
-
-def partial_rank_correlation(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Interval:
-    """Spearman's correlation of x and y [sequences, methods], each method's mean rank taken out first.
-
-    Sequences are compared within methods. raises InputError: shapes that differ or are not 2-D.
-    """
-    groups = documents_of(x) if groups is None else groups
-    return _spearman_over_documents(*_matrices(x, y), groups)
+    x, y = _measured(x), _measured(y)
+    used = ~(np.isnan(x) | np.isnan(y))
+    if used.sum() < 3:  # two always correlate
+        return Interval(np.nan, np.nan, np.nan, int(used.sum()))
+    members = _members(groups, len(x), used)
+    rows = np.concatenate(members)
+    held = times_drawn(len(members), RESAMPLES // 4, 0).repeat([len(one) for one in members], axis=1)
+    ranks = (_weighted_ranks(values[rows], held) for values in (x, y))
+    a, b = (one - (held * one).sum(axis=1, keepdims=True) / held.sum(axis=1, keepdims=True) for one in ranks)
+    scale = np.sqrt((held * a**2).sum(axis=1) * (held * b**2).sum(axis=1))
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may be constant: NaN
+        found = np.where(scale > 1e-9, (held * a * b).sum(axis=1) / scale, np.nan)
+    if np.isnan(found[0]):
+        return Interval(np.nan, np.nan, np.nan, len(rows))
+    return Interval(*map(float, ends(found, len(members))), len(rows))
 
 
 def within_sequence_rank_correlation(
@@ -243,48 +248,14 @@ def within_sequence_rank_correlation(
 
     x, y    [sequences, methods]. A sequence counts if 3 methods or more are measured and neither is constant. Where x
             ranks the methods alike in every sequence, this is the correlation of one order with the damage, and says
-            nothing about the values of x: see `constant_order`.
+            nothing about the values of x.
     """
     groups = documents_of(x) if groups is None else groups
     x, y = _matrices(x, y)
     return interval([_spearman(*pair) for pair in zip(x, y, strict=True)], groups, level=level)
 
 
-def constant_order(x: ArrayLike) -> float:
-    """Share of the sequences whose methods have the most frequent order by x [sequences, methods]; NaN rows left out.
-
-    Near 1, a correlation within sequences rests on that one order.
-    """
-    x = _measured(x)
-    orders = np.argsort(x[~np.isnan(x).any(axis=1)], axis=1, kind="stable")
-    return float(np.unique(orders, axis=0, return_counts=True)[1].max() / len(orders)) if len(orders) else float("nan")
-
-
 # --- inside -------------------------------------------------------------------------------------------------------
-
-
-def _spearman_over_documents(x: np.ndarray, y: np.ndarray, groups: ArrayLike | None) -> Interval:
-    """Correlation of the pooled ranks of x and y [n, columns], each column's mean taken out, documents resampled."""
-    both = ~(np.isnan(x) | np.isnan(y))
-    used = both.any(axis=1)
-    if both.sum() < 3:  # two always correlate
-        return Interval(np.nan, np.nan, np.nan, int(used.sum()))
-    members = _members(groups, len(x), used)
-    rows = np.concatenate(members)
-    at, column = np.nonzero(both[rows])
-    held = times_drawn(len(members), RESAMPLES // 4, 0).repeat([len(one) for one in members], axis=1)[:, at]
-    a, b = (_weighted_ranks(values[rows][at, column], held) for values in (x, y))
-    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may be constant, or lack a column: NaN
-        for one in range(x.shape[1]):
-            mine = column == one
-            for ranks in (a, b):
-                mean = (held[:, mine] * ranks[:, mine]).sum(axis=1) / held[:, mine].sum(axis=1)
-                ranks[:, mine] -= np.nan_to_num(mean)[:, None]
-        scale = np.sqrt((held * a**2).sum(axis=1) * (held * b**2).sum(axis=1))
-        found = np.where(scale > 1e-9, (held * a * b).sum(axis=1) / scale, np.nan)
-    if np.isnan(found[0]):
-        return Interval(np.nan, np.nan, np.nan, len(rows))
-    return Interval(*map(float, ends(found, len(members))), len(rows))
 
 
 def _weighted_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
