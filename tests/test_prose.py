@@ -1,6 +1,6 @@
 """The text of the book: how long it is, and that every number of ours in it comes from a statement checked on its runs.
 
-A page is held to this from the moment that it makes a `Page`; the sums, as soon as every page does.
+The pages of the main path are held to all of it, every notebook to what is said of its statements.
 """
 
 from __future__ import annotations

@@ -21,19 +21,18 @@ if TYPE_CHECKING:
     from .build import build_book
     from .chapters import read_chapters
     from .checks import check_site
-    from .page import Page, check_parameters, project_root, provenance
+    from .page import Page, project_root, provenance
     from .parameters import parameter_table
 
 _HOME = {
     "build_book": "build", "read_chapters": "chapters", "check_site": "checks",
-    "Page": "page", "check_parameters": "page", "project_root": "page", "provenance": "page",
+    "Page": "page", "project_root": "page", "provenance": "page",
     "parameter_table": "parameters",
 }  # fmt: skip
 
 __all__ = [
     "Page",
     "build_book",
-    "check_parameters",
     "check_site",
     "parameter_table",
     "project_root",

@@ -159,8 +159,3 @@ def changed_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: namespace[name] for name in names}
     check_values(given, known)
     return {name: value for name, value in given.items() if value != known[name].default}
-
-
-def check_parameters(namespace: Mapping[str, Any]) -> None:
-    """What chapters call that make no `Page` yet."""
-    changed_parameters(namespace)
