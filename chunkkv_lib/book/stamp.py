@@ -39,7 +39,7 @@ def stamp(notebook: NotebookNode, chapter: Chapter, values: Mapping[str, object]
     cells = []
     for cell in notebook.cells:
         cells.append(cell)
-        if "injected-parameters" in tags(cell):
+        if tags(cell) & {"parameters", "injected-parameters"}:
             cell.metadata["tags"] = sorted(tags(cell) | {"hide-input"})
         if "hide-input" in tags(cell):
             hidden = next((what for sign, what in HIDDEN.items() if sign in f"{cell.source} {tags(cell)}"), "code")

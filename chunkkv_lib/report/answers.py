@@ -86,8 +86,8 @@ def needle_map(table: pd.DataFrame, axis: str, metrics: pd.DataFrame | None = No
     ax.spines[:].set_visible(False)
     headline(
         figure,
-        f"Codes found of {table['n'].max()} hidden: the darker, the more",
-        note="Orange: the darker, the better by that metric" if aside else "",
+        f"Codes found of {table['n'].max()} hidden: the stronger the colour, the more",
+        note="Orange: the stronger, the better by that metric" if aside else "",
     )
     return figure
 

@@ -193,7 +193,7 @@ BUBBLES = """
 def kept_raster(
     kept_by_method: Mapping[str, Sequence[ArrayLike]], n: int, marks: Mapping[str, tuple[int, int]] | None = None
 ) -> Figure:
-    """Layers against prompt positions for each method: the darker, the more of the heads keep a position.
+    """Layers against prompt positions for each method: the stronger the colour, the more of the heads keep a position.
 
     kept_by_method  method -> per layer the kept positions [S, b] (or [b]); n: tokens of the prompt
     marks           name -> (start, end exclusive) of a stretch of the prompt, set off by thin lines
@@ -218,7 +218,7 @@ def kept_raster(
                 ax.annotate(name, ((start + stop) / 2, 1.02), xycoords=ax.get_xaxis_transform(), ha="center",
                             fontsize=SMALL)  # fmt: skip
     axes[-1].set_xlabel("Prompt position (tokens)")
-    headline(figure, "The darker, the more of a layer's heads keep the position")
+    headline(figure, "The stronger the colour, the more of a layer's heads keep the position")
     return figure
 
 

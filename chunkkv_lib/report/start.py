@@ -13,7 +13,7 @@ from .claims import relative_gap
 from .damage import NLL
 from .records import METHODS, METRICS, PRIMARY, damage, draws, metric_and_damage, sequence_means
 from .statistics import smallest_margin, within_sequence_rank_correlation
-from .style import GREY, INK, SMALL, look, panels, styled
+from .style import INK, SMALL, look, panels, styled
 from .tables import MISSING, myst_table
 
 RULES = {
@@ -104,7 +104,7 @@ def rules_table(found: pd.DataFrame, caption: str, name: str = "") -> str:
 @styled
 def rules_figure(found: pd.DataFrame) -> Figure:
     """A bar per rule for what it finds; beside it both metrics of the same caches, on their full axes."""
-    figure, axes = panels(1, 3, height=0.38 * len(found) + 0.9, width=5.6, sharey=True, width_ratios=(1.4, 1, 1))
+    figure, axes = panels(1, 3, height=0.38 * len(found) + 0.9, width=6, sharey=True, width_ratios=(1.5, 1, 1))
     for y, row in enumerate(found.itertuples()):
         style = look(row.method.partition(",")[0])
         axes[0].barh(y, row.found / row.n, height=0.62, color=style.colour)
@@ -113,11 +113,10 @@ def rules_figure(found: pd.DataFrame) -> Figure:
             ax.plot(getattr(row, metric), y, style.marker, color=style.colour, markersize=7, clip_on=False)
     axes[0].set_yticks(range(len(found)), found["rule"])
     axes[0].set(xlim=(0, 1.12), xticks=[], ylim=(len(found) - 0.5, -0.5))
-    axes[0].set_title(f"Codes found, of {found['n'].max()}", fontsize=SMALL + 1)
-    for ax, metric in zip(axes[1:], PRIMARY):
-        ax.set(xlim=(0, 1), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
-        ax.set_title(METRICS[metric].short, fontsize=SMALL + 1)
-        ax.set_xlabel(METRICS[metric].direction, fontsize=SMALL, color=GREY)
+    axes[0].set_title(f"Found, of {found['n'].max()} codes ↑", fontsize=SMALL + 1)
+    for ax, title in zip(axes[1:], ("L1 loss ↓", "cosine ↑")):
+        ax.set(xlim=(0, 1.08), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
+        ax.set_title(title, fontsize=SMALL + 1)
     for ax in axes:
         ax.grid(visible=False, axis="y")
         ax.tick_params(axis="y", length=0)
