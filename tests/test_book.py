@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from demo_book import SAID, built_demo, first_chapter, measured_elsewhere, not_measured, silent, write_demo_book
-from IPython.utils.capture import capture_output
 from matplotlib.figure import Figure
 
 from chunkkv_lib.book import (
@@ -157,11 +156,11 @@ def test_a_page_says_once_what_it_is_and_what_was_found(site):
     assert 'title="The positions that stay."' in (site / "chapters" / "01_first.html").read_text()
 
 
-def test_the_figure_that_a_page_shares_is_a_file_of_the_site(tmp_path, capsys):
-    figure = Figure(figsize=(2, 1))
-    with capture_output() as shown:
-        Page({}).share(figure)
-    output = nbformat.v4.new_output("display_data", data=shown.outputs[0].data)
+def test_the_figure_that_a_page_shares_is_a_file_of_the_site(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
+    Page({}).share(Figure(figsize=(2, 1)))
+    output = nbformat.v4.new_output("display_data", data=shown[0])
     stamped([nbformat.v4.new_code_cell("f()", outputs=[output])], {}, tmp_path)
     assert (tmp_path / "_extra" / "share.png").read_bytes().startswith(b"\x89PNG")
 
