@@ -245,9 +245,15 @@ def bench(
     device: Annotated[str, Option(help="cpu or cuda")] = "cpu",
     peers: Annotated[bool, Option("--peers", help="also measure kvpress, in an environment of its own that is "
                                   "installed once, about 1.5 GB")] = False,
+    guests: Annotated[bool, Option("--guests", help="instead of times, compare the tokens that kvpress keeps with "
+                                   "ours; writes data/bench/guests.csv")] = False,
     output: Annotated[str, Option(help="JSON")] = "data/bench/latest.json",
 ) -> None:  # fmt: skip
     """Compare time and memory of the analysis of one sequence with a plain prefill of the same tokens."""
+    if guests:
+        from .book.guests import compare_guests
+
+        return print(compare_guests(model).round(4).to_string(index=False))
     from .bench import bench as run_bench
 
     run_bench(tuple(lengths), rounds, model, dtype, device, peers, output)
