@@ -128,7 +128,8 @@ def test_label_colours_reach_contrast_on_white():
     for look in style.LOOKS.values():
         assert 1.05 / (style.luminance(style.legible(look.colour)) + 0.05) >= 4.5
     assert style.luminance((1, 1, 1)) == pytest.approx(1) and style.text_on("#000000") == "white"
-    assert style.text_on("#009E73") == style.INK
+    assert style.text_on("#FFFFFF") == style.text_on("#DEEBF7") == style.INK
+    assert style.text_on("#D55E00") == "white", "ink reads a little better on it, but is pale on pale in dark mode"
 
 
 def test_spread_by_hand():

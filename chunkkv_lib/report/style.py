@@ -63,6 +63,8 @@ LOOKS = {
 }
 OTHERS = (Look("#CC79A7", "P", "-"), Look("#E69F00", "X", "-"), Look("#56B4E9", "d", "-"))  # a reader's own methods
 PAPER = "Paper"
+#: How the book's dark mode turns an inverted colour back to its hue: hue-rotate(180deg) of book.css.
+DARK = np.array([[-0.574, 1.430, 0.144], [0.426, 0.430, 0.144], [0.426, 1.430, -0.856]])
 FILLS = ("full", "left", "bottom", "top")  # how a run's markers are filled, by its place; the paper's are hollow
 
 RC = {
@@ -322,8 +324,17 @@ def legible(colour: str) -> tuple[float, ...]:
 
 
 def text_on(colour: str | tuple) -> str:
-    """White or ink, whichever reads better on a background of this colour."""
-    return "white" if luminance(to_rgb(colour)) < 0.18 else INK
+    """White or ink, whichever reads better on a ground of this colour in the worse of the book's two modes."""
+    ground = np.array(to_rgb(colour))
+    in_dark_mode = (DARK @ (1 - ground)).clip(0, 1)  # where white text is black and ink is nearly white
+
+    def contrast(one: ArrayLike, two: ArrayLike) -> float:
+        high, low = sorted((luminance(one), luminance(two)), reverse=True)
+        return (high + 0.05) / (low + 0.05)
+
+    ink = np.array(to_rgb(INK))
+    white = min(contrast((1, 1, 1), ground), contrast((0, 0, 0), in_dark_mode))
+    return "white" if white > min(contrast(ink, ground), contrast(1 - ink, in_dark_mode)) else INK
 
 
 def luminance(rgb: ArrayLike) -> float:
