@@ -40,7 +40,7 @@ def test_the_minutes_rise_to_those_of_a_lecture(slides):
 
 def test_the_plan_on_the_teaching_page_names_slides_and_minutes(slides):
     page = (ROOT / "chapters" / "teaching.md").read_text(encoding="utf-8")
-    rows = re.findall(r'^\| (\d+)–(\d+) \| <a href="../lecture.html#(\d+)">(\d+)(?:–(\d+))?</a>', page, flags=re.M)
+    rows = re.findall(r'^\| (\d+)–(\d+) \| <a href="../lecture.html#slide-(\d+)">(\d+)(?:–(\d+))?<', page, flags=re.M)
     begins, ends, links, first, last = zip(*rows)
     assert (*begins[1:], "90") == ends and links == first and int(begins[0]) == 0
     last = [int(b or a) for a, b in zip(first, last)]
