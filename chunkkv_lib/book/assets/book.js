@@ -1,4 +1,4 @@
-// The book's additions to every page: a table that goes on to the right fades there, and print is always light.
+// The book's additions to every page: a table that goes on to the right fades there; print is always light.
 
 addEventListener("DOMContentLoaded", () => {
   const boxes = document.querySelectorAll(".pst-scrollable-table-container");
