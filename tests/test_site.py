@@ -121,6 +121,8 @@ CONTRAST = """
 
 def test_a_page_of_the_main_path_opens_with_what_was_found(site, tab):
     """Its first number of ours within the first screen, its first figure or table within 1,500 pixels."""
+    if site != BUILT:
+        pytest.skip("the demo book has found nothing")
     for page in (page for page in pages(site) if page.stem in MAIN):
         tab.screen(1400, 900)
         tab.open(page.as_uri())
