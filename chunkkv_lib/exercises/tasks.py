@@ -270,7 +270,7 @@ _KEPT = (
 _VOTES = (
     "Scores of the positions before the window: attention of the window's queries, summed over them, mean over the "
 )
-_CHOICE = {"draw": inputs.selection, "names": ("queries", "keys", "budget"), "tolerance": 0, "rounds": 10}
+_CHOICE = {"draw": inputs.selection, "names": ("queries", "keys", "budget"), "tolerance": 0, "rounds": 20}
 _NO_TABLE = "without a tensor that has two dimensions of n"
 
 TASKS: dict[str, Task] = {
@@ -443,7 +443,7 @@ TASKS: dict[str, Task] = {
     ),
     "holm": Task(
         "(p [m]) -> [m], Holm's corrected p-values in the order given, none above 1",
-        holm, inputs.p_values, ("p",), tolerance=1e-6,
+        holm, inputs.p_values, ("p",), tolerance=1e-6, rounds=10,
         mistakes={
             "this is Bonferroni's correction: only the smallest p-value is multiplied by m.": {"steps": "bonferroni"},
             "this is Benjamini and Hochberg's correction, of the false discovery rate.": {"steps": "fdr"},
