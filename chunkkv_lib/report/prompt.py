@@ -172,8 +172,9 @@ def bubbles(
             shown = html.escape(said(texts[cache])) or "␣"
             cells += f'<td class="{"right" if good else "wrong"}"><q>{shown}</q> {sign}</td>'
         rows += f'<tr style="--bubble: {colour}"><th scope="row">{html.escape(cache)}</th>{cells}</tr>'
+    label = html.escape(f"What the model writes {', '.join(columns)}")
     return HTML(
-        f'<style>{BUBBLES}</style><div class="bubbles" role="region" tabindex="0" aria-label="What the model writes">'
+        f'<style>{BUBBLES}</style><div class="bubbles" role="region" tabindex="0" aria-label="{label}">'
         f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
