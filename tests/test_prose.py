@@ -172,7 +172,6 @@ def test_every_statement_about_a_run_fails_on_some_spoilt_record(path, monkeypat
     """A condition that no exchange of methods, no other value and no other number of sequences touches says nothing."""
     monkeypatch.chdir(ROOT)
     waiting = from_records(path)
-    assert set(holds(path)) == set(told(path, "as it is", monkeypatch))
     for how in ("rotated", "reversed", "doubled", "halved"):
         if waiting:
             waiting -= {name for name, held in told(path, how, monkeypatch).items() if not held}
