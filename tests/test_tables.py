@@ -209,3 +209,11 @@ def test_provenance_line_admits_what_is_unfinished_or_not_recorded():
     running = MANIFEST | {"status": "interrupted", "sequences": {"wanted": 12, "measured": 5}}
     assert "(interrupted: 5 of 12)" in tables.provenance_line(running)
     assert "not recorded" in tables.provenance_line({})
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "above", "below"),
+    [(0.1539, 2, "0.16", "0.15"), (0.15, 2, "0.15", "0.15"), (3.11, 0, "4", "3"), (0.3, 1, "0.3", "0.3")],
+)
+def test_a_bound_is_rounded_away_from_what_it_bounds(value, digits, above, below):
+    assert (tables.at_most(value, digits), tables.at_least(value, digits)) == (above, below)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,16 @@ def number(found: Interval, digits: int = 4) -> str:
         return MISSING
     interval = "" if np.isnan(found.low) else f" [{found.low:.{digits}f},\N{NO-BREAK SPACE}{found.high:.{digits}f}]"
     return minus(f"{found.estimate:.{digits}f}{interval}")
+
+
+def at_most(value: float, digits: int) -> str:
+    """A bound in prose, "at most 0.16": rounded up, so that what was measured does not lie above it."""
+    return f"{math.ceil(round(value * 10**digits, 6)) / 10**digits:.{digits}f}"
+
+
+def at_least(value: float, digits: int) -> str:
+    """A bound in prose, "3 or more": rounded down."""
+    return f"{math.floor(round(value * 10**digits, 6)) / 10**digits:.{digits}f}"
 
 
 def p_text(p: float) -> str:
