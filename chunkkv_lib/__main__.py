@@ -246,17 +246,18 @@ def bench(
     peers: Annotated[bool, Option("--peers", help="also measure kvpress, in an environment of its own that is "
                                   "installed once, about 1.5 GB")] = False,
     guests: Annotated[bool, Option("--guests", help="instead of times, compare the tokens that kvpress keeps with "
-                                   "ours; writes data/bench/guests.csv")] = False,
-    output: Annotated[str, Option(help="JSON")] = "data/bench/latest.json",
+                                   "ours")] = False,
+    output: Annotated[str | None, Option(help="JSON (default: data/bench/latest.json), or CSV with --guests (default: "
+                                       "data/bench/guests.csv)", show_default=False)] = None,
 ) -> None:  # fmt: skip
     """Compare time and memory of the analysis of one sequence with a plain prefill of the same tokens."""
     if guests:
         from .book.guests import compare_guests
 
-        return print(compare_guests(model).round(4).to_string(index=False))
+        return print(compare_guests(model, output=output or "data/bench/guests.csv").round(4).to_string(index=False))
     from .bench import bench as run_bench
 
-    run_bench(tuple(lengths), rounds, model, dtype, device, peers, output)
+    run_bench(tuple(lengths), rounds, model, dtype, device, peers, output or "data/bench/latest.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -280,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: cannot write: {error}. Free some space, or choose another folder.", file=sys.stderr)
         return 1
     if status == 130:
-        print("interrupted; what is finished is kept, the same command continues from there.", file=sys.stderr)
+        print("interrupted; what is finished is kept, and of a run the same command continues.", file=sys.stderr)
     return status
 
 

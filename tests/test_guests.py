@@ -7,6 +7,7 @@ import pytest
 import torch
 from common import refused
 
+from chunkkv_lib.__main__ import main
 from chunkkv_lib.book import guests
 
 
@@ -39,3 +40,10 @@ def test_a_peer_that_fails_is_told_in_one_line(tmp_path):
     python.chmod(0o755)
     with refused("kvpress failed", "no kvpress"):
         guests.kept_by_guests(python, {})
+
+
+def test_the_command_writes_where_it_is_told(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(guests, "compare_guests", lambda model, output: told.append((model, output)) or pd.DataFrame())
+    assert main(["bench", "--guests", "--output", "mine.csv"]) == main(["bench", "--guests"]) == 0
+    assert told == [("smollm2-135m", "mine.csv"), ("smollm2-135m", "data/bench/guests.csv")]
