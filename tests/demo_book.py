@@ -130,6 +130,8 @@ from myst_nb import glue
 
 glue("largest", f"{numbers['loss'].max():.2f}", display=False)
 page.holds("demo-small-budget", budget < least, budget=f"{budget:.1f}", layers=len(numbers))
+tenths = {0.1: 1}[budget]  # fails with another budget
+page.holds("demo-tenths", tenths == 1, tenths=tenths)
 page.holds("demo-loss", numbers["loss"].min() > 0.8, most=f"{numbers['loss'].max():.2f}")
 Markdown('''
 :::{table} A demo table.
@@ -145,6 +147,7 @@ Markdown('''
 READING = """\
 The largest loss is {glue:text}`largest`, also {glue:text}`demo-loss_most`.
 The budget of {glue:text}`demo-small-budget_budget` is small in {glue:text}`demo-small-budget_layers` layers.
+It is {glue:text}`demo-tenths_tenths` tenth.
 {numref}`tab-demo` has the rest. A kept set is a {term}`kept set`.
 
 ```{glossary}

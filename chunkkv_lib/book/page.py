@@ -79,6 +79,9 @@ class Page:
     def __init__(self, namespace: Mapping[str, Any]) -> None:
         attended = "JPY_SESSION_NAME" in os.environ or "__vsc_ipynb_file__" in namespace  # a reader edits cells at will
         self.published = not changed_parameters(namespace) and not attended
+        if shell := namespace.get("get_ipython"):
+            transformers = shell().ast_transformers
+            transformers[:] = [*(one for one in transformers if not isinstance(one, Untold)), Untold(self)]
 
     def run(
         self, name: str | Path, profile: str | None = None, budget: float | None = None, model: str | None = None
@@ -124,6 +127,13 @@ class Page:
         if not condition:
             _display(f"† {message}", STATEMENT_MIME, f"{statement} ({values})")
 
+    def untold(self, statements: list[str], error: Exception) -> None:
+        """Say of statements that these records have not what they ask for; their numbers stay away (`stamp`)."""
+        for statement in statements:
+            why = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+            message = f"{statement} (cannot be computed here: {why})"
+            _display(f"† the statement {message}", STATEMENT_MIME, message)
+
     def share(self, figure: Figure) -> None:
         """Let links to the book that are shared show this figure."""
         picture = io.BytesIO()
@@ -133,6 +143,37 @@ class Page:
             SHARE_MIME,
             b64encode(picture.getvalue()).decode(),
         )
+
+
+class Untold:
+    """Lets a cell of statements go on after a line that fails, on a page that does not show the published runs.
+
+    Whatever the text says was written for those: another model may have fewer layers than a sentence speaks of. IPython
+    hands every cell's syntax tree to `visit`.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+
+    def visit(self, cell: ast.Module) -> ast.Module:
+        if self.page.published or not _statements(cell):
+            return cell
+        *lines, last = cell.body
+        shown = isinstance(last, ast.Expr) and not _statements(last)  # what the cell displays
+        cell.body = [*map(self.guarded, lines), last if shown else self.guarded(last)]
+        return ast.fix_missing_locations(cell)
+
+    def guarded(self, line: ast.stmt) -> ast.stmt:
+        source = f"try: pass\nexcept Exception as _error: page.untold({_statements(line)!r}, _error)"
+        (attempt,) = ast.parse(source).body
+        attempt.body = [line]
+        return attempt
+
+
+def _statements(node: ast.AST) -> list[str]:
+    """Ids of the statements that are checked somewhere in a piece of code."""
+    calls = (one for one in ast.walk(node) if isinstance(one, ast.Call) and getattr(one.func, "attr", "") == "holds")
+    return [call.args[0].value for call in calls if call.args and isinstance(call.args[0], ast.Constant)]
 
 
 def _display(text: str, kind: str, payload: str) -> None:

@@ -19,6 +19,7 @@ from chunkkv_lib.errors import InputError
 EXTRA = "_extra"  # a folder of the built sources whose content becomes part of the site as it is
 #: What a folded cell is called, by what stands in it or among its tags.
 HIDDEN = {"parameters'": "parameters", "Page(globals())": "set-up", ".holds(": "checks", "import ": "imports"}
+GLUED = re.compile(r"\{glue:text\}`([^:`]+)[^`]*`")
 SHARED = "share.png"  # in it: the picture that a shared link shows
 
 
@@ -36,6 +37,7 @@ def stamp(notebook: NotebookNode, chapter: Chapter, values: Mapping[str, object]
     if changed or runs:
         title, end, rest = notebook.cells[0].source.partition("\n")
         notebook.cells[0].source = f"{title}\n\n{banner(changed, runs, statements, chapter)}\n{end}{rest}"
+        mark_missing(notebook)
     cells = []
     for cell in notebook.cells:
         cells.append(cell)
@@ -54,6 +56,21 @@ def stamp(notebook: NotebookNode, chapter: Chapter, values: Mapping[str, object]
             clean_outputs(cell)
     set_stable_ids(notebook, PurePosixPath(chapter.name).name)
     return statements
+
+
+def mark_missing(notebook: NotebookNode) -> None:
+    """Put a dash and a dagger where the text names a number that no cell could compute."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    glued = {output.get("metadata", {}).get("scrapbook", {}).get("name") for output in outputs}
+
+    def filled(text: str) -> str:
+        return GLUED.sub(lambda role: role[0] if role[1] in glued else "–†", text)
+
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = filled(cell.source)
+        elif figure := cell.metadata.get("mystnb", {}).get("figure"):
+            figure["caption"] = filled(figure.get("caption", ""))
 
 
 def taken(notebook: NotebookNode, kind: str) -> list[str]:
