@@ -12,7 +12,7 @@ from tiny import tiny_model
 
 from chunkkv_lib.models import load_tokenizer
 from chunkkv_lib.sequences import needle_sequences
-from chunkkv_lib.sequences.needles import DEPTHS, FORMS, _code, depth_of, hide, hit, nearest_border, needle_setting
+from chunkkv_lib.sequences.needles import DEPTHS, FORMS, _code, hide, hit, nearest_border, needle_setting
 
 TEXTS = [
     "\n".join(f"The cat number {i} sat on mat {chr(97 + i % 26)}. It read about {word}." for i in range(60))
@@ -89,7 +89,8 @@ def test_some_questions_copy_no_word_that_stands_before_the_code(form):
 def test_depths_are_exact_up_to_half_a_sentence(tokenizer, needles):
     for one in needles:
         before, _, after = parts(tokenizer, one)
-        depth, chat = depth_of(one.category), len("<user>") * (needle_setting(one.id)["form"] == "code in chat")
+        depth = int(one.category.removesuffix(" %")) / 100
+        chat = len("<user>") * (needle_setting(one.id)["form"] == "code in chat")
         alone = re.sub(r" The secret code of the [a-z]+ [a-z]+ is \d+\.", "", before)
         assert (len(alone) - chat) / len(body(before, after)) == pytest.approx(depth, abs=0.1)
         assert alone in ("", "<user>") or alone.rstrip().endswith("."), "a needle stands between two sentences"

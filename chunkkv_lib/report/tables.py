@@ -60,13 +60,6 @@ def at_least(value: float, digits: int) -> str:
     return f"{math.floor(round(value * 10**digits, 6)) / 10**digits:.{digits}f}"
 
 
-def p_text(p: float) -> str:
-    """A p-value with 3 decimals, "< 0.001" below that, "–" if there is none."""
-    if np.isnan(p):
-        return MISSING
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def row_name(method: str) -> str:
     return f"{method} (control)" if method in CONTROLS else method
 

@@ -153,11 +153,6 @@ def hit(text: str, code: str) -> bool:
     return re.match(rf"\s*{re.escape(code)}(?!\d)", text) is not None
 
 
-def depth_of(category: str) -> float:
-    """The depth that a needle's category names: "40 %" -> 0.4."""
-    return int(category.removesuffix(" %")) / 100
-
-
 def articles() -> list[str]:
     """The texts of the open articles, each once."""
     return list(dict.fromkeys(row["context"] for row in BUILDERS["squad_articles"]()))
