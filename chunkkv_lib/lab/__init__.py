@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import html
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,7 @@ def lab_view(model: PreTrainedModel, tokenizer: Any) -> HTML:
     from .prompts import TEXTS_OF, open_prompts
     from .rules import Setting
 
-    source = html.escape(credit(TEXTS_OF))
+    source = credit(TEXTS_OF)
     prompts = [prompt_data(model, tokenizer, one, source) for one in open_prompts(tokenizer)]
     links = [
         (Setting("ChunkKV"), Setting("SnapKV")),

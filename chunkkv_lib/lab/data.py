@@ -40,7 +40,7 @@ def prompt_data(
     """Everything about one prompt, and every layer's codes.
 
     sequence        its evidence is outlined in the page
-    credit          one line of HTML: whose text it is
+    credit          one line: whose text it is
     recorded        settings whose caches the model writes an answer from
     max_new_tokens  of such an answer
     raises InputError: a prompt too short for a window, or what `capture` refuses.

@@ -42,7 +42,7 @@ var Lab = globalThis.Lab || (globalThis.Lab = {});
     const drawPrompt = p => {
       shown = p;
       view.text(p);
-      find("asked").innerHTML = data.asked[prompts.indexOf(p)];
+      root.querySelectorAll(".lab-asked").forEach((asked, i) => { asked.hidden = prompts[i] !== p; });
       controls.layer.max = p.layers - 1;
       const { head } = controls, chosen = head.value;
       const each = Array.from({ length: p.heads }, (_, h) => new Option(`only KV head ${h}`, h));
