@@ -155,9 +155,9 @@ def zero_filled(x, stays):
 
 
 def cosine(a, b):
-    """Cosine of two flattened arrays."""
+    """Cosine of two flattened arrays; 0 where one of them is all 0."""
     a, b = np.ravel(a), np.ravel(b)
-    return float(a @ b / (math.sqrt(a @ a) * math.sqrt(b @ b)))
+    return float(a @ b / max(math.sqrt(a @ a) * math.sqrt(b @ b), 1e-300))
 
 
 def set_of_head(h, sets, heads):
@@ -165,12 +165,18 @@ def set_of_head(h, sets, heads):
     return h * sets // heads
 
 
-def compressed_rows(rows, kept):
-    """Attention rows after eviction: evicted positions zero, the rest renormalised to sum 1."""
+def masked_rows(rows, kept):
+    """Rows [Hq, r, n] with evicted positions zero."""
     out = np.zeros_like(rows)
     for h in range(len(rows)):
         stays = list(kept[set_of_head(h, len(kept), len(rows))])
         out[h][:, stays] = rows[h][:, stays]
+    return out
+
+
+def compressed_rows(rows, kept):
+    """Attention rows after eviction: evicted positions zero, the rest renormalised to sum 1."""
+    out = masked_rows(rows, kept)
     return out / out.sum(-1, keepdims=True)
 
 

@@ -11,7 +11,6 @@ import references as ref
 import torch
 import transformers
 from common import ARCHITECTURES, TINY, each_architecture, refused, tiny_model, token_ids
-from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 
 from chunkkv_lib.attention import attention_rows
@@ -55,71 +54,39 @@ def test_logits_are_the_models_before_during_and_after(architecture):
     assert torch.equal(plain(model), before)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("count", [1, 2, 7, 100])
-def test_logits_of_every_length_are_the_models(count):
-    model = tiny_model("Mistral")  # 100 is its whole window
-    ids = token_ids(count, seed=count)
-    assert torch.equal(capture(model, ids, lambda layer: None, logits_to_keep=count), plain(model, ids))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_logits_of_every_dtype_are_the_models(dtype):
-    model = copy.deepcopy(tiny_model("Qwen3")).to(dtype)
-    layers = []
-    assert torch.equal(capture(model, IDS, layers.append, logits_to_keep=40), plain(model))
+def test_logits_of_every_length_and_dtype_are_the_models(count, dtype):
+    model, ids, layers = copy.deepcopy(tiny_model("Mistral")).to(dtype), token_ids(count, seed=count), []
+    assert torch.equal(capture(model, ids, layers.append, logits_to_keep=count), plain(model, ids))  # 100: its window
     assert {x.dtype for layer in layers for x in (layer.queries, layer.keys, layer.values)} == {dtype}
-
-
-def test_only_the_wanted_logits_are_computed():
-    model = tiny_model()
-    assert torch.equal(capture(model, IDS, lambda layer: None), plain(model, logits_to_keep=1))
-    assert capture(model, IDS, lambda layer: None, logits_to_keep=3).shape == (3, 97)
-    assert capture(model, IDS.tolist(), lambda layer: None).shape == (1, 97)
+    assert torch.equal(capture(model, ids.tolist(), layers.append), plain(model, ids, logits_to_keep=1))
 
 
 # --- what the visitor sees ----------------------------------------------------------------------------------------
 
 
 @each_architecture
-def test_keys_and_values_are_those_of_the_cache(architecture):
-    model, cache = tiny_model(architecture), DynamicCache()
+def test_the_visitor_sees_what_the_model_computes_with(architecture):
+    """Keys and values of the cache; after RoPE, norms and scaling of whatever kind, softmax(q.k / sqrt(d)) is the eager
+    model's attention; and the log-sum-exp of its logits."""
+    cache = DynamicCache()
     with torch.inference_mode():
-        model(input_ids=IDS[None], past_key_values=cache)
-    layers = captured(model)
+        tiny_model(architecture)(input_ids=IDS[None], past_key_values=cache)
+        attentions = tiny_model(architecture, "eager")(input_ids=IDS[None], output_attentions=True).attentions
+    layers = captured(tiny_model(architecture))
     assert [layer.index for layer in layers] == [0, 1, 2]
-    for layer, cached in zip(layers, cache.layers):
-        assert layer.keys.shape == layer.values.shape == (2, 40, 8)
+    for layer, cached, expected in zip(layers, cache.layers, attentions, strict=True):
+        assert layer.queries.shape == (4, 40, 8) and layer.keys.shape == layer.values.shape == (2, 40, 8)
         close = {"rtol": 0, "atol": 2e-5 if architecture == "Gemma 2" else 0}
         torch.testing.assert_close(layer.keys, cached.keys[0], **close)
         torch.testing.assert_close(layer.values, cached.values[0], **close)
-
-
-@each_architecture
-def test_queries_rebuild_the_models_own_attention(architecture):
-    """After RoPE, norms and scaling of whatever kind: softmax(q.k / sqrt(d)) is the eager model's attention."""
-    with torch.inference_mode():
-        attentions = tiny_model(architecture, "eager")(input_ids=IDS[None], output_attentions=True).attentions
-    layers = captured(tiny_model(architecture))
-    assert len(attentions) == len(layers) == 3
-    for layer, expected in zip(layers, attentions):
-        assert layer.queries.shape == (4, 40, 8)
         rows = attention_rows(layer.queries, layer.keys, torch.arange(40))
         torch.testing.assert_close(rows, expected[0], rtol=0, atol=2e-5)
         assert rows.std() > 0.02  # the model really attends to something
-
-
-@each_architecture
-def test_log_sum_exp_is_that_of_the_causal_logits(architecture):
-    seen = 0
-    for layer in captured(tiny_model(architecture)):
-        if layer.log_sums is not None:
-            logits = ref.logits(ref.array(layer.queries), ref.array(layer.keys))
-            hidden = np.where(ref.causal(range(40), 40), logits, -np.inf)
-            expected = np.logaddexp.reduce(hidden, axis=-1)
-            assert layer.log_sums.dtype == torch.float32
-            np.testing.assert_allclose(layer.log_sums, expected, atol=1e-4)
-            seen += 1
-    assert seen == 3  # on the CPU the kernel gives it for free
+        log_sums = ref.log_sum_exp(ref.array(layer.queries), ref.array(layer.keys))
+        assert layer.log_sums.dtype == torch.float32  # on the CPU the kernel gives it for free
+        np.testing.assert_allclose(layer.log_sums, log_sums, atol=1e-4)
 
 
 def gpt2():
@@ -150,18 +117,6 @@ def test_the_stream_and_the_output_projection_are_the_models(architecture):
         heads = (rows @ layer.values.repeat_interleave(4 // len(layer.values), 0)).transpose(0, 1).flatten(1)
         torch.testing.assert_close(heads, given, rtol=0, atol=2e-5)
     assert len(layers) == 3 and not any(one._forward_pre_hooks for one in model.modules())
-
-
-@each_architecture
-def test_nothing_of_a_finished_layer_stays_in_memory(architecture):
-    finished, model = [], tiny_model(architecture)
-
-    def visit(layer):
-        assert all(storage.expired() for storage in finished), f"before layer {layer.index}"
-        finished.extend(StorageWeakRef(x.untyped_storage()) for x in (layer.queries, layer.keys, layer.values))
-
-    capture(model, IDS, visit)
-    assert len(finished) == 9 and all(storage.expired() for storage in finished)
 
 
 # --- the model afterwards -----------------------------------------------------------------------------------------
@@ -217,29 +172,23 @@ def refuses(model, ids, *parts) -> None:
     assert registries() == known
 
 
-@each_architecture
-def test_a_sequence_longer_than_the_models_positions_is_refused(architecture):
-    refuses(tiny_model(architecture), token_ids(129), "129 tokens", "end at 128", "Lower max_tokens")
-    if architecture in ("Llama", "Qwen2", "Qwen3", "Phi-3"):
-        assert len(captured(tiny_model(architecture), token_ids(128))) == 3
-
-
-@pytest.mark.parametrize("architecture", ["Mistral", "Gemma 2", "Gemma 3"])
-def test_a_sliding_window_shorter_than_the_sequence_is_refused(architecture):
-    model = tiny_model(architecture)
-    parts = "sliding_attention", "last 100 tokens", "101", model.config.model_type, "Lower max_tokens"
-    refuses(model, token_ids(101), *parts)
-    assert len(captured(model, token_ids(100))) == 3
-
-
-def test_a_sliding_window_that_is_switched_off_is_no_obstacle():
-    on = tiny_model("Qwen2", use_sliding_window=True, sliding_window=20, max_window_layers=1)
-    refuses(on, IDS, "sliding_attention", "20", "40")
-    model = tiny_model("Qwen2", use_sliding_window=False, sliding_window=20)
-    assert len(captured(model)) == 3
-    full = tiny_model("Gemma 3", layer_types=("full_attention",) * 3, sliding_window=20)
-    assert len(captured(full)) == 3
-    assert len(captured(tiny_model("Mistral", sliding_window=None))) == 3
+@pytest.mark.parametrize(
+    ("model", "most", "parts"),
+    [
+        (("Llama", {}), 128, ["the model's positions end at 128"]),
+        (("Mistral", {}), 100, ["mistral", "sliding_attention", "last 100 tokens"]),
+        (("Gemma 3", {}), 100, ["gemma3_text", "sliding_attention", "last 100 tokens"]),
+        (("Qwen2", {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1}), 20, ["last 20 tokens"]),
+        (("Qwen2", {"use_sliding_window": False, "sliding_window": 20}), 128, ["end at 128"]),
+        (("Gemma 3", {"layer_types": ("full_attention",) * 3, "sliding_window": 20}), 128, ["end at 128"]),
+        (("Mistral", {"sliding_window": None}), 128, ["end at 128"]),
+    ],
+)
+def test_a_sequence_longer_than_the_model_sees_is_refused(model, most, parts):
+    """By its positions or by the window of a layer, if it is not switched off."""
+    model = tiny_model(model[0], **model[1])
+    refuses(model, token_ids(most + 1), f"{most + 1} tokens", "Lower max_tokens", *parts)
+    assert len(captured(model, token_ids(most))) == 3
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -18,11 +17,6 @@ from chunkkv_lib.runs import load_run
 from chunkkv_lib.runs import ray_engine as cluster
 from chunkkv_lib.runs.folder import Recorder
 
-needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install -r requirements-ray.txt"
-)
-
-
 LONG = {"max_tokens": 900}  # sequences of many lengths
 
 
@@ -35,7 +29,7 @@ def measure_locally(setting, run, **changes):
 
 
 @pytest.fixture(scope="module")
-def finished(setting, tmp_path_factory):
+def finished(setting, nodes, tmp_path_factory):
     """The run that the local engine makes."""
     return measure_locally(setting, tmp_path_factory.mktemp("runs") / "finished")
 
@@ -43,6 +37,7 @@ def finished(setting, tmp_path_factory):
 @pytest.fixture(scope="module")
 def nodes():
     """A cluster of one node with two cores, whose workers compute on one thread however many cores they are given."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patched:
@@ -84,7 +79,6 @@ def worker(deadly: str = "", broken: str = "", marker: str = "", seconds: float 
     return Mortal
 
 
-@needs_ray
 def test_the_records_are_those_of_the_local_engine(on_ray, finished, monkeypatch):
     order = []
     add = Recorder.add
@@ -99,7 +93,6 @@ def test_the_records_are_those_of_the_local_engine(on_ray, finished, monkeypatch
     assert tokens[order[0]] > tokens[order[-1]], "longest first"
 
 
-@needs_ray
 def test_a_killed_worker_loses_nothing(on_ray, finished, tmp_path, monkeypatch):
     victim = load_run(finished).sequences["sequence"][3]
     monkeypatch.setattr(cluster, "Worker", worker(deadly=victim, marker=str(tmp_path / "killed")))
@@ -108,7 +101,6 @@ def test_a_killed_worker_loses_nothing(on_ray, finished, tmp_path, monkeypatch):
     assert not [line for line in on_ray.lines if "try 2" in line]
 
 
-@needs_ray
 def test_a_killed_node_loses_nothing(on_ray, finished, nodes, monkeypatch):
     node = nodes.add_node(num_cpus=2)
     add = Recorder.add
@@ -124,7 +116,6 @@ def test_a_killed_node_loses_nothing(on_ray, finished, nodes, monkeypatch):
     assert node not in nodes.worker_nodes and [line for line in on_ray.lines if "its node did" in line]
 
 
-@needs_ray
 def test_poisoned_sequences_are_named_and_the_rest_is_measured(on_ray, setting, finished, tmp_path, monkeypatch):
     deadly, broken = load_run(finished).sequences["sequence"][[1, 6]]
     monkeypatch.setattr(cluster, "Worker", worker(deadly, broken))
@@ -140,7 +131,6 @@ def test_poisoned_sequences_are_named_and_the_rest_is_measured(on_ray, setting, 
     assert tables(folder) == tables(finished) and load_run(folder).complete
 
 
-@needs_ray
 def test_when_nothing_can_be_measured_the_run_stops(on_ray, monkeypatch):
     monkeypatch.setattr(cluster, "HOPELESS", 3)
     monkeypatch.setattr(cluster, "Worker", worker(broken="all"))
@@ -148,7 +138,6 @@ def test_when_nothing_can_be_measured_the_run_stops(on_ray, monkeypatch):
         on_ray()
 
 
-@needs_ray
 def test_a_worker_that_would_measure_something_else_is_refused(on_ray, monkeypatch):
     """As on a node with other packages or weights: here the driver's own say so."""
     monkeypatch.setattr(cluster, "versions", lambda: {"torch": "0.1"})
@@ -156,17 +145,15 @@ def test_a_worker_that_would_measure_something_else_is_refused(on_ray, monkeypat
         on_ray()
 
 
-@needs_ray
 def test_a_mistake_of_the_user_stops_the_run_at_once(on_ray):
     with pytest.raises(InputError, match="budget"):
         on_ray(budget=4)
     assert not [line for line in on_ray.lines if "try" in line]
 
 
-@needs_ray
-def test_ctrl_c_leaves_a_run_that_either_engine_continues(setting, tmp_path):
+def test_ctrl_c_leaves_a_run_that_either_engine_continues(setting, nodes, tmp_path):
     run = tmp_path / "run"
-    words = [*command(setting, run, per_category=6), "--engine", "ray", "--workers", "2"]
+    words = [*command(setting, run, per_category=6), "--engine", "ray", "--workers", "2"]  # and a cluster of its own
     one = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=one)
     while process.poll() is None and not list(run.glob("parts/*.layers.parquet")):
@@ -196,8 +183,6 @@ def test_without_ray_the_error_says_how_to_get_it(setting, tmp_path, monkeypatch
         (["--engine", "ray", "--workers", "0"], "at least 1"),
         (["--engine", "ray", "--device", "cuda:1"], "one GPU"),
         (["--engine", "ray", "--device-map", "auto"], "one GPU"),
-        pytest.param(["--engine", "ray", "--address", "127.0.0.1:1"], "no Ray cluster to use at", marks=needs_ray),
-        pytest.param(["--engine", "ray", "--address", "nonsense"], "no Ray cluster to use at", marks=needs_ray),
     ],
 )
 def test_mistakes_about_the_cluster_are_one_line(setting, tmp_path, capsys, options, message):
@@ -206,7 +191,16 @@ def test_mistakes_about_the_cluster_are_one_line(setting, tmp_path, capsys, opti
     assert error.startswith("error: ") and message in error
 
 
-@needs_ray
-def test_more_workers_than_places(setting, nodes, tmp_path):
-    with pytest.raises(InputError, match=r"workers=99 does not fit: the cluster has \d+ CPUs"):
-        measured(setting, tmp_path / "run", options={"engine": "ray", "address": nodes.address, "workers": 99})
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "no Ray cluster to use at"),
+        ("nonsense", "no Ray cluster to use at"),
+        (None, r"workers=99 does not fit: the cluster has \d+ CPUs"),
+    ],
+)
+def test_a_cluster_that_is_not_there_or_too_small(setting, nodes, tmp_path, address, message):
+    ray = {"engine": "ray", "address": address or nodes.address, "workers": 99}
+    with pytest.raises(InputError, match=message) as caught:
+        measured(setting, tmp_path / "run", options=ray)
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()

@@ -36,7 +36,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 GRANULARITIES = ("kv_head", "query_head", "layer")
 GROUPS = ("mean", "max", "sum")
 BY_SCORE = (ChunkKV, SnapKV, H2O)
-BY_SCORE_OR_PROBE = (*BY_SCORE, Oracle)
 
 
 @st.composite
@@ -197,7 +196,7 @@ def test_shared_attention_gives_the_same_sets_and_inputs_stay_as_they_are(case):
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("cls", BY_SCORE_OR_PROBE)
+@pytest.mark.parametrize("cls", (*BY_SCORE, Oracle))
 def test_ties_go_to_the_lower_position(cls, granularity):
     """Zero keys make all attention equal: the first positions stay (H2O's sums fall with the position anyway)."""
     queries, keys = ref.random_layer(4, 2, 57, dtype=torch.float32)[0], torch.zeros(2, 57, 5)
@@ -216,9 +215,6 @@ def test_views_and_tensors_with_gradients_give_the_same_sets():
     for method in all_methods({"budget": 0.5}):
         kept = method.choose(attention_of(copies))
         assert torch.equal(kept, method.choose(attention_of(views))) and not kept.requires_grad
-
-
-# --- ChunkKV ------------------------------------------------------------------------------------------------------
 
 
 def scores_as_attention(scores: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -299,9 +295,6 @@ def test_a_method_of_ones_own_needs_public_names_only():
         Unpooled(budget=10).select(queries, keys)
     with pytest.raises(NotImplementedError, match="Compressor must implement scores"):
         Compressor().select(queries, keys)
-
-
-# --- budget -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from common import each_architecture, masked_forward, refused, tiny_model, token_ids
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers import DynamicCache
 
 from chunkkv_lib import Sequence, analyse, decoding
 from chunkkv_lib.capture import capture
@@ -62,42 +62,17 @@ def chosen(granularity: str, budget: float = 0.4):
     return choose
 
 
-# --- the full cache -----------------------------------------------------------------------------------------------
-
-
-@each_architecture
-def test_full_cache_gives_the_plain_forwards_logits(architecture):
-    """Also its answer likelihood: same logits, same score."""
-    model = tiny_model(architecture)
-    cache, _ = fill(model, everything)
-    logits = decode(model, cache, ANSWER)
-    with torch.inference_mode():
-        expected = model(input_ids=torch.cat([PROMPT, ANSWER])[None]).logits[0, N:]
-    assert logits.shape == (1, 6, 97)
-    torch.testing.assert_close(logits[0], expected, rtol=0, atol=1e-4)
-    ours, full = (scores_of(x[:-1], expected[:-1], ANSWER[1:]) for x in (logits[0], expected))
-    assert ours == pytest.approx(full, abs=1e-5)
-    assert ours["kl"] == pytest.approx(0, abs=1e-5) and ours["top1_agreement"] == 1
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_full_cache_in_other_dtypes(dtype):
+@pytest.mark.parametrize("n", [1, N])
+def test_full_cache_gives_the_plain_forwards_logits(dtype, n):
+    """In every architecture that it does: test_analysis."""
     model = copy.deepcopy(tiny_model("Qwen3")).to(dtype)
-    cache, _ = fill(model, everything)
-    logits = decode(model, cache, ANSWER)
+    logits = decode(model, fill(model, everything, n, PROMPT[:n])[0], ANSWER)
     with torch.inference_mode():
-        expected = model(input_ids=torch.cat([PROMPT, ANSWER])[None]).logits[0, N:]
+        expected = model(input_ids=torch.cat([PROMPT[:n], ANSWER])[None]).logits[0, n:]
     assert logits.dtype == dtype
     difference = (logits[0] - expected).abs().max().item()
     assert difference < (0.15 if dtype == torch.bfloat16 else 1e-5)  # bfloat16: logits of spread 1.6, 8 bits
-
-
-def test_one_prompt_token_and_one_new_one():
-    model = tiny_model()
-    cache, _ = fill(model, everything, n=1, ids=PROMPT[:1])
-    with torch.inference_mode():
-        expected = model(input_ids=PROMPT[None, :2]).logits[0, 1:]
-    torch.testing.assert_close(decode(model, cache, PROMPT[1:2])[0], expected, rtol=0, atol=1e-4)
 
 
 # --- compressed caches --------------------------------------------------------------------------------------------
@@ -238,63 +213,29 @@ def test_rows_end_before_their_stop_token():
     assert generate(model, copy.deepcopy(cache), first, max_new_tokens=1) == [[first]] * 3
 
 
-# --- scores of an answer ------------------------------------------------------------------------------------------
-
-
 def test_answer_scores_by_hand():
     """Two tokens of vocabulary 2. Probabilities, ours: (.8, .2), (.4, .6); full: (.5, .5), (.9, .1); answer: 0, 0."""
-    ours, full = torch.tensor([[0.8, 0.2], [0.4, 0.6]]), torch.tensor([[0.5, 0.5], [0.9, 0.1]])
-    scores = scores_of(ours.log() + 3, full.log() - 7, torch.tensor([0, 0]))
-    assert scores["nll"] == pytest.approx(-(math.log(0.8) + math.log(0.4)) / 2)
+    ours, full = torch.tensor([[0.8, 0.2], [0.4, 0.6]]).log(), torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
     kl = [0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2), 0.9 * math.log(0.9 / 0.4) + 0.1 * math.log(0.1 / 0.6)]
-    assert scores["kl"] == pytest.approx(sum(kl) / 2)
-    assert scores["top1_agreement"] == pytest.approx(0.5)
-    assert scores["accuracy"] == 0 and scores_of(ours.log(), full.log(), torch.tensor([0, 1]))["accuracy"] == 1
+    nll = -(math.log(0.8) + math.log(0.4)) / 2
+    expected = {"nll": nll, "kl": sum(kl) / 2, "top1_agreement": 0.5, "accuracy": 0}
+    assert scores_of(ours + 3, full - 7, torch.tensor([0, 0])) == pytest.approx(expected)
+    assert scores_of(ours, full, torch.tensor([0, 1]))["accuracy"] == 1
+    half, answer = (5 * ours).half(), torch.tensor([0, 0])  # computed in float32 all the same
+    assert scores_of(half, half, answer) == pytest.approx(scores_of(half.double(), half.double(), answer), abs=1e-5)
 
 
-def test_answer_scores_compute_in_float32():
-    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0)) * 5
-    half, targets = logits.half(), torch.tensor([1, 2, 3, 4])
-    assert scores_of(half, half, targets) == pytest.approx(scores_of(half.double(), half.double(), targets), abs=1e-5)
-
-
-# --- the model afterwards, and refusals ---------------------------------------------------------------------------
-
-
-def test_the_model_is_restored_also_after_an_error():
-    model = tiny_model()
-    registries = [dict(AttentionInterface._global_mapping), dict(AttentionMaskInterface._global_mapping)]
-    cache, _ = fill(model, everything)
-    decode(model, cache, ANSWER)
-    with pytest.raises(IndexError):
-        decode(model, cache, torch.tensor([10**6]))
-    assert model.config._attn_implementation == "sdpa"
-    assert registries == [AttentionInterface._global_mapping, AttentionMaskInterface._global_mapping]
-
-
-@pytest.mark.parametrize("count", [0, -1])
-def test_generating_nothing_is_refused(count):
-    with refused(f"max_new_tokens={count}", "at least 1"):
-        generate(tiny_model(), CompressedCache(3), 5, max_new_tokens=count)
-
-
-def test_positions_beyond_the_models_are_refused():
-    """The prompt fits, the continuation does not: 120 + 9 > 128."""
-    model, ids = tiny_model(), token_ids(120)
-    cache, _ = fill(model, everything, n=120, ids=ids)
+@pytest.mark.parametrize(("architecture", "most"), [("Llama", 128), ("Mistral", 100)])
+def test_a_continuation_beyond_the_models_positions_or_window_is_refused(architecture, most):
+    """The prompt fits, the continuation does not."""
+    model, n = tiny_model(architecture), most - 6
+    cache, _ = fill(model, everything, n, token_ids(n))
     assert decode(model, cache, ANSWER).shape == (1, 6, 97)
-    with refused("129", "128"):
-        decode(model, cache, token_ids(9))
-    with refused("128", "max_new_tokens"):
-        generate(model, cache, 5, max_new_tokens=10)
-
-
-def test_a_continuation_beyond_a_sliding_window_is_refused():
-    """Layers that see 100 tokens only would, uncompressed, no longer see the prompt's start."""
-    model, ids = tiny_model("Mistral"), token_ids(97)
-    cache, _ = fill(model, everything, n=97, ids=ids)
-    with refused("103", "100"):
-        decode(model, cache, ANSWER)
+    with refused(f"{most + 1}", f"{most}"):
+        decode(model, cache, token_ids(7))
+    for count, part in ((8, f"{most}"), (0, "at least 1"), (-1, "at least 1")):
+        with refused(f"max_new_tokens={count}", part):
+            generate(model, cache, 5, max_new_tokens=count)
 
 
 # --- the check of a model's decoding ------------------------------------------------------------------------------
@@ -317,14 +258,9 @@ def test_a_model_that_decodes_as_it_predicts_is_checked_once(monkeypatch):
     check_decoding(model, PROMPT)
 
 
-@pytest.mark.parametrize("count", [2, 3, 200])
-def test_short_and_long_sequences_are_checked(count):
-    check_decoding(copy.deepcopy(tiny_model(max_position_embeddings=256)), token_ids(count))
-
-
-@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16])
-def test_rounding_passes_the_check(kind):
-    check_decoding(copy.deepcopy(tiny_model()).to(kind), PROMPT)
+@pytest.mark.parametrize(("count", "dtype"), [(2, torch.float32), (3, torch.bfloat16), (200, torch.float16)])
+def test_short_and_long_sequences_and_rounding_pass_the_check(count, dtype):
+    check_decoding(copy.deepcopy(tiny_model(max_position_embeddings=256)).to(dtype), token_ids(count))
 
 
 def test_a_model_that_counts_positions_by_itself_is_refused(monkeypatch):

@@ -30,12 +30,12 @@ needs_gpu = pytest.mark.skipif(
 each_case = pytest.mark.parametrize("name", CASES)
 
 
-def in_a_process(folder: Path, *arguments: str, interpret: str = "0", script: str = "kernel_cases.py") -> dict:
-    """What a script beside this file writes. Triton reads TRITON_INTERPRET when it is imported."""
+def in_a_process(folder: Path, *arguments: str, interpret: str = "0") -> dict:
+    """What `kernel_cases.py` writes. Triton reads TRITON_INTERPRET when it is imported."""
     cache = {"TRITON_INTERPRET": interpret, "TRITON_CACHE_DIR": str(folder / "cache")}
     paths = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     subprocess.run(
-        [sys.executable, str(TESTS / script), str(folder / "results.pt"), *arguments],
+        [sys.executable, str(TESTS / "kernel_cases.py"), str(folder / "results.pt"), *arguments],
         check=True, env=os.environ | cache | {"PYTHONPATH": paths}, timeout=300,
     )  # fmt: skip
     return torch.load(folder / "results.pt")
@@ -71,7 +71,6 @@ def test_the_compiler_takes_the_kernels_and_shared_memory_suffices(tmp_path):
         assert all(0 < used <= available for used, available in needs.values())
 
 
-@needs_triton
 def stand_in(dtype=torch.bfloat16, head_dim=128, is_cuda=True) -> SimpleNamespace:
     """What the choice of a path looks at in a tensor."""
     return SimpleNamespace(is_cuda=is_cuda, device="cuda:1", dtype=dtype, shape=(4, 100, head_dim))

@@ -133,8 +133,7 @@ def test_attention_metrics_equal_the_reference(case):
     group = len(q) // len(keys)
     rows = ref.attention(ref.array(q), ref.array(keys), positions.tolist())
     sets = kept.tolist()
-    stays = [sets[ref.set_of_head(h, len(sets), len(q))] for h in range(len(q))]
-    left = np.array([[sum(row[i] for i in stays[h]) for row in rows[h]] for h in range(len(q))])
+    left = ref.masked_rows(rows, sets).sum(-1)
     np.testing.assert_allclose(attention_mass(q, keys, kept, positions), left, atol=1e-12)
 
     cosines = attention_cosine_similarity(q, keys, kept, positions)
@@ -157,11 +156,8 @@ def test_cosine_of_logits_equals_the_reference(case):
     """Rows need not be positive: the logits before the softmax, of probes that see everything."""
     q, keys, _, kept, _ = case
     logits = ref.logits(ref.array(q), ref.array(keys))
-    cosines = row_cosine(attention_logits(q, keys), kept)
-    for h, p in np.ndindex(*cosines.shape):
-        stays = kept[ref.set_of_head(h, len(kept), len(q))].tolist()
-        compressed = ref.zero_filled(logits[h, p][:, None], stays)[:, 0]
-        assert cosines[h, p].item() == pytest.approx(ref.cosine(logits[h, p], compressed), abs=1e-9)
+    expected = ref.row_cosines(logits, ref.masked_rows(logits, kept.tolist()))
+    np.testing.assert_allclose(row_cosine(attention_logits(q, keys), kept), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -196,12 +192,8 @@ def test_prompt_cosine_is_the_mean_over_all_prompt_queries(rows):
     full = ref.attention(ref.array(queries), ref.array(keys))
     ours = prompt_cosine(PromptAttention(queries, keys), kept_sets, rows=rows)
     for mine, kept in zip(ours, kept_sets):
-        masks = np.zeros((4, 30))
-        for h in range(4):
-            masks[h, kept[ref.set_of_head(h, len(kept), 4)].tolist()] = 1
-        masked = full * masks[:, None]
-        norms = np.linalg.norm(full, axis=-1) * np.maximum(np.linalg.norm(masked, axis=-1), 1e-300)
-        np.testing.assert_allclose(mine, ((full * masked).sum(-1) / norms).mean(-1), atol=1e-6)
+        cosines = ref.row_cosines(full, ref.masked_rows(full, kept.tolist()))
+        np.testing.assert_allclose(mine, cosines.mean(-1), atol=1e-6)
 
 
 def test_overlap_by_hand():
@@ -255,77 +247,50 @@ def test_passages_that_do_not_fit_are_refused(spans, parts):
         passage_survival(torch.tensor([[0, 1]]), spans, 7)
 
 
-def test_metrics_do_not_change_their_inputs():
-    queries, keys, values = ref.random_layer(4, 2, 30, dtype=torch.float32)
-    kept, at = torch.tensor([[2, 7]]), torch.tensor([3])
-    copies = [x.clone() for x in (queries, keys, values, kept)]
-    q = queries[:, 3:4]
-    kv_l1_loss(values, kept), cache_cosine(keys, kept), attention_cosine_similarity(q, keys, kept, at)
-    attention_mass(q, keys, kept, at), attention_output_cosine(q, keys, values, kept, at)
-    for x, copy in zip((queries, keys, values, kept), copies):
-        assert torch.equal(x, copy)
-
-
 # --- refusals -----------------------------------------------------------------------------------------------------
 
 Q, K, V = ref.random_layer(4, 2, 20, dtype=torch.float32)
-AT, KEPT = torch.tensor([20, 21]), torch.tensor([[0, 5]])
+AT = torch.tensor([20, 21])
+FITS = {"q": Q[:, :2], "keys": K, "values": V, "kept": torch.tensor([[0, 5]]), "positions": AT}
 BAD_SETS = [
-    (torch.tensor([[0, 20]]), ["0..20", "0..19"]),
-    (torch.tensor([[0, 5]] * 3), ["3 kept sets", "per KV head"]),
-    (torch.zeros(0, 2, dtype=torch.int64), ["0 kept sets"]),
+    ({"kept": torch.tensor([[0, 20]])}, ["0..20", "0..19"]),
+    ({"kept": torch.tensor([[0, 5]] * 3)}, ["3 kept sets", "per KV head"]),
+    ({"kept": torch.zeros(0, 2, dtype=torch.int64)}, ["0 kept sets"]),
 ]
 
 
-@pytest.mark.parametrize(("kept", "parts"), BAD_SETS)
-def test_sets_that_do_not_fit_are_refused(kept, parts):
-    for metric in (kv_l1_loss, kv_l1_absolute, cache_cosine):
-        with refused(*parts):
-            metric(V, kept)
-    for metric in (attention_cosine_similarity, attention_mass):
-        with refused(*parts):
-            metric(Q[:, :2], K, kept, AT)
-    with refused(*parts):
-        attention_output_cosine(Q[:, :2], K, V, kept, AT)
-
-
-@pytest.mark.parametrize(
-    ("values", "parts"),
-    [
-        (V * math.nan, ["values", "NaN"]),
-        (V[:, :10], ["values", "10", "20"]),
-        (V[:1], ["values", "1", "2"]),
-        (V[0], ["values", "(20, 5)"]),
-    ],
-)
-def test_values_that_do_not_fit_are_refused(values, parts):
-    with refused(*parts):
-        attention_output_cosine(Q[:, :2], K, values, KEPT, AT)
-
-
 @pytest.mark.parametrize("metric", [kv_l1_loss, kv_l1_absolute, cache_cosine])
-@pytest.mark.parametrize(("x", "parts"), [(V[None], ["(1, 2, 20, 5)"]), (V / 0, ["infinity"]), (V * math.nan, ["NaN"])])
-def test_caches_that_cannot_be_measured_are_refused(metric, x, parts):
-    with refused(*parts):
-        metric(x, KEPT)
-
-
-@pytest.mark.parametrize("metric", [attention_cosine_similarity, attention_mass])
 @pytest.mark.parametrize(
-    ("q", "keys", "at", "parts"),
+    ("changed", "parts"),
+    [*BAD_SETS, ({"x": V[None]}, ["(1, 2, 20, 5)"]), ({"x": V / 0}, ["infinity"]), ({"x": V * math.nan}, ["NaN"])],
+)
+def test_caches_that_cannot_be_measured_are_refused(metric, changed, parts):
+    with refused(*parts):
+        metric(**{"x": V, "kept": FITS["kept"]} | changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "parts"),
     [
-        (Q[:, :2] * math.nan, K, AT, ["probe queries", "NaN"]),
-        (Q[:, :2], K / 0, AT, ["keys", "infinity"]),
-        (Q[:3, :2], K, AT, ["3 query heads", "2 KV heads"]),
-        (Q[:, :2, :4], K, AT, ["head dimension 4"]),
-        (Q[None, :, :2], K, AT, ["3 dimensions"]),
-        (Q[:, :2], K, AT[:1], ["positions", "2 probe queries"]),
-        (Q[:, :2], K, AT.float(), ["positions", "int64"]),
-        (Q[:, :2], K, [20, 21], ["positions", "tensor"]),
-        (Q[:, :2], K, torch.tensor([-1, 3]), ["position -1", "start at 0"]),
-        (Q[:, :0], K, AT[:0], ["probe"]),
+        *BAD_SETS,
+        ({"q": Q[:, :2] * math.nan}, ["probe queries", "NaN"]),
+        ({"q": Q[:3, :2]}, ["3 query heads", "2 KV heads"]),
+        ({"q": Q[:, :0], "positions": AT[:0]}, ["probe"]),
+        ({"keys": K / 0}, ["keys", "infinity"]),
+        ({"positions": AT[:1]}, ["positions", "2 probe queries"]),
+        ({"positions": AT.float()}, ["positions", "int64"]),
+        ({"positions": [20, 21]}, ["positions", "tensor"]),
+        ({"positions": torch.tensor([-1, 3])}, ["position -1", "start at 0"]),
+        ({"values": V * math.nan}, ["values", "NaN"]),
+        ({"values": V[:, :10]}, ["values", "10", "20"]),
+        ({"values": V[:1]}, ["values", "1", "2"]),
+        ({"values": V[0]}, ["values", "(20, 5)"]),
     ],
 )
-def test_probes_that_do_not_fit_are_refused(metric, q, keys, at, parts):
+def test_attention_that_cannot_be_measured_is_refused(changed, parts):
     with refused(*parts):
-        metric(q, keys, KEPT, at)
+        attention_output_cosine(**FITS | changed)
+    without_values = {name: x for name, x in (FITS | changed).items() if name != "values"}
+    for metric in () if "values" in changed else (attention_cosine_similarity, attention_mass):
+        with refused(*parts):
+            metric(**without_values)

@@ -10,7 +10,7 @@ import pytest
 from common import refused
 
 from chunkkv_lib.runs import load_run, verification, verify
-from chunkkv_lib.runs.folder import read_table, write_parquet
+from chunkkv_lib.runs.folder import read_parquet, write_parquet
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def run(finished, tmp_path) -> Path:
 
 
 def change(run: Path, table: str, column: str, by: float) -> None:
-    frame = read_table(run, table)
+    frame = read_parquet(run / f"{table}.parquet")
     frame[column] = frame[column] + by
     write_parquet(run / f"{table}.parquet", frame)
 
@@ -59,7 +59,7 @@ def test_a_changed_number_is_found(run, places, table, column, by):
 
 
 def test_another_text_is_found(run, places):
-    frame = read_table(run, "sequences")
+    frame = read_parquet(run / "sequences.parquet")
     frame["text_hash"] = "0" * 16
     write_parquet(run / "sequences.parquet", frame)
     with refused("not the same text"):
