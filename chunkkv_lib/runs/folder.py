@@ -140,9 +140,8 @@ def load_run(name: str | Path) -> Run:
     if folder is None:
         raise InputError(f"no run at {name}. Measure one: python -m chunkkv_lib measure --profile quick --run {name}")
     manifest = read_manifest(folder)
-    frames = {table: read_table(folder, table) for table in ("sequences", *TABLES)}
-    missing = [table for table, frame in frames.items() if frame is None]
-    if missing:
+    frames = {table: read_parquet(folder / f"{table}.parquet") for table in ("sequences", *TABLES)}
+    if missing := [table for table, frame in frames.items() if frame is None]:
         raise InputError(f"run {folder} has no {missing[0]}.parquet yet; let it measure at least one sequence.")
     done = frames["sequences"]["sequence"].isin(frames["layers"]["sequence"])
     frames["sequences"] = frames["sequences"][done].reset_index(drop=True)
@@ -171,11 +170,6 @@ def write_manifest(folder: Path, manifest: dict) -> None:
     write_text(folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_table(folder: Path, table: str) -> pd.DataFrame | None:
-    """One of the run's tables, or None if it is not there."""
-    return read_parquet(folder / f"{table}.parquet")
-
-
 def read_parquet(path: Path) -> pd.DataFrame | None:
     """A parquet file as a DataFrame, or None if it is not there; InputError if it is damaged."""
     if not path.exists():
@@ -193,7 +187,7 @@ def holds_all(folder: Path, manifest: dict) -> bool:
     """
     if manifest["status"] != "complete":
         return False
-    found = [read_table(folder, table) for table in ("sequences", *TABLES)]
+    found = [read_parquet(folder / f"{table}.parquet") for table in ("sequences", *TABLES)]
     wanted = manifest["sequences"]["wanted"]
     return all(table is not None and table["sequence"].nunique() == wanted for table in found)
 
@@ -232,7 +226,7 @@ class Recorder:
 
     def __init__(self, folder: Path, sequences: list[str]) -> None:
         self.folder, self.order = folder, {name: i for i, name in enumerate(sequences)}
-        found = [read_table(folder, table) for table in TABLES]
+        found = [read_parquet(folder / f"{table}.parquet") for table in TABLES]
         merged = set.intersection(*(set(() if table is None else table["sequence"]) for table in found))
         self.done = (merged | {name for name in self.order if self._part(name, TABLES[0]).exists()}) & set(self.order)
 
@@ -246,9 +240,8 @@ class Recorder:
         """Move all parts into the run's tables, in the order of the sequences."""
         finished = [name for name in self.order if self._part(name, TABLES[0]).exists()]
         for table in TABLES:
-            frames = [read_table(self.folder, table), *(read_parquet(self._part(name, table)) for name in finished)]
-            frames = [frame for frame in frames if frame is not None]
-            if frames:
+            paths = [self.folder / f"{table}.parquet", *(self._part(name, table) for name in finished)]
+            if frames := [read_parquet(path) for path in paths if path.exists()]:
                 frame = pd.concat(frames, ignore_index=True)
                 keys = [key for key in ("sequence", "method", "layer") if key in frame]
                 frame = frame.drop_duplicates(keys, keep="last")  # a kill while merging leaves parts
