@@ -40,12 +40,7 @@ def tiny_run(per_category=6, layers=4, methods=METHODS, categories=CATEGORIES, s
         for category in categories:
             name = f"{category[:3]}-{i}"
             sequences.append(
-                {
-                    "sequence": name,
-                    "category": category,
-                    "dataset": "a" if i % 2 else "b",
-                    "prompt_tokens": 100 + i,
-                }
+                {"sequence": name, "category": category, "dataset": "a" if i % 2 else "b", "prompt_tokens": 100 + i}
             )
             answers.append({"sequence": name, "method": "Full", "nll": 2.0 + i, "kl": 0.0, "top1_agreement": 1.0})
             for method in methods:

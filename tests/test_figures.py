@@ -102,19 +102,9 @@ def test_names_from_outside_are_no_markup(name):
     assert style.brief(name) in texts(figure) and figure.axes[0].get_position().width > 0.36
 
 
-@pytest.mark.parametrize(("name", "ending"), [("figure_6", ".svg"), ("token_strip", ".png")])
-def test_saved_files_are_identical_twice(name, ending, tmp_path):
-    paths = [style.save(EVERY[name](RUN), tmp_path / f"{i}{ending}") for i in range(2)]
-    assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert len(list(tmp_path.iterdir())) == 2
-    with pytest.raises(InputError, match=r"use \.svg"):
-        style.save(EVERY["kept_raster"](RUN), tmp_path / "figure.jpeg")
-
-
-def test_saved_and_shown_are_the_same_picture(tmp_path):
-    figure = EVERY["kept_raster"](RUN)
-    assert style.save(figure, tmp_path / "a.svg").read_text() == style.svg(figure).decode()
-    assert style.show(figure).data.startswith(("<?xml", "<svg"))
+def test_shown_figures_are_the_same_bytes_twice():
+    shown = [style.show(EVERY["kept_raster"](RUN)).data for _ in range(2)]
+    assert shown[0] == shown[1] and shown[0].startswith(("<?xml", "<svg"))
 
 
 # -------------------------------------------------------------------------------- style
@@ -170,10 +160,7 @@ def test_figure_6_draws_the_published_table_and_the_budget_line():
 def test_means_are_of_what_was_measured_and_refuse_what_is_absent():
     records = tiny_run(methods=("ChunkKV", "Random")).records
     assert list(layers.layer_means(records)["method"].unique()) == ["ChunkKV", "Random"]
-    for call in (
-        lambda: layers.layer_means(records, methods=["SnapKV"]),
-        lambda: layers.layer_gaps(records),
-    ):
+    for call in (lambda: layers.layer_means(records, methods=["SnapKV"]), lambda: layers.layer_gaps(records)):
         with pytest.raises(InputError, match="Known: ChunkKV, Random"):
             call()
     with pytest.raises(InputError, match="pass `methods`"):
@@ -336,8 +323,6 @@ def test_token_strip_colours_what_stays_and_prints_every_score():
     assert "1 of 12" in texts(noted) and any(text.startswith("Number: a vote.") for text in texts(noted))
     with pytest.raises(InputError, match="12 tokens"):
         toy.token_strip(WORDS, {"ChunkKV": [1.0]}, {"ChunkKV": [0]})
-    with pytest.raises(InputError, match="at least one method"):
-        prompt.kept_raster({}, 4)
 
 
 # -------------------------------------------------------------------------------- setting

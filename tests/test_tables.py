@@ -60,12 +60,7 @@ def test_numbers_as_they_are_printed():
     assert tables.number(nothing) == "–"
     assert tables.number(Interval(0.5, math.nan, math.nan, 1)) == "0.5000"
     assert tables.number(Interval(-0.01234, -0.02, 0.5, 9), 3) == "−0.012 [−0.020,\N{NO-BREAK SPACE}0.500]"
-    assert [tables.budget_text(b) for b in (0.1, 0.025, 512, None)] == [
-        "10 %",
-        "2.5 %",
-        "512 tokens",
-        "not recorded",
-    ]
+    assert [tables.budget_text(b) for b in (0.1, 0.025, 512, None)] == ["10 %", "2.5 %", "512 tokens", "not recorded"]
 
 
 def test_show_hands_markdown_to_the_notebook():

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from .plan import column
 from .records import METRICS, PRIMARY, sequence_means
 from .statistics import interval
-from .style import SMALL, brief, headline, legible, look, panels, styled, text_on
+from .style import SMALL, bare, brief, headline, legible, look, panels, styled, text_on
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -66,37 +66,29 @@ def needle_map(table: pd.DataFrame, axis: str, metrics: pd.DataFrame | None = No
     places = [*range(len(values) - 1), len(values) - 0.75]
     aside = [len(values) + 0.85 + 1.5 * k for k in range(metrics.shape[1])]
     figure, (ax,) = panels(height=0.33 * len(methods) + 1.3)
+    cells = []  # x, y, text, share of the full colour, colours, width
     for row in table.itertuples(index=False):
-        x, y = places[values.index(row[3])], methods.index(row.method)
         text = str(row.hits) if row[3] == EVERY else f"{row.hits}/{row.n}"
-        _cell(ax, x, y, text, row.estimate, "Blues", 0.96)
+        cells.append((places[values.index(row[3])], methods.index(row.method), text, row.estimate, "Blues", 0.96))
     for x, (name, of_method) in zip(aside, metrics.items()):
         worst, best = (of_method.min(), of_method.max())[:: METRICS[name].sign]
         for y, value in enumerate(of_method):
             if not np.isnan(value):
-                _cell(ax, x, y, f"{value:.3f}", (value - worst) / (best - worst), "Oranges", 1.44)
+                cells.append((x, y, f"{value:.3f}", (value - worst) / (best - worst), "Oranges", 1.44))
+    for x, y, text, share, colours, width in cells:
+        colour = mpl.colormaps[colours](0.9 * share)
+        ax.add_patch(Rectangle((x - width / 2, y - 0.46), width, 0.92, facecolor=colour, edgecolor="#c8c8c8"))
+        ax.text(x, y, text, ha="center", va="center", fontsize=SMALL, color=text_on(colour[:3]))
     texts = [f"{100 * value:.0f} %" if by == "depth" and value != EVERY else str(value) for value in values]
     texts += [METRICS[name].short for name in metrics]
     ax.set_xticks([*places, *aside], [fill(text, 8, break_long_words=False) for text in texts], fontsize=SMALL)
     ax.set_yticks(range(len(methods)), map(brief, methods))
     ax.set(xlim=(-0.5, [*places, *aside][-1] + 0.75), ylim=(len(methods) - 0.5, -0.5))
     ax.set_xlabel(axis, fontsize=SMALL)
-    ax.tick_params(length=0)
-    ax.grid(visible=False)
-    ax.spines[:].set_visible(False)
-    headline(
-        figure,
-        f"Codes found of {table['n'].max()} hidden: the stronger the colour, the more",
-        note="Orange: the stronger, the better by that metric" if aside else "",
-    )
+    bare(ax)
+    note = "Orange: the stronger, the better by that metric" if aside else ""
+    headline(figure, f"Codes found of {table['n'].max()} hidden: the stronger the colour, the more", note=note)
     return figure
-
-
-def _cell(ax: Axes, x: float, y: int, text: str, share: float, colours: str, width: float) -> None:
-    colour = mpl.colormaps[colours](0.9 * share)
-    box = mpl.patches.Rectangle((x - width / 2, y - 0.46), width, 0.92, facecolor=colour, edgecolor="#c8c8c8")
-    ax.add_patch(box)
-    ax.text(x, y, text, ha="center", va="center", fontsize=SMALL, color=text_on(colour[:3]))
 
 
 def bubbles(run: Any, sequence: str, methods: Iterable[str]) -> HTML:
@@ -107,11 +99,8 @@ def bubbles(run: Any, sequence: str, methods: Iterable[str]) -> HTML:
     said = []
     for method in methods:
         right = same_start(written[FULL], written[method])
-        text = "".join(
-            f"<{tag}>{escape(part)}</{tag}>".replace("\n", " ⏎ ")
-            for tag, part in (("strong", written[method][:right]), ("span", written[method][right:]))
-            if part
-        )
+        parts = {"strong": written[method][:right], "span": written[method][right:]}
+        text = "".join(f"<{tag}>{escape(part)}</{tag}>" for tag, part in parts.items() if part).replace("\n", " ⏎ ")
         colour = mpl.colors.to_hex(legible(look(method.partition(",")[0]).colour))
         said.append(
             f'<div role="listitem" style="border-left:4px solid {colour};background:var(--pst-color-surface);'

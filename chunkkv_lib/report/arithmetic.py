@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from .tables import myst_table
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+PROBES, CACHES, WINDOW = 32, 7, 8  # answer tokens, compressed caches and the queries that score, of an analysis
 
 
 def kv_cache_bytes(
@@ -126,44 +127,39 @@ def analysis_flops(model: Architecture, tokens: int) -> float:
     return prefill_flops(model, tokens) + tokens**2 * model.head_dim * model.query_heads * model.layers
 
 
-def analysis_parts(
-    model: Architecture, tokens: int, probes: int = 32, methods: int = 7, window: int = 8
-) -> dict[str, float]:
+def analysis_parts(model: Architecture, tokens: int) -> dict[str, float]:
     """Multiplications and additions of every part of an analysis, the prefill first.
 
-    probes   answer tokens: they ride along in the forward pass, and are decoded again from every compressed cache
-    methods  compressed caches; window: queries whose attention rows score the prompt
-    Sorting scores and adding up losses cost a few operations per cached number, and are counted as such.
+    The probes ride along in the forward pass, and are decoded again from every compressed cache. Sorting scores and
+    adding up losses cost a few operations per cached number, and are counted as such.
     """
     rows = 2 * tokens * model.head_dim * model.query_heads * model.layers  # q.k of one query per head, all layers
     cache = 2 * tokens * model.kv_heads * model.head_dim * model.layers
     return {
         "prefill": prefill_flops(model, tokens),
         "column sums, H2O's scores": rows * tokens / 2,
-        "attention rows of the window": rows * window,
-        "attention rows of the probes": rows * probes,
+        "attention rows of the window": rows * WINDOW,
+        "attention rows of the probes": rows * PROBES,
         "losses of keys and values": 4.0 * cache,  # absolute values and squares, each added up
-        "the answer, in the forward pass": 2.0 * model.matrix_weights * probes + 2 * rows * probes,
-        "the answer, from every compressed cache": 2.0 * model.matrix_weights * probes * methods,
+        "the answer, in the forward pass": 2.0 * model.matrix_weights * PROBES + 2 * rows * PROBES,
+        "the answer, from every compressed cache": 2.0 * model.matrix_weights * PROBES * CACHES,
     }
 
 
-def analysis_bytes(
-    model: Architecture, tokens: int, budget: float = 0.1, methods: int = 7, bytes_per_number: int = 2, probes: int = 32
-) -> dict[str, float]:
-    """What has to be in memory at once while a prompt is measured, in bytes.
+def analysis_bytes(model: Architecture, tokens: int, bytes_per_number: int = 2) -> dict[str, float]:
+    """Part -> bytes that have to be in memory at once while a prompt is measured, at a budget of a tenth.
 
-    budget   part that stays, as a fraction; methods compressed caches are kept side by side until the answer is decoded
-    return   part -> bytes; their sum is a lower bound, an allocator needs some room above it
+    The compressed caches are kept side by side until the answer is decoded. The sum of all parts is a lower bound, an
+    allocator needs some room above it.
     """
     cache = kv_cache_bytes(tokens, model.layers, model.kv_heads, model.head_dim, bytes_per_number)
     heads = model.query_heads + 2 * model.kv_heads
     return {
         "weights": model.weights * bytes_per_number,
-        "compressed caches": methods * budget * cache,
+        "compressed caches": CACHES * 0.1 * cache,
         "feed-forward of one layer": 3 * tokens * model.intermediate * bytes_per_number,
         "queries, keys, values of one layer": tokens * heads * model.head_dim * (bytes_per_number + 4),
-        "attention rows of the probes": 4 * (probes + 8) * tokens * model.query_heads * 4,
+        "attention rows of the probes": 4 * (PROBES + WINDOW) * tokens * model.query_heads * 4,
     }
 
 
@@ -185,9 +181,7 @@ def cost_table(models: Mapping[str, tuple[Architecture, int, int]], caption: str
 
 def parts_table(models: Mapping[str, tuple[Architecture, int]], caption: str, name: str = "") -> str:
     """The parts of an analysis as shares of the plain prefill's work; models: label -> architecture, prompt tokens."""
-    columns = {label: analysis_parts(*model) for label, model in models.items()}
-    parts = list(next(iter(columns.values())))[1:]
-    table = pd.DataFrame({"Part": [part[0].upper() + part[1:] for part in parts]})
-    for label, found in columns.items():
-        table[label] = [f"{100 * found[part] / found['prefill']:.2f} %" for part in parts]
-    return myst_table(table, caption, name, table.columns[1:])
+    work = pd.DataFrame({label: analysis_parts(*model) for label, model in models.items()})
+    shares = (100 * work / work.loc["prefill"]).drop("prefill").map("{:.2f} %".format)
+    shares.insert(0, "Part", [part[0].upper() + part[1:] for part in shares.index])
+    return myst_table(shares, caption, name, shares.columns[1:])

@@ -14,7 +14,7 @@ interval that allows for their number (Bonferroni). Documents are resampled (`st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from textwrap import fill
@@ -24,13 +24,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..errors import InputError
 from .damage import NLL, pairwise
 from .layers import band_contrasts, in_band
-from .plan import column, over_documents, statements
+from .plan import compute, statements
 from .records import METHODS, METRICS, PAIRS, PRIMARY, Draws, choose, damage, draws, layer_values, sequence_means
-from .statistics import LEVEL, Interval, documents_of, ends, interval, resampled_means, smallest_margin
-from .style import GREY, INK, SMALL, look, panels, styled
+from .statistics import LEVEL, Interval, documents_of, interval, members_of, resampled_means, smallest_margin
+from .style import GREY, INK, SMALL, bare, look, panels, styled
 from .tables import MISSING, data_source, minus, myst_table, number
 
 HOLDS, NOT_EVERY, SMALLER, LARGER, OTHER_WAY, NOT_SEEN, CANNOT_TELL = VERDICTS = (
@@ -81,8 +80,9 @@ def scorecard(run: Any, paper: pd.DataFrame, needles: Any = None) -> list[Claim]
     if needles is not None and needles.manifest["model"]["name"] != run.manifest["model"]["name"]:
         needles = None
     records, hurt = run.records, damage(run.answer_records)
+    drawn = choose(records, FIGURE_6_ROW) if FIGURE_6_ROW in set(records["category"]) else records
     return [
-        most_layers("fig-0", choose_row(records), PRIMARY),
+        most_layers("fig-0", drawn, PRIMARY),
         all_of("l1-1", row_gains(records, [L1]), fails=NOT_EVERY),
         bands("l1-2", records, L1),
         most_layers("cos-1", records, [COSINE]),
@@ -101,11 +101,6 @@ def label(run: Any) -> str:
     model, _, _ = str(run.manifest["model"]["name"]).removesuffix(".gguf").partition("-instruct")
     source = {"open": "open texts", "longbench": "LongBench"}.get(data_source(run.manifest), run.name)
     return f"{model}, {source}"
-
-
-def says(id: str) -> str:
-    """The statement, as the plan words it."""
-    return next(one["says"] for one in statements() if one["id"] == id)
 
 
 # --- verdicts -----------------------------------------------------------------------------------------------------
@@ -132,6 +127,12 @@ def verdict_range(found: Interval, low: float, high: float) -> str:
     return SMALLER if most < near else LARGER if least > far else CANNOT_TELL
 
 
+def together(verdicts: Iterable[str]) -> str:
+    """The verdict on a statement about several numbers: theirs if they agree."""
+    judged = set(verdicts)
+    return judged.pop() if len(judged) == 1 else NOT_SEEN if OTHER_WAY in judged else CANNOT_TELL
+
+
 def all_of(id: str, comparisons: Sequence[Comparison], digits: int = 4, fails: str = NOT_SEEN) -> Claim:
     """The claim that every comparison lies above zero; it shows the one that decides."""
     if not comparisons:
@@ -155,24 +156,19 @@ def row_gains(records: pd.DataFrame, metrics: Sequence[str]) -> list[Comparison]
     """ChunkKV's gain over SnapKV and over H2O, row by row: positive where it is better."""
     found = []
     for metric in metrics:
-        table, short = draws(records, metric, METHODS), METRICS[metric].short
-        for category in table.categories:
-            row = table.row(category)
+        table, about = draws(records, metric, METHODS), METRICS[metric]
+        for at, category in enumerate(table.sizes):
             for a, b in PAIRS:
-                gain = METRICS[metric].sign * (row[a] - row[b])[:, 0]
-                found.append((f"gain in {short} over {b}, {category}", partial(row.interval, gain)))
+                gain = about.sign * (table.means[a] - table.means[b])[:, at]
+                label = f"gain in {about.short} over {b}, {category}"
+                found.append((label, partial(table.interval, gain, category)))
     return found
 
 
 def relative_gap(table: Draws, pair: tuple[str, str]) -> np.ndarray:
-    """The first method against the second in per cent of the second's mean: [1 + resamples, categories]."""
-    return 100 * (table[pair[0]] - table[pair[1]]) / table[pair[1]]
-
-
-def paper_gap(paper: pd.DataFrame, metric: str, pair: tuple[str, str]) -> np.ndarray:
-    """The same of the paper's table: [categories], in per cent."""
-    first, second = (paper[paper["method"] == name].set_index("category")[metric] for name in pair)
-    return (100 * (first - second) / second).to_numpy()
+    """The first method against the second in per cent of the second's mean, mean over categories: [1 + resamples]."""
+    a, b = (table.means[name] for name in pair)
+    return (100 * (a - b) / b).mean(axis=1)
 
 
 def gap_size(id: str, records: pd.DataFrame, paper: pd.DataFrame, metric: str) -> Claim:
@@ -181,16 +177,17 @@ def gap_size(id: str, records: pd.DataFrame, paper: pd.DataFrame, metric: str) -
     Judged against SnapKV; the evidence says how it stands against H2O. A gain that would take over half of what the
     Oracle gains has no room here to show, so "smaller" cannot be told.
     """
-    parts = []
+    parts, table = [], draws(records, metric, METHODS)
+    theirs = paper.pivot(index="category", columns="method", values=metric)
     for pair in PAIRS:
-        table, printed = draws(records, metric, METHODS), paper_gap(paper, metric, pair).mean()
-        found = table.interval(relative_gap(table, pair).mean(axis=1))
+        printed = (100 * (theirs[pair[0]] - theirs[pair[1]]) / theirs[pair[1]]).mean()
+        found = table.interval(relative_gap(table, pair))
         parts.append((verdict_range(found, *sorted((printed / 2, 3 * printed / 2))), found, printed))
     (result, found, printed), (against_h2o, h2o, _) = parts
     evidence = f"mean gap to SnapKV in %, the paper's {printed:.2f}; to H2O {h2o.estimate:.2f}, {against_h2o}"
     if result == SMALLER and METRICS[metric].sign > 0 and "Oracle" in set(records["method"]):
         table = draws(records, metric, ["SnapKV", "Oracle"])
-        room = relative_gap(table, ("Oracle", "SnapKV"))[0].mean()
+        room = relative_gap(table, ("Oracle", "SnapKV"))[0]
         if printed > room / 2:
             result, evidence = CANNOT_TELL, f"{evidence}; the Oracle itself is only {room:.1f} % above SnapKV"
     return Claim(id, result, minus(evidence), found, 2)
@@ -204,8 +201,7 @@ def consistent(id: str, records: pd.DataFrame) -> Claim:
         gain = METRICS[metric].sign * (wide["ChunkKV"] - wide["SnapKV"]).dropna()
         shares[METRICS[metric].short] = interval((gain > 0).astype(float).where(gain != 0, 0.5))
     name, least = min(shares.items(), key=lambda one: one[1].estimate)
-    judged = {verdict(one, beyond=0.5) for one in shares.values()}
-    result = judged.pop() if len(judged) == 1 else NOT_SEEN if OTHER_WAY in judged else CANNOT_TELL
+    result = together(verdict(one, beyond=0.5) for one in shares.values())
     if result == HOLDS and least.high < CONSISTENT:
         result = SMALLER
     both = ", ".join(f"{one}: {share.estimate:.2f}" for one, share in shares.items())
@@ -215,27 +211,22 @@ def consistent(id: str, records: pd.DataFrame) -> Claim:
 # --- layers: Paper Figure 6 ---------------------------------------------------------------------------------------
 
 
-def choose_row(records: pd.DataFrame) -> pd.DataFrame:
-    """The row that Paper Figure 6 shows, where it was measured; else all."""
-    return choose(records, FIGURE_6_ROW) if FIGURE_6_ROW in set(records["category"]) else records
-
-
 def most_layers(id: str, records: pd.DataFrame, metrics: Sequence[str]) -> Claim:
     """The claim that in most layers ChunkKV's mean is better than SnapKV's and than H2O's, by each metric."""
     found = {}
     for metric in metrics:
         own = layer_values(records, metric, "ChunkKV")
         gains = [METRICS[metric].sign * (own - layer_values(records, metric, b)) for _, b in PAIRS]
-        whole = pd.concat(gains, axis=1).notna().all(axis=1)
-        documents = documents_of(own)
-        codes = np.arange(len(own)) if documents is None else pd.factorize(documents)[0]
-        members = [np.flatnonzero((codes == code) & whole) for code in np.unique(codes[whole])]
-        drawn = resampled_means(np.hstack([gain.to_numpy() for gain in gains]), members)
+        both = pd.concat(gains, axis=1)
+        whole = both.notna().all(axis=1).to_numpy()
+        members = members_of(documents_of(own), whole)
+        drawn = resampled_means(both.to_numpy(), members)
         better = np.minimum(*np.split(drawn, 2, axis=1)) > 0
-        found[METRICS[metric].short] = Interval(*map(float, ends(better.mean(axis=1), len(members))), int(whole.sum()))
+        found[METRICS[metric].short] = Interval.of(better.mean(axis=1), len(members), int(whole.sum()))
     name, least = min(found.items(), key=lambda one: one[1].estimate)
-    judged = {verdict(one, 1, beyond=0.5) for one in found.values()}
-    result = HOLDS if judged == {HOLDS} else NOT_SEEN if OTHER_WAY in judged else CANNOT_TELL
+    result = together(verdict(one, beyond=0.5) for one in found.values())
+    if result == OTHER_WAY:
+        result = NOT_SEEN
     return Claim(id, result, f"share of layers in which ChunkKV is ahead of both, {name}", least, 2)
 
 
@@ -246,9 +237,8 @@ def bands(id: str, records: pd.DataFrame, metric: str) -> Claim:
     """
     rows = list(band_contrasts(records, None, [metric], PAIRS[:1]).itertuples())
     sign = METRICS[metric].sign
-    judged = {verdict(row.contrast, sign) for row in rows}
     row = min(rows, key=lambda one: sign * one.contrast.estimate)
-    result = judged.pop() if len(judged) == 1 else NOT_SEEN if OTHER_WAY in judged else CANNOT_TELL
+    result = together(verdict(one.contrast, sign) for one in rows)
     if result == HOLDS and any(one.behind.excludes(0) for one in rows):
         result, row = SMALLER, max(rows, key=lambda one: one.rank)
     evidence = (
@@ -294,15 +284,14 @@ def answer_claims(records: pd.DataFrame, hurt: pd.DataFrame, needles: Any = None
     ]
     if needles is None:
         return [*claims, Claim("why-3", better, alike, nll, 3), Claim("why-4", "", "needles not measured")]
-    gap = needle_gap(needles, "ChunkKV", "SnapKV")
-    same = needle_gap(needles, "ChunkKV, kernel 15, pooling max", "SnapKV, kernel 15")
-    more = gap.low > FOUND[0]
-    fourth = CANNOT_TELL
-    if more:
-        fourth = HOLDS if same.low > FOUND[1] else NOT_SEEN if max(-same.low, same.high) < FOUND[1] else CANNOT_TELL
-    elif gap.high < FOUND[0]:
-        fourth = NOT_SEEN
+    gap, same = (
+        compute(needles, {"column": "score", "of": method, "minus": baseline})
+        for method, baseline in (("ChunkKV", "SnapKV"), ("ChunkKV, kernel 15, pooling max", "SnapKV, kernel 15"))
+    )
     third = HOLDS if HOLDS in (better, verdict(gap)) else better if gap.high < FOUND[0] else CANNOT_TELL
+    fourth = NOT_SEEN if gap.high < FOUND[0] else CANNOT_TELL
+    if gap.low > FOUND[0]:
+        fourth = HOLDS if same.low > FOUND[1] else NOT_SEEN if max(-same.low, same.high) < FOUND[1] else CANNOT_TELL
     evidence = f"share of needles found, ChunkKV − SnapKV; both pooled over 15: {same.estimate:.2f}"
     return [
         *claims,
@@ -311,25 +300,17 @@ def answer_claims(records: pd.DataFrame, hurt: pd.DataFrame, needles: Any = None
     ]
 
 
-def needle_gap(run: Any, method: str, baseline: str) -> Interval:
-    """Mean paired difference of the share of needles found."""
-    found, sequences = column(run, "score", [method, baseline])
-    return over_documents([found[method] - found[baseline]], sequences)
-
-
 # --- table and picture --------------------------------------------------------------------------------------------
 
 
 def cards_frame(cards: Mapping[str, Sequence[Claim]]) -> pd.DataFrame:
     """Scorecards as rows: run, id, says, verdict, evidence, digits, estimate, low, high, n.
 
-    cards   label of a run -> its `scorecard`
-    raises  InputError: no run.
+    cards   label of a run -> its `scorecard`; says: the statement, as the plan words it
     """
-    if not cards:
-        raise InputError("no run was given; pass at least one, as label -> scorecard.")
+    says = {one["id"]: one["says"] for one in statements()}
     return pd.DataFrame(
-        {"run": run, "id": one.id, "says": says(one.id), "verdict": one.verdict, "evidence": one.evidence}
+        {"run": run, "id": one.id, "says": says[one.id], "verdict": one.verdict, "evidence": one.evidence}
         | {"digits": one.digits}
         | vars(one.number)
         for run, found in cards.items()
@@ -365,10 +346,7 @@ def cards_figure(found: pd.DataFrame) -> Figure:
     ax.set_xticks([i + 0.5 for i in range(len(runs))], [fill(run, 14) for run in runs], fontsize=SMALL)
     ax.set(xlim=(0, len(runs)), ylim=(len(ids), 0))
     ax.xaxis.tick_top()
-    ax.tick_params(length=0)
-    ax.grid(visible=False)
-    for side in ax.spines.values():
-        side.set_visible(False)
+    bare(ax)
     return figure
 
 

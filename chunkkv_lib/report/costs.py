@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -18,8 +18,6 @@ from .style import GREY, INK, SMALL, Look, headline, label_ends, line_panel, loo
 from .tables import MISSING, myst_table
 
 OWN, PREFILL = "chunkkv_lib", "prefill"
-
-# --- the record ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -53,20 +51,15 @@ class Report:
         return self.facts | {"name": f"bench-{self.facts['device'].split(':')[0]}"}
 
     @property
-    def busy(self) -> bool:
-        """Whether other work kept the machine busy when this was measured."""
-        return (self.facts["load_before"] or 0) > 0.5 * self.facts["machine"]["cores"]
-
-    @property
     def line(self) -> str:
         """One line to stand under a figure."""
         facts, machine = self.facts, self.facts["machine"]
         hardware = f"{machine['cores']} cores, {machine['threads']} threads, {machine['instructions']}"
         if facts["device"] != "cpu":
             hardware = ", ".join(machine.get("gpus", ["GPU"]))
-        parts = f"Benchmark, model {facts['model']}, {facts['dtype']} on {facts['device']}", hardware
-        parts += f"median of {facts['rounds']} rounds", f"torch {facts['versions']['torch']}", facts["finished"][:10]
-        return " · ".join(parts)
+        model = f"Benchmark, model {facts['model']}, {facts['dtype']} on {facts['device']}"
+        rounds, torch = f"median of {facts['rounds']} rounds", f"torch {facts['versions']['torch']}"
+        return " · ".join([model, hardware, rounds, torch, facts["finished"][:10]])
 
 
 def load_report(path: str | Path) -> Report:
@@ -108,17 +101,15 @@ def _with_ratios(recorded: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# --- tables -------------------------------------------------------------------------------------------------------
-
-
 def steps(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of a report as texts: what every step took, and what that is of the plain prefill."""
     plain = rows["step"] == PREFILL
-    spread = [f"{a:.2f} ({b:.2f} to {c:.2f})" for a, b, c in
-              zip(rows["time_ratio"], rows["time_ratio_low"], rows["time_ratio_high"])]  # fmt: skip
+    spread = [
+        f"{row.time_ratio:.2f} ({row.time_ratio_low:.2f} to {row.time_ratio_high:.2f})" for row in rows.itertuples()
+    ]
     return pd.DataFrame(
         {
-            "Step": [step_label(*row) for row in zip(rows["library"], rows["step"])],
+            "Step": rows.apply(step_label, axis=1),
             "Seconds": rows["seconds"].map("{:.1f}".format if rows["seconds"].max() > 3 else "{:.3f}".format),
             "Time, ratio": np.where(plain, "1", spread),
             "Peak memory": rows["peak_bytes"].map(readable, na_action="ignore"),
@@ -166,11 +157,9 @@ def print_report(report: Report) -> None:
     shown.insert(0, "Model", rows["model"])
     for table in (shown, report.pieces.round({"milliseconds": 2, "ratio": 2})):
         print(table.to_string(index=False), end="\n\n")
-    if report.busy:
+    if (report.facts["load_before"] or 0) > 0.5 * report.facts["machine"]["cores"]:
         print(f"the machine was busy (load {report.facts['load_before']}): do not trust these times")
 
-
-# --- the picture ----------------------------------------------------------------------------------------------------
 
 #: This library's steps have colours of their own; a peer's have the colour of the method that they are nearest to.
 STEPS = {PREFILL: Look(INK, "D", "-"), "all methods": Look("#CC79A7", "P", "-")}
@@ -178,17 +167,16 @@ NEAREST = {"ObservedAttention": "H2O"}
 FEW = Look("#B07700", "X", "-")
 
 
-def step_label(library: str, step: str) -> str:
+def step_label(row: pd.Series) -> str:
     """How a step is called in figures and tables: a peer's library is named."""
-    return step if library == OWN else f"{library} {step}"
+    return row["step"] if row["library"] == OWN else f"{row['library']} {row['step']}"
 
 
 def step_look(library: str, step: str) -> Look:
     """How a step is drawn: solid for this library, dashed for a peer."""
     if library == OWN:
         return STEPS.get(step, FEW)
-    own = STEPS.get(step) or look(NEAREST.get(step, step))
-    return Look(own.colour, own.marker, (0, (4, 2)))
+    return replace(STEPS.get(step) or look(NEAREST.get(step, step)), line=(0, (4, 2)))
 
 
 @styled
@@ -200,11 +188,11 @@ def cost_ratios(report: Report) -> Figure:
     rows = report.rows[report.rows["step"] != PREFILL].sort_values("tokens", kind="stable")
     if rows.empty:
         raise InputError("no step but the plain prefill was measured, so there is no ratio to draw.")
-    rows = rows.assign(name=[step_label(*row) for row in zip(rows["library"], rows["step"])])
+    rows = rows.assign(name=rows.apply(step_label, axis=1))
     looks = {row.name: step_look(row.library, row.step) for row in rows.itertuples(index=False)}
     figure, (ax,) = panels(height=3.6)
-    drawn = rows.rename(columns={"time_ratio_low": "low", "time_ratio_high": "high"})
-    ends = line_panel(ax, drawn, "tokens", by="name", y="time_ratio", looks=looks)
+    drawn = rows.rename(columns={"time_ratio": "estimate", "time_ratio_low": "low", "time_ratio_high": "high"})
+    ends = line_panel(ax, drawn, "tokens", by="name", looks=looks)
     # The peer's classes are called ...Attention; beside a line the first part of the name is enough.
     ends = [(y, name.removesuffix("Attention"), colour) for y, name, colour in ends]
     points = report.limit.sort_values("tokens")
@@ -212,17 +200,17 @@ def cost_ratios(report: Report) -> Figure:
     ends.append((points["time_ratio"].iloc[-1], "arithmetic", GREY))
     ax.axhline(1, color=INK, linewidth=0.8, zorder=0)
     ax.set(xscale="log", yscale="log", xlabel="Prompt length (tokens)", ylabel="Time,\nratio to the plain prefill")
+
+    def minor_tick(value: float, _: int) -> str:
+        """Few enough numbers between the powers of ten that they never touch."""
+        leading = value / 10 ** np.floor(np.log10(value))
+        return f"{value:g}" if np.isclose(leading, (1.5, 2, 3, 5)).any() else ""
+
     ticks = sorted(set(rows["tokens"]))
     ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks], fontsize=SMALL)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(FuncFormatter(_minor_tick))
+    ax.yaxis.set_minor_formatter(FuncFormatter(minor_tick))
     label_ends(ax, ticks[-1], ends, gap=0.085)
     headline(figure, "Time of every step", note="Both axes are logarithmic.")
     return figure
-
-
-def _minor_tick(value: float, _: int) -> str:
-    """Few enough numbers between the powers of ten that they never touch."""
-    leading = value / 10 ** np.floor(np.log10(value))
-    return f"{value:g}" if np.isclose(leading, (1.5, 2, 3, 5)).any() else ""

@@ -57,17 +57,16 @@ def decisions_table(found: pd.DataFrame, caption: str, name: str = "") -> str:
     def nats(column: str) -> list[str]:
         return [MISSING if pd.isna(value) else minus(f"{value:.2f}") for value in found[column]]
 
-    table = pd.DataFrame(
-        {
-            "Rule": found["rule"],
-            "Reach (tokens)": found["reach"],
-            f"Codes found of {found['n'].max()}": found["found"],
-            "Question known: NLL": nats("known"),
-            "Question unknown: NLL": nats("unknown"),
-            "Pages freed": [f"{100 * share:.0f} %" for share in found["pages_freed"]],
-            "Extra prefill": [f"{100 * share:.0f} %" for share in found["extra"]],
-            "With fused attention": found["fused"],
-        }
-    )
+    columns = {
+        "Rule": found["rule"],
+        "Reach (tokens)": found["reach"],
+        f"Codes found of {found['n'].max()}": found["found"],
+        "Question known: NLL": nats("known"),
+        "Question unknown: NLL": nats("unknown"),
+        "Pages freed": [f"{100 * share:.0f} %" for share in found["pages_freed"]],
+        "Extra prefill": [f"{100 * share:.0f} %" for share in found["extra"]],
+        "With fused attention": found["fused"],
+    }
+    table = pd.DataFrame(columns)
     table = table.loc[:, (table != MISSING).any()]
     return myst_table(table, caption, name, right=table.columns[1:-1])

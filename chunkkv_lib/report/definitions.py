@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from .records import DEFINITIONS, METHODS, METRICS, choose, present, sequence_means
+from .records import DEFINITIONS, METHODS, METRICS, choose, sequence_means
 from .statistics import interval
 from .style import INK, SMALL, brief, headline, legible, look, panels, styled, text_on
 
@@ -39,8 +39,8 @@ def definition_ranks(
                  better method, whose paired 95 % interval to it contains zero
     raises       InputError: unknown category or method.
     """
-    chosen, rows = choose(records, category), []
-    methods = present(chosen, methods, ORDER)
+    chosen, rows = choose(records, category, methods), []
+    methods = list(methods or (name for name in ORDER if name in set(chosen["method"])))
     for metric in definitions or [d for d in DEFINITIONS if d in chosen and chosen[d].notna().any()]:
         wide, sign = sequence_means(chosen, metric)[methods], METRICS[metric].sign
         worth = -sign * wide.mean().to_numpy()

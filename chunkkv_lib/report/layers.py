@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from ..errors import InputError
-from .records import CONTROLS, METHODS, METRICS, PAIRS, PRIMARY, choose, layer_values, present
+from .records import CONTROLS, METHODS, METRICS, PAIRS, PRIMARY, choose, layer_values
 from .statistics import interval
 from .style import FAINT, GREY, INK, headline, label_ends, line_panel, panels, say_start, styled
 
@@ -23,9 +23,6 @@ PAPER_LAYERS = 32  # of Llama-3-8B
 PAPER_BANDS = {"kv_l1_loss": ((5, 25),), "attention_cosine_similarity": ((0, 5), (20, 30))}
 LAYER_AXIS = "Layer (0 is next to the input)"
 BANDS_NOTE = "Grey: the paper's layers, 5–25 of 32 for L1 loss,\n0–5 and 20–30 for cosine, at equal depth."
-
-
-# --- tables -------------------------------------------------------------------------------------------------------
 
 
 def layer_means(
@@ -41,17 +38,13 @@ def layer_means(
     raises    InputError: unknown category, method or metric; nothing measured.
     """
     records = choose(records, category)
-    methods = present(records, methods, METHODS + CONTROLS)
+    measured = set(records["method"])
+    methods = list(methods or (name for name in METHODS + CONTROLS if name in measured))
     if not methods:
         raise InputError(f"none of {', '.join(METHODS + CONTROLS)} was measured here: pass `methods`.")
-    return pd.concat(
-        [
-            _by_layer(layer_values(records, metric, method), metric=metric, method=method)
-            for metric in metrics
-            for method in methods
-        ],
-        ignore_index=True,
-    )
+    rows = [_by_layer(layer_values(records, metric, method), metric=metric, method=method)
+            for metric in metrics for method in methods]  # fmt: skip
+    return pd.concat(rows, ignore_index=True)
 
 
 def layer_gaps(
@@ -61,19 +54,17 @@ def layer_gaps(
 
     return  columns metric, method, baseline, layer, estimate, low, high, n, clear (the interval excludes zero)
     """
-    records = choose(records, category)
-    rows = []
+    records, rows = choose(records, category), []
     for metric in metrics:
         for method, baseline in pairs:
             values = layer_values(records, metric, method) - layer_values(records, metric, baseline)
-            rows.append(_by_layer(values, metric=metric, method=method, baseline=baseline))
+            row = _by_layer(values, metric=metric, method=method, baseline=baseline)
+            rows.append(row.assign(clear=interval(values).excludes(0)))
     return pd.concat(rows, ignore_index=True)
 
 
 def _by_layer(values: pd.DataFrame, **names: str) -> pd.DataFrame:
-    found = interval(values)
-    columns = names | {"layer": values.columns} | vars(found)
-    return pd.DataFrame(columns | ({"clear": found.excludes(0)} if "baseline" in names else {}))
+    return pd.DataFrame(names | {"layer": values.columns} | vars(interval(values)))
 
 
 def in_band(layers: ArrayLike, count: int, band: tuple[int, int]) -> np.ndarray:
@@ -127,9 +118,6 @@ def _contrast(gap: pd.DataFrame, band: tuple[int, int], sign: int) -> dict[str, 
         "bands": len(gains),
         "best": f"{gap.columns[best]}–{gap.columns[best + width - 1]}",
     }
-
-
-# --- figures ------------------------------------------------------------------------------------------------------
 
 
 @styled
@@ -187,6 +175,5 @@ def _dress(ax: Axes, metric: str, layers: int) -> None:
     ax.xaxis.get_major_locator().set_params(integer=True)
     scale = layers / PAPER_LAYERS
     for first, last in PAPER_BANDS.get(metric, ()):
-        ax.axvspan(
-            first * scale - 0.5, min((last + 1) * scale, layers) - 0.5, color=FAINT, alpha=0.5, linewidth=0, zorder=0
-        )
+        start, stop = first * scale - 0.5, min((last + 1) * scale, layers) - 0.5
+        ax.axvspan(start, stop, color=FAINT, alpha=0.5, linewidth=0, zorder=0)

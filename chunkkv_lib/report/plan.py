@@ -15,7 +15,8 @@ from ..errors import InputError
 from ..files import DATA
 from ..sequences.needles import SOURCE as NEEDLES
 from ..sequences.needles import needle_setting
-from .statistics import Interval, ends, resampled_means
+from .records import METRICS
+from .statistics import Interval, members_of, resampled_means
 from .tables import myst_table, number
 
 PLAN = DATA / "plan.yml"
@@ -27,7 +28,6 @@ REACHES = {
 }
 REACH_ANSWERS = (5, 9, 16)  # tokens; shorter answers are within nearly every rule's reach
 CORRELATIONS = 1000  # resamples of a rank correlation
-BETTER_HIGH = ("attention_cosine_similarity", "attention_output_cosine", "attention_mass")
 
 
 def statements() -> list[dict[str, Any]]:
@@ -105,8 +105,11 @@ def compute(run: Any, value: dict[str, Any]) -> Interval:
     methods = [value[key] for key in ("of", "minus") if key in value]
     found, sequences = column(run, value["column"], methods)
     difference = found[methods[0]] - found[methods[1]] if methods[1:] else found[methods[0]]
-    places = [value.get("where", {}), *([value["split"]] if "split" in value else [])]
-    return over_documents([difference.where(_among(sequences, place)) for place in places], sequences)
+    parts = []
+    for place in (value.get("where", {}), *([value["split"]] if "split" in value else [])):
+        among = sequences.isin(place)[list(place)].all(axis=1)
+        parts.append(difference.where(among))
+    return over_documents(parts, sequences)
 
 
 def column(run: Any, name: str, methods: Iterable[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -138,26 +141,11 @@ def over_documents(parts: list[pd.Series], sequences: pd.DataFrame) -> Interval:
     used = pd.concat(parts, axis=1).notna().any(axis=1).to_numpy()
     if not all(part.notna().any() for part in parts):
         raise InputError("no sequence of this run belongs to what the statement compares.")
-    members = _members(sequences["document"], used)
+    members = members_of(sequences["document"], used)
     with np.errstate(invalid="ignore"):  # a resample may miss a small part altogether: NaN, which `ends` leaves out
         drawn = resampled_means(np.stack(columns, axis=1), members)
         means = drawn[:, ::2] / drawn[:, 1::2]
-    found = ends(means[:, 0] - (means[:, 1] if parts[1:] else 0), len(members))
-    return Interval(*map(float, found), int(used.sum()))
-
-
-def _among(sequences: pd.DataFrame, place: dict[str, list]) -> pd.Series:
-    kept = pd.Series(True, index=sequences.index)
-    for name, values in place.items():
-        kept &= sequences[name].isin(values)
-    return kept
-
-
-def _members(documents: pd.Series, used: np.ndarray) -> list[np.ndarray]:
-    """Rows of each document, of the sequences that are used."""
-    rows = np.flatnonzero(used)
-    codes = pd.factorize(documents.to_numpy()[rows])[0]
-    return [rows[codes == code] for code in range(codes.max() + 1)]
+    return Interval.of(means[:, 0] - (means[:, 1] if parts[1:] else 0), len(members), int(used.sum()))
 
 
 def _same_order(run: Any, methods: list[str], name: str, between: list[str]) -> Interval:
@@ -165,11 +153,11 @@ def _same_order(run: Any, methods: list[str], name: str, between: list[str]) -> 
     found, sequences = column(run, name, methods)
     used = sequences["category"].isin(between).to_numpy()
     inside = [(sequences["category"] == one).to_numpy(dtype=float)[:, None] for one in between]
-    members = _members(sequences["document"], used)
+    members = members_of(sequences["document"], used)
     drawn = resampled_means(np.hstack([part for one in inside for part in (found.fillna(0) * one, one)]), members)
     first, second = np.split(drawn, 2, axis=1)
     tau = [stats.kendalltau(a[:-1] / a[-1], b[:-1] / b[-1]).statistic for a, b in zip(first, second)]
-    return Interval(*map(float, ends(np.array(tau), len(members))), int(used.sum()))
+    return Interval.of(np.array(tau), len(members), int(used.sum()))
 
 
 def _foretells(run: Any, value: dict[str, Any]) -> Interval:
@@ -180,26 +168,21 @@ def _foretells(run: Any, value: dict[str, Any]) -> Interval:
     metric, damage = value["spearman"]
     pairs = value.get("pairs") or list(itertools.combinations(value["among"], 2))
     methods = sorted({method for pair in pairs for method in pair})
-    tables = [column(run, name, methods) for name in (metric, damage, value.get("minus", metric))]
-    sequences = tables[0][1]
-    x, y, other = (
-        np.stack([(found[a] - found[b]).reindex(sequences.index) for a, b in pairs], axis=1)
-        * (-1 if name in BETTER_HIGH else 1)
-        for (found, _), name in zip(tables, (metric, damage, value.get("minus", metric)))
-    )
-    used = ~np.isnan(np.hstack([x, y, other])).any(axis=1)
+    names = [metric, damage, *([value["minus"]] if "minus" in value else [])]
+    (first, sequences), *others = (column(run, name, methods) for name in names)
+    tables = []
+    for name, found in zip(names, [first, *(found.reindex(first.index) for found, _ in others)]):
+        turn = -1 if METRICS[name].sign > 0 else 1
+        tables.append(turn * np.stack([found[a] - found[b] for a, b in pairs], axis=1))
+    used = ~np.isnan(np.hstack(tables)).any(axis=1)
     if used.sum() < 3:
         raise InputError(f"run {run.name!r} has too few sequences for a correlation.")
-    members = _members(sequences["document"], used)
-    rng = np.random.default_rng(0)
-    draws = [np.arange(len(members)), *rng.integers(len(members), size=(CORRELATIONS, len(members)))]
-
-    def correlation(a: np.ndarray, b: np.ndarray) -> float:
-        ranks = stats.rankdata(a, axis=0), stats.rankdata(b, axis=0)
-        return float(np.mean([np.corrcoef(one, two)[0, 1] for one, two in zip(ranks[0].T, ranks[1].T)]))
-
-    found = []
-    for draw in draws:
+    members = members_of(sequences["document"], used)
+    draws = np.random.default_rng(0).integers(len(members), size=(CORRELATIONS, len(members)))
+    drawn = []
+    for draw in (range(len(members)), *draws):
         rows = np.concatenate([members[i] for i in draw])
-        found.append(correlation(x[rows], y[rows]) - (correlation(other[rows], y[rows]) if "minus" in value else 0))
-    return Interval(*map(float, ends(np.array(found), len(members))), int(used.sum()))
+        x, y, *other = (stats.rankdata(table[rows], axis=0).T for table in tables)
+        told = [np.mean([np.corrcoef(*ranks)[0, 1] for ranks in zip(one, y)]) for one in (x, *other)]
+        drawn.append(told[0] - sum(told[1:]))
+    return Interval.of(np.array(drawn), len(members), int(used.sum()))

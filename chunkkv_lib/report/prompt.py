@@ -1,4 +1,5 @@
-"""One prompt: its text as a page may quote it, which of its tokens stay, and what the model says from each cache.
+"""One prompt: its text as a page may quote it, where its attention goes, which of its tokens stay, and what the model
+says from each cache.
 
 Only texts whose licence allows it are quoted; of all others the letters are hidden, the layout stays.
 """
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
 from ..errors import InputError
@@ -26,6 +27,7 @@ from .style import GREY, INK, SMALL, headline, legible, look, panels, styled
 if TYPE_CHECKING:
     from IPython.display import HTML
 
+PARTS = {"sink": "#882255", "middle": "#bdbdbd", "window": "#8a5a00"}  # of attention, and their colours
 COLUMNS = 400  # of the raster; longer prompts are averaged into this many
 FREE = ("CC BY", "MIT")  # how the licences begin that allow quoting with attribution
 MUTED = "var(--pst-color-text-muted, #595959)"
@@ -54,19 +56,17 @@ def shown_sequence(
 
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """What each token adds to the text: as if the tokens were decoded one after the other."""
-    texts = []
-    for before, token in zip([None, *ids], ids, strict=False):
-        alone = tokenizer.decode([token])
-        lead = "" if before is None else tokenizer.decode([before])
-        both = alone if before is None else tokenizer.decode([before, token])
-        texts.append(both[len(lead) :] if both.startswith(lead) else alone)
+    texts = [tokenizer.decode([token]) for token in ids]
+    for place, lead in enumerate(texts[:-1], start=1):
+        both = tokenizer.decode(list(ids[place - 1 : place + 1]))
+        if both.startswith(lead):
+            texts[place] = both[len(lead) :]
     return texts
 
 
 def attribution(dataset: str) -> Attribution | None:
     """Whose text a data set is, if its licence allows quoting; else None."""
-    found = [one for one in ATTRIBUTION if one.dataset == dataset]
-    return next((one for one in found if one.licence.startswith(FREE)), None)
+    return next((one for one in ATTRIBUTION if one.dataset == dataset and one.licence.startswith(FREE)), None)
 
 
 def quoted(text: str, dataset: str) -> str:
@@ -81,8 +81,7 @@ def credit(dataset: str) -> str:
     one = attribution(dataset)
     if one is None:
         return f"Text of `{dataset}`, letters hidden: no licence to quote it is stated"
-    licence = one.licence.split(",")[0]
-    return f"Text: {one.source}. {one.authors}. Licence {licence}. Changes: {one.changes}"
+    return f"Text: {one.source}. {one.authors}. Licence {one.licence.split(',')[0]}. Changes: {one.changes}"
 
 
 def cut_excerpt(texts: Sequence[str], max_tokens: int, dataset: str, around: int = 40) -> HTML:
@@ -92,37 +91,23 @@ def cut_excerpt(texts: Sequence[str], max_tokens: int, dataset: str, around: int
     max_tokens  what stays, first half and last half
     around      tokens shown at each place
     """
+    from IPython.display import HTML
+
     n, last = len(texts), max_tokens // 2
     first = max_tokens - last
-    if n <= max_tokens:
-        pieces = [(0, around), (n - around, n)]
-    else:
-        pieces = [(0, around), (first - around, first), (n - last, n - last + around), (n - around, n)]
+    edges = [(first - around, first), (n - last, n - last + around)] if n > max_tokens else []
     parts, end = [], 0
-    for start, stop in pieces:
+    for start, stop in [(0, around), *edges, (n - around, n)]:
         start = max(start, end)
         if start > end:
             cut = n > max_tokens and end == first
-            parts.append(_gap(start - end, cut))
-        parts.append(f"<p style='{TEXT}'>{_escaped(quoted(''.join(texts[start:stop]), dataset))}</p>")
+            what = f"✂ cut out: {start - end:,} tokens" if cut else f"… {start - end:,} tokens not shown here …"
+            weight = "font-weight: 600;" if cut else f"color: {MUTED};"
+            parts.append(f"<p style='text-align: center; margin: 0.4rem 0; {weight}'>{what}</p>")
+        text = html.escape(quoted("".join(texts[start:stop]), dataset)).replace("\n", " ⏎ ")
+        parts.append(f"<p style='{TEXT}'>{text}</p>")
         end = max(stop, end)
-    return _html(f"<div style='{BOX}'>{''.join(parts)}</div>")
-
-
-def _gap(tokens: int, cut: bool) -> str:
-    what = f"✂ cut out: {tokens:,} tokens" if cut else f"… {tokens:,} tokens not shown here …"
-    weight = "font-weight: 600;" if cut else f"color: {MUTED};"
-    return f"<p style='text-align: center; margin: 0.4rem 0; {weight}'>{what}</p>"
-
-
-def _escaped(text: str) -> str:
-    return html.escape(text).replace("\n", " ⏎ ")
-
-
-def _html(text: str) -> HTML:
-    from IPython.display import HTML
-
-    return HTML(text)
+    return HTML(f"<div style='{BOX}'>{''.join(parts)}</div>")
 
 
 def passage(sequence: Sample, prompts: Sequence[Any], window: int) -> tuple[int, int]:
@@ -139,9 +124,6 @@ def passage(sequence: Sample, prompts: Sequence[Any], window: int) -> tuple[int,
     length = min(20, len(middle))
     start = 1 + int(np.convolve(middle, np.ones(length), "valid").argmax())
     return start, start + length
-
-
-# --- pictures -----------------------------------------------------------------------------------------------------
 
 
 def one_line(text: str, most: int = 90) -> str:
@@ -198,10 +180,8 @@ def kept_raster(
 
     kept_by_method  method -> per layer the kept positions [S, b] (or [b]); n: tokens of the prompt
     marks           name -> (start, end exclusive) of a stretch of the prompt, set off by thin lines
-    raises          InputError: no method, or a position outside the prompt.
+    raises          InputError: a position outside the prompt.
     """
-    if not kept_by_method:
-        raise InputError("no kept positions to draw: pass at least one method.")
     figure, axes = panels(len(kept_by_method), height=1.5, sharex=True, sharey=True)
     for ax, (method, layers) in zip(axes, kept_by_method.items(), strict=True):
         share = np.stack([kept_share(kept, n) for kept in layers])
@@ -255,10 +235,9 @@ def kept_share(kept: ArrayLike, n: int) -> np.ndarray:
     kept = np.atleast_2d(np.asarray(kept, dtype=int))
     if kept.size and not 0 <= kept.min() <= kept.max() < n:
         raise InputError(f"kept positions run from {kept.min()} to {kept.max()}, the prompt from 0 to {n - 1}.")
-    share = np.zeros(n)
-    for row in kept:
-        share[np.unique(row)] += 1 / len(kept)
-    return share
+    keeps = np.zeros((len(kept), n))
+    np.put_along_axis(keeps, kept, 1, axis=1)
+    return keeps.mean(axis=0)
 
 
 def _binned(share: np.ndarray) -> np.ndarray:
@@ -294,3 +273,31 @@ def answer_dots(answers: pd.DataFrame) -> Figure:
     ax.grid(visible=False, axis="y")
     headline(figure, f"Line: the full cache, {nll['Full']:.2f}")
     return figure
+
+
+@styled
+def attention_parts(rows: Sequence[ArrayLike], window: int) -> Figure:
+    """Where the attention of the last queries goes, layer by layer: position 0, the window, and all the rest.
+
+    rows  one per layer: mean attention of the last `window` queries, [n]
+    """
+    figure, (ax,) = panels(height=3)
+    names = {"sink": "position 0", "middle": "all between", "window": f"the last {window} tokens"}
+    below = np.zeros(len(rows))
+    for part, share in attention_shares(rows, window).items():
+        ax.bar(np.arange(len(rows)), share, bottom=below, width=1, color=PARTS[part], edgecolor="white", linewidth=0.4,
+               label=names[part])  # fmt: skip
+        below = below + share
+    ax.set(xlabel="Layer", ylabel="Share of attention", xlim=(-0.5, len(rows) - 0.5), ylim=(0, 1))
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
+    ax.grid(visible=False)
+    ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3)
+    return figure
+
+
+def attention_shares(rows: Sequence[ArrayLike], window: int) -> dict[str, np.ndarray]:
+    """Shares of the parts "sink", "middle" and "window", each [layers]; they add up to 1."""
+    rows = np.stack([np.asarray(row, dtype=float) for row in rows])
+    sink, last = rows[:, 0] / rows.sum(1), rows[:, max(rows.shape[1] - window, 1) :].sum(1) / rows.sum(1)
+    return {"sink": sink, "middle": 1 - sink - last, "window": last}

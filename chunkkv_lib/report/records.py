@@ -16,19 +16,8 @@ import pandas as pd
 
 from ..errors import InputError, unknown
 from ..files import DATA
-from .statistics import (
-    LEVEL,
-    Interval,
-    cohen_d,
-    documents_of,
-    ends,
-    holm,
-    interval,
-    paired_test,
-    rank_biserial,
-    resampled_means,
-    smallest_margin,
-)
+from . import statistics as st
+from .statistics import LEVEL, Interval, documents_of, interval, members_of, resampled_means
 
 METHODS = ("ChunkKV", "SnapKV", "H2O")
 CONTROLS = ("StreamingLLM", "Recent", "Random", "Oracle")
@@ -115,9 +104,6 @@ def paper_table_11(path: str | Path = PAPER_TABLE_11) -> pd.DataFrame:
         ) from None
 
 
-# --- choosing -----------------------------------------------------------------------------------------------------
-
-
 def choose(records: pd.DataFrame, category: str | None = None, methods: Iterable[str] | None = None) -> pd.DataFrame:
     """The rows of one category and of some methods; None takes all.
 
@@ -131,15 +117,6 @@ def choose(records: pd.DataFrame, category: str | None = None, methods: Iterable
         _known("method", methods, records["method"].unique())
         records = records[records["method"].isin(methods)]
     return records
-
-
-def present(records: pd.DataFrame, methods: Iterable[str] | None, default: Iterable[str]) -> list[str]:
-    """The methods asked for, which must be there; or, with None, those of `default` that are there."""
-    measured = records["method"].unique()
-    if methods is None:
-        return [method for method in default if method in measured]
-    _known("method", methods, measured)
-    return list(methods)
 
 
 def layer_values(records: pd.DataFrame, metric: str, method: str) -> pd.DataFrame:
@@ -181,23 +158,18 @@ def metric_and_damage(
     return x, y.set_index(x.index)
 
 
-# --- averages, differences, damage --------------------------------------------------------------------------------
-
-
 def averages(
-    records: pd.DataFrame, metrics: Sequence[str] = PRIMARY, methods: Iterable[str] | None = None, by: str = "category"
+    records: pd.DataFrame, metrics: Sequence[str] = PRIMARY, methods: Iterable[str] | None = None
 ) -> pd.DataFrame:
     """Means over layers, then over sequences, with 95 % intervals.
 
-    by      what makes a row: "category", or "dataset" to take the rows of Paper Table 11 apart
-    return  columns <by>, method, metric, estimate, low, high, n (sequences that have a value).
+    return  columns category, method, metric, estimate, low, high, n (sequences that have a value).
     """
-    records = choose(records, methods=methods)
     rows = []
-    for name, group in records.groupby(by, sort=False):
+    for category, group in choose(records, methods=methods).groupby("category", sort=False):
         for metric in metrics:
             for method, values in sequence_means(group, metric).items():
-                rows.append({by: name, "method": method, "metric": metric} | vars(interval(values)))
+                rows.append({"category": category, "method": method, "metric": metric} | vars(interval(values)))
     return pd.DataFrame(rows)
 
 
@@ -205,15 +177,13 @@ def comparisons(
     records: pd.DataFrame,
     metrics: Sequence[str] = PRIMARY,
     pairs: Sequence[tuple[str, str]] = PAIRS,
-    kind: str = "wilcoxon",
     by: str = "category",
 ) -> pd.DataFrame:
     """Paired differences "method - baseline" by row, metric and pair; p-values Holm-corrected together.
 
-    by      "category", or "dataset"
-    return  columns <by>, metric, method, baseline, difference, low, high, n, p, p_holm, cohen_d, rank_biserial, trimmed
-            (mean without a tenth at either end, as an `Interval`: robust where tails are heavy) and margin (the
-            smallest within which the difference is equivalent to none). Fewer than 2 pairs: NaN and n.
+    by      what makes a row: "category", or "dataset" to take the rows of Paper Table 11 apart
+    return  columns <by>, metric, method, baseline, difference, low, high, n, p, p_holm, cohen_d, rank_biserial, and
+            margin (the smallest within which the difference is equivalent to none). Fewer than 2 pairs: NaN and n.
     raises  InputError: a method that the records do not hold at all.
     """
     _known("method", [name for pair in pairs for name in pair], records["method"].unique())
@@ -222,31 +192,25 @@ def comparisons(
         for metric in metrics:
             wide = sequence_means(group, metric)
             for pair in pairs:
+                both = wide.reindex(columns=list(pair)).dropna()
+                a, b = both.iloc[:, 0], both.iloc[:, 1]
                 row = {by: name, "metric": metric, "method": pair[0], "baseline": pair[1]}
-                rows.append(row | _comparison(wide.reindex(columns=list(pair)).dropna(), kind))
+                row |= dict.fromkeys(
+                    ("difference", "low", "high", "n", "p", "cohen_d", "rank_biserial", "margin"), np.nan
+                )
+                if len(both) > 1:
+                    found = interval(a - b)
+                    row |= {"difference": found.estimate, "low": found.low, "high": found.high}
+                    row |= {
+                        "p": st.paired_test(a, b),
+                        "cohen_d": st.cohen_d(a, b),
+                        "rank_biserial": st.rank_biserial(a, b),
+                    }
+                    row |= {"margin": st.smallest_margin(a - b)}
+                rows.append(row | {"n": len(both)})
     table = pd.DataFrame(rows)
-    table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table["p"]))
+    table.insert(table.columns.get_loc("p") + 1, "p_holm", st.holm(table["p"]))
     return table
-
-
-def _comparison(pair: pd.DataFrame, kind: str) -> dict:
-    a, b = pair.iloc[:, 0], pair.iloc[:, 1]
-    if len(pair) < 2:
-        names = ("difference", "low", "high", "p", "cohen_d", "rank_biserial", "margin")
-        nothing = dict.fromkeys(names, np.nan) | {"n": len(pair)}
-        return nothing | {"trimmed": Interval(np.nan, np.nan, np.nan, len(pair))}
-    found = interval(a - b)
-    return {
-        "difference": found.estimate,
-        "low": found.low,
-        "high": found.high,
-        "n": found.n,
-        "p": paired_test(a, b, kind, groups=documents_of(pair)),
-        "cohen_d": cohen_d(a, b),
-        "rank_biserial": rank_biserial(a, b),
-        "trimmed": interval(a - b, trim=0.1, resamples=1000),
-        "margin": smallest_margin(a - b),
-    }
 
 
 def damage(answers: pd.DataFrame) -> pd.DataFrame:
@@ -269,44 +233,30 @@ def damage(answers: pd.DataFrame) -> pd.DataFrame:
     return rest.reset_index(drop=True)
 
 
-# --- statistics of a whole table ----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Draws:
     """A table of means, categories by methods, and its bootstrap resamples.
 
-    means       method -> [1 + resamples, categories]; row 0 is the estimate, the others one resample each
-    categories  names of the columns
-    counts      sequences behind each category
-    groups      documents behind each category
+    means   method -> [1 + resamples, categories]; row 0 is the estimate, the others one resample each
+    sizes   category -> the sequences and the documents behind it
     Documents are drawn anew within their category, the same ones for every method: differences stay paired.
     """
 
     means: Mapping[str, np.ndarray]
-    categories: tuple[str, ...]
-    counts: tuple[int, ...]
-    groups: tuple[int, ...]
+    sizes: Mapping[str, tuple[int, int]]
 
-    def __getitem__(self, method: str) -> np.ndarray:
-        return self.means[method]
-
-    def row(self, category: str) -> Draws:
-        """The same draws, of one category alone."""
-        at = self.categories.index(category)
-        means = {method: values[:, [at]] for method, values in self.means.items()}
-        return Draws(means, (category,), (self.counts[at],), (self.groups[at],))
-
-    def interval(self, drawn: np.ndarray, level: float = LEVEL) -> Interval:
+    def interval(self, drawn: np.ndarray, category: str | None = None, level: float = LEVEL) -> Interval:
         """The interval of a statistic: `drawn` [1 + resamples], computed from these means row by row.
 
-        Widened as `statistics.ends` says, with as many degrees of freedom as the categories have together.
+        category    the only one that it is computed from, or None: all of them. Widened as `statistics.ends` says, with
+                    as many degrees of freedom as the categories have together.
         """
-        n, groups = sum(self.counts), sum(self.groups) - len(self.groups) + 1
-        return Interval(*map(float, ends(drawn, groups if min(self.groups) > 1 else 1, level)), n)
+        counts, groups = zip(*(self.sizes.values() if category is None else [self.sizes[category]]))
+        documents = sum(groups) - len(groups) + 1 if min(groups) > 1 else 1
+        return Interval.of(drawn, documents, sum(counts), level)
 
 
-def draws(records: pd.DataFrame, metric: str, methods: Iterable[str] | None = None, seed: int = 0) -> Draws:
+def draws(records: pd.DataFrame, metric: str, methods: Iterable[str] | None = None) -> Draws:
     """Means of a metric by category and method with their resamples, the base of every statement about the table.
 
     records  layers, or one row per sequence and method; a sequence that lacks the metric for one of the methods is
@@ -314,20 +264,16 @@ def draws(records: pd.DataFrame, metric: str, methods: Iterable[str] | None = No
     raises   InputError: a metric or method that the records do not hold, or no sequence at all.
     """
     records = choose(records, methods=methods)
-    names, found = list(records["method"].unique()), {}
+    names, drawn, sizes = list(records["method"].unique()), [], {}
     for place, (category, group) in enumerate(records.groupby("category", sort=False)):
         values = sequence_means(group, metric).reindex(columns=names).dropna()
         if len(values):
-            documents = documents_of(values)
-            codes = np.arange(len(values)) if documents is None else pd.factorize(documents)[0]
-            members = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
-            drawn = resampled_means(values.to_numpy(), members, seed=(seed, place))
-            found[category] = drawn, len(values), len(members)
-    if not found:
+            members = members_of(documents_of(values), np.ones(len(values), dtype=bool))
+            drawn.append(resampled_means(values.to_numpy(), members, seed=(0, place)))
+            sizes[category] = len(values), len(members)
+    if not drawn:
         raise InputError(f"no sequence has a value of {metric} for every method; measure more sequences.")
-    means = {name: np.stack([drawn[:, i] for drawn, _, _ in found.values()], axis=1) for i, name in enumerate(names)}
-    counts, groups = zip(*((count, documents) for _, count, documents in found.values()), strict=True)
-    return Draws(means, tuple(found), counts, groups)
+    return Draws(dict(zip(names, np.stack(drawn).transpose(2, 1, 0))), sizes)
 
 
 def _known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -56,7 +56,7 @@ def everywhere(runs: Iterable[Any]) -> pd.DataFrame:
         wide = sequence_means(hurt, NLL)
         row = {"run": run.name, "behind": int((means[list(METHODS)] > means["Random"]).sum())}
         for metric, short in zip(PRIMARY, ("l1", "cosine")):
-            row[f"lead_{short}"] = relative_gap(draws(run.records, metric, METHODS), METHODS[:2])[0].mean()
+            row[f"lead_{short}"] = relative_gap(draws(run.records, metric, METHODS), METHODS[:2])[0]
             order = within_sequence_rank_correlation(*metric_and_damage(run.records, hurt, metric, NLL))
             row[f"order_{short}"] = -METRICS[metric].sign * order.estimate
         row["alike"] = smallest_margin((wide["ChunkKV"] - wide["SnapKV"]).dropna())

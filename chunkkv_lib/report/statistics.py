@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from ..errors import InputError, unknown
+from ..errors import InputError
 
 LEVEL = 0.95
 RESAMPLES = 4000
@@ -38,6 +38,11 @@ class Interval:
     high: float | np.ndarray
     n: int
 
+    @classmethod
+    def of(cls, drawn: np.ndarray, documents: int, n: int, level: float = LEVEL) -> Interval:
+        """Of a statistic `drawn` [1 + resamples] from n sequences of so many documents, as `ends` says."""
+        return cls(*map(float, ends(drawn, documents, level)), n)
+
     def excludes(self, value: float = 0.0) -> bool | np.ndarray:
         """True where the whole interval lies beyond `value`; an end that equals it, up to rounding, does not."""
         low, high = np.asarray(self.low, dtype=float), np.asarray(self.high, dtype=float)
@@ -45,15 +50,11 @@ class Interval:
         return (low - value > rounding) | (value - high > rounding)
 
 
-# --- intervals ----------------------------------------------------------------------------------------------------
-
-
 def interval(
     values: ArrayLike,
     groups: ArrayLike | None = None,
     *,
     level: float = LEVEL,
-    trim: float = 0.0,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
@@ -61,7 +62,6 @@ def interval(
 
     values  [n, ...] one row per sequence. Further axes (layers) share the resamples: dependence stays.
     groups  [n] the document of each sequence; None: of the index of `values`, else each sequence is its own.
-    trim    share of the sequences left out at either end, for differences with heavy tails (a trimmed mean)
     return  Interval of shape [...]. A column that is NaN throughout stays NaN; a sequence with a NaN in any other
             column is left out as a whole. One document: the mean without an interval. None: NaN, n = 0.
     raises  InputError: infinite values, or a level outside (0, 1).
@@ -76,22 +76,28 @@ def interval(
     complete = ~np.isnan(columns[:, present]).any(axis=1) if present.any() else np.zeros(len(columns), dtype=bool)
     result = np.full((3, columns.shape[1]), np.nan)
     if complete.any():
-        members = _members(groups, len(values), complete)
-        drawn = resampled_means(columns[:, present], members, resamples, seed, trim)
+        members = members_of(groups, complete)
+        drawn = resampled_means(columns[:, present], members, resamples, seed)
         result[:, present] = ends(drawn, len(members), level)
     estimate, low, high = (row.reshape(shape) if shape else float(row[0]) for row in result)
     return Interval(estimate, low, high, int(complete.sum()))
 
 
+def members_of(documents: ArrayLike | None, used: np.ndarray) -> list[np.ndarray]:
+    """The used rows of each document, in order of appearance; documents None: every row is one of its own."""
+    if documents is not None and len(documents) != len(used):
+        raise InputError(f"{len(documents)} documents were given for {len(used)} sequences: pass one for each.")
+    rows = np.flatnonzero(used)
+    codes = np.arange(len(rows)) if documents is None else pd.factorize(np.asarray(documents)[rows])[0]
+    return [rows[codes == code] for code in range(codes.max() + 1)]
+
+
 def resampled_means(
-    columns: np.ndarray, members: list[np.ndarray], resamples: int = RESAMPLES, seed: int = 0, trim: float = 0.0
+    columns: np.ndarray, members: list[np.ndarray], resamples: int = RESAMPLES, seed: int | tuple[int, int] = 0
 ) -> np.ndarray:
     """Means of columns [n, c] over the rows of `members`, then over resamples of its groups: [1 + resamples, c]."""
     times, sizes = times_drawn(len(members), resamples, seed), np.array([len(rows) for rows in members])
     rows = np.concatenate(members)
-    if trim:
-        weights = times.repeat(sizes, axis=1)
-        return np.stack([_trimmed(column, weights, trim) for column in columns[rows].T], axis=1)
     # How often each group was drawn, times the group's sum: all resamples in one matrix product.
     sums = np.add.reduceat(columns[rows], np.cumsum(sizes) - sizes, axis=0)
     means = times @ sums / (times @ sizes)[:, None]
@@ -109,15 +115,6 @@ def times_drawn(groups: int, resamples: int, seed: int) -> np.ndarray:
     found = np.concatenate([np.ones((1, groups)), drawn])
     found.flags.writeable = False  # shared by all who ask for the same resamples
     return found
-
-
-def _trimmed(values: np.ndarray, weights: np.ndarray, trim: float) -> np.ndarray:
-    """Means of values [n], each taken weights[r, n] times, without floor(trim * count) of them at either end: [r]."""
-    order = np.argsort(values)
-    reached = np.cumsum(weights[:, order], axis=1)
-    cut = np.floor(trim * reached[:, -1:])
-    inside = np.diff(np.clip(reached, cut, reached[:, -1:] - cut), axis=1, prepend=cut)
-    return inside @ values[order] / inside.sum(axis=1)
 
 
 def ends(drawn: np.ndarray, groups: int, level: float = LEVEL) -> np.ndarray:
@@ -147,42 +144,30 @@ def documents_of(values: ArrayLike) -> np.ndarray | None:
     return None
 
 
-def smallest_margin(difference: ArrayLike, groups: ArrayLike | None = None) -> float:
+def smallest_margin(difference: ArrayLike) -> float:
     """The margin within which a mean difference is equivalent to none: two one-sided tests at 5 % pass from here on.
 
     That is the farther end of the 90 % interval; NaN where there is none.
     """
-    found = interval(difference, groups, level=0.9)
+    found = interval(difference, level=0.9)
     return float(max(abs(found.low), abs(found.high)))
 
 
-# --- tests --------------------------------------------------------------------------------------------------------
+def paired_test(a: ArrayLike, b: ArrayLike, groups: ArrayLike | None = None) -> float:
+    """Wilcoxon's two-sided p-value of "a and b do not differ", a and b [n] paired by sequence.
 
-
-def paired_test(
-    a: ArrayLike, b: ArrayLike, kind: str = "wilcoxon", *, groups: ArrayLike | None = None, seed: int = 0
-) -> float:
-    """Two-sided p-value of "a and b do not differ", a and b [n] paired by sequence.
-
-    kind    "wilcoxon": signed ranks, pairs without a difference left out;
-            "permutation": the mean difference under random signs, exact where there are few pairs.
     groups  documents as in `interval`: each then counts once, with the mean of its differences
     return  1.0 where all pairs are equal or of one document. The smallest value n pairs can give is 2 / 2**n.
-    raises  InputError: different shapes, fewer than 2 pairs, unknown kind.
+    raises  InputError: different shapes, fewer than 2 pairs.
     """
     groups = documents_of(a) if groups is None else groups
     difference = _pairs(a, b)
     if groups is not None:
         given = pd.Series(np.asarray(a, dtype=float) - np.asarray(b, dtype=float))
         difference = given.groupby(np.asarray(groups), sort=False).mean().dropna().to_numpy()
-    if kind not in ("wilcoxon", "permutation"):
-        raise unknown("paired test", kind, ("wilcoxon", "permutation"))
     if len(difference) == 1 or not difference.any():
         return 1.0
-    if kind == "wilcoxon":
-        return float(stats.wilcoxon(difference).pvalue)
-    test = stats.permutation_test((difference,), np.mean, permutation_type="samples", vectorized=True, rng=seed)
-    return float(test.pvalue)
+    return float(stats.wilcoxon(difference).pvalue)
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
@@ -214,9 +199,6 @@ def rank_biserial(a: ArrayLike, b: ArrayLike) -> float:
     return float((np.sign(difference) * ranks).sum() / ranks.sum()) if len(difference) else 0.0
 
 
-# --- correlations -------------------------------------------------------------------------------------------------
-
-
 def rank_correlation(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Interval:
     """Spearman's correlation of two columns [n], one value per sequence; NaN pairs are left out.
 
@@ -228,7 +210,7 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None
     used = ~(np.isnan(x) | np.isnan(y))
     if used.sum() < 3:  # two always correlate
         return Interval(np.nan, np.nan, np.nan, int(used.sum()))
-    members = _members(groups, len(x), used)
+    members = members_of(groups, used)
     rows = np.concatenate(members)
     held = times_drawn(len(members), RESAMPLES // 4, 0).repeat([len(one) for one in members], axis=1)
     ranks = (_weighted_ranks(values[rows], held) for values in (x, y))
@@ -238,24 +220,26 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None
         found = np.where(scale > 1e-9, (held * a * b).sum(axis=1) / scale, np.nan)
     if np.isnan(found[0]):
         return Interval(np.nan, np.nan, np.nan, len(rows))
-    return Interval(*map(float, ends(found, len(members))), len(rows))
+    return Interval.of(found, len(members), len(rows))
 
 
-def within_sequence_rank_correlation(
-    x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, level: float = LEVEL
-) -> Interval:
+def within_sequence_rank_correlation(x: ArrayLike, y: ArrayLike) -> Interval:
     """Mean over sequences of Spearman's correlation over the methods: does x rank the methods as y does?
 
-    x, y    [sequences, methods]. A sequence counts if 3 methods or more are measured and neither is constant. Where x
-            ranks the methods alike in every sequence, this is the correlation of one order with the damage, and says
-            nothing about the values of x.
+    x, y    [sequences, methods]. A sequence counts if 3 methods or more are measured (two always correlate) and neither
+            is constant. Where x ranks the methods alike in every sequence, this is the correlation of one order with
+            the damage, and says nothing about the values of x.
     """
-    groups = documents_of(x) if groups is None else groups
-    x, y = _matrices(x, y)
-    return interval([_spearman(*pair) for pair in zip(x, y, strict=True)], groups, level=level)
-
-
-# --- inside -------------------------------------------------------------------------------------------------------
+    documents = documents_of(x)
+    x, y = _measured(x), _measured(y)
+    if x.ndim != 2 or x.shape != y.shape:
+        raise InputError(f"need two arrays [sequences, methods] of one shape, got {x.shape} and {y.shape}.")
+    found = np.full(len(x), np.nan)
+    for i, both in enumerate(~(np.isnan(x) | np.isnan(y))):
+        ranks = [stats.rankdata(one[i, both]) for one in (x, y)]
+        if both.sum() >= 3 and np.ptp(ranks, axis=1).all():
+            found[i] = np.corrcoef(ranks)[0, 1]
+    return interval(found, documents)
 
 
 def _weighted_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -265,26 +249,6 @@ def _weighted_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     starts = np.searchsorted(levels[order], np.arange(levels.max() + 1))
     held = np.add.reduceat(weights[:, order], starts, axis=1)
     return (np.cumsum(held, axis=1) - held / 2 + 0.5)[:, levels]
-
-
-def _members(groups: ArrayLike | None, n: int, used: np.ndarray) -> list[np.ndarray]:
-    """The used rows of each group, in order of appearance."""
-    rows = np.flatnonzero(used)
-    if groups is None:
-        return [rows[[i]] for i in range(len(rows))]
-    if len(groups) != n:
-        raise InputError(f"{len(groups)} documents were given for {n} sequences: pass one for each.")
-    codes = pd.factorize(np.asarray(groups)[rows])[0]
-    return [rows[codes == code] for code in range(codes.max() + 1)]
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Of one sequence; NaN for fewer than 3 values (two always correlate) and for a constant, up to rounding."""
-    both = ~(np.isnan(x) | np.isnan(y))
-    x, y = stats.rankdata(x[both]), stats.rankdata(y[both])
-    if len(x) < 3 or min(np.ptp(x), np.ptp(y)) == 0:
-        return float("nan")
-    return float(np.corrcoef(x, y)[0, 1])
 
 
 def _measured(values: ArrayLike) -> np.ndarray:
@@ -305,10 +269,3 @@ def _pairs(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     if len(complete) < 2:
         raise InputError(f"{len(complete)} complete pair(s) of {len(a)}: a paired comparison needs at least 2.")
     return complete
-
-
-def _matrices(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    x, y = _measured(x), _measured(y)
-    if x.ndim != 2 or x.shape != y.shape:
-        raise InputError(f"need two arrays [sequences, methods] of one shape, got {x.shape} and {y.shape}.")
-    return x, y

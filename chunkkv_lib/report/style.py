@@ -1,4 +1,4 @@
-"""How every figure looks and how it is saved: one colour, marker and line style per method.
+"""How every figure looks: one colour, marker and line style per method.
 
 Colours are from Okabe and Ito's palette, which stays distinct for all common kinds of colour blindness;
 marker and line style tell the methods apart in grey print. The background is white; the book's dark mode exchanges
@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -28,9 +27,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
-
-from ..errors import InputError
-from ..files import replace_atomically
 
 if TYPE_CHECKING:
     from IPython.display import SVG
@@ -156,23 +152,6 @@ def svg(figure: Figure) -> bytes:
     return size.sub(lambda m: b' %s="%.6gpt"' % (m[1], 1.2 * float(m[2])), head) + b"viewBox" + body
 
 
-def save(figure: Figure, path: str | Path, dpi: int = 200) -> Path:
-    """Write the figure as .svg or .png, by the ending of `path`; whole or not at all.
-
-    raises  InputError: another ending.
-    """
-    path = Path(path)
-    if path.suffix not in (".svg", ".png"):
-        raise InputError(f"cannot save a figure as {path.suffix or 'a file without ending'!r}: use .svg or .png.")
-    with replace_atomically(path) as temporary:
-        if path.suffix == ".svg":
-            temporary.write_bytes(svg(figure))
-            return path
-        with own_style():
-            figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
-    return path
-
-
 def show(figure: Figure) -> SVG:
     """What a notebook cell ends with: the figure as an SVG output."""
     from IPython.display import SVG
@@ -205,25 +184,10 @@ def label_ends(
     ends = np.broadcast_to(x, len(labels))
     heights = spread([to_axes.transform((end, y))[1] for end, (y, _, _) in zip(ends, labels, strict=True)], gap)
     for end, (y, text, colour), height in zip(ends, labels, heights, strict=True):
-        axes.annotate(
-            brief(text),
-            xy=(end, y),
-            xytext=(1.05, height),
-            textcoords="axes fraction",
-            color=legible(colour),
-            fontsize=SMALL,
-            va="center",
-            annotation_clip=False,
-            fontweight="normal" if colour in (GREY, INK) else "bold",
-            arrowprops={
-                "arrowstyle": "-",
-                "relpos": (0, 0.5),
-                "color": colour,
-                "linewidth": 0.6,
-                "shrinkA": 1,
-                "shrinkB": 2,
-            },
-        )
+        leader = {"arrowstyle": "-", "relpos": (0, 0.5), "color": colour, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 2}
+        axes.annotate(brief(text), xy=(end, y), xytext=(1.05, height), textcoords="axes fraction", va="center",
+                      color=legible(colour), fontsize=SMALL, annotation_clip=False, arrowprops=leader,
+                      fontweight="normal" if colour in (GREY, INK) else "bold")  # fmt: skip
 
 
 def brief(name: str, most: int = 26) -> str:
@@ -236,24 +200,23 @@ def line_panel(
     table: pd.DataFrame,
     x: str,
     by: str = "method",
-    y: str = "estimate",
-    looks: Callable[[str], Look] | Mapping[str, Look] = look,
+    looks: Mapping[str, Look] | None = None,
     **options,
 ) -> list[tuple[float, str, str]]:
     """A line per value of `by`, over a band for its interval where the table has `low` and `high`.
 
     table    rows in the order of x
-    looks    a name's look; `options` go to every line and win over it
+    looks    name -> its look, where it is not a method's; `options` go to every line and win over it
     return   the lines' ends for `label_ends`: y, name, colour
     """
     ends = []
     for name, points in table.groupby(by, sort=False):
-        style = looks[name] if isinstance(looks, Mapping) else looks(name)
+        style = looks[name] if looks else look(name)
         if "low" in points:
             ax.fill_between(points[x], points["low"], points["high"], color=style.colour, alpha=0.18, linewidth=0)
         drawn = {"color": style.colour, "linestyle": style.line, "marker": style.marker, "label": brief(str(name))}
-        ax.plot(points[x], points[y], **(drawn | options))
-        ends.append((points[y].iloc[-1], str(name), style.colour))
+        ax.plot(points[x], points["estimate"], **(drawn | options))
+        ends.append((points["estimate"].iloc[-1], str(name), style.colour))
     return ends
 
 
@@ -284,7 +247,7 @@ def dots_figure(
             y = rows.index(entry.row) + 0.8 * ((slot + 0.5) / places - 0.5)
             colour = look(entry.method).colour
             ax.hlines(y, entry.low, entry.high, color=colour, linewidth=1.4)
-            ax.plot(entry.estimate, y, color=colour, linestyle="none", **_marker(entry.method, entry.source, sources))
+            ax.plot(entry.estimate, y, color=colour, **marker(entry.method, entry.source, sources))
         ax.set_yticks(range(len(rows)), [fill(brief(row, 60), 14) for row in rows])
         ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label)
         ax.xaxis.set_major_locator(MaxNLocator(6))
@@ -298,21 +261,23 @@ def dots_figure(
     shown = [] if own_rows else [(name, first, look(name).colour, name) for name in methods]
     shown += [("ChunkKV", name, GREY, name) for name in sources] if len(sources) > 1 else []
     handles = [
-        Line2D([], [], color=colour, linestyle="none", label=brief(name), **_marker(method, source, sources))
+        Line2D([], [], color=colour, label=brief(name), **marker(method, source, sources))
         for method, source, colour, name in shown
     ]
-    letters = max((len(handle.get_label()) for handle in handles), default=1)
     if handles:  # as many columns as fit the width
+        letters = max(len(handle.get_label()) for handle in handles)
         columns = min(len(handles), max(1, 60 // (letters + 5)), 4)
         figure.legend(handles=handles, loc="outside lower left", ncols=columns, fontsize=SMALL)
     headline(figure, subject, sequences, note)
     return figure
 
 
-def _marker(method: str, source: str, sources: Sequence[str]) -> dict:
+def marker(method: str, source: str, sources: Sequence[str], size: float = 5.5) -> dict:
+    """The method's marker without a line: hollow for the paper, filled for runs, each of `sources` in its own way."""
     runs = [name for name in sources if name != PAPER]
     style = "none" if source == PAPER else FILLS[runs.index(source) % len(FILLS)]
-    return {"marker": look(method).marker, "fillstyle": style, "markersize": 5.5, "markerfacecoloralt": "white"}
+    return {"marker": look(method).marker, "fillstyle": style, "markersize": size, "markerfacecoloralt": "white",
+            "linestyle": "none"}  # fmt: skip
 
 
 def legible(colour: str) -> tuple[float, ...]:
@@ -335,6 +300,13 @@ def text_on(colour: str | tuple) -> str:
     ink = np.array(to_rgb(INK))
     white = min(contrast((1, 1, 1), ground), contrast((0, 0, 0), in_dark_mode))
     return "white" if white > min(contrast(ink, ground), contrast(1 - ink, in_dark_mode)) else INK
+
+
+def bare(axes: Axes) -> None:
+    """No grid, no ticks and no frame: what stands in cells needs none."""
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
 
 
 def luminance(rgb: ArrayLike) -> float:

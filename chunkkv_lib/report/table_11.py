@@ -14,10 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ..errors import unknown
-from .records import CONTROLS, METHODS, METRICS, PAIRS, PRIMARY, sequence_means
+from .records import CONTROLS, METHODS, METRICS, PAIRS, PRIMARY, choose, sequence_means
 from .statistics import interval
-from .style import GREY, INK, PAPER, SMALL, dots_figure, headline, look, panels, say_start, styled
+from .style import GREY, INK, PAPER, SMALL, dots_figure, headline, look, marker, panels, say_start, styled
 from .tables import MISSING, budget_text, data_source, minus, myst_table, number, row_name
 
 PAPER_SETTING = "Llama-3-8B-Instruct, LongBench, 100 sequences per row, 10 % kept, from a detailed reading note"
@@ -51,14 +50,9 @@ def side_by_side(paper: pd.DataFrame, run: Any, methods: Sequence[str] | None = 
                     lead = interval(100 * (wide["ChunkKV"] - wide[method]) / wide[method].mean())
                     row |= {"lead": lead.estimate, "lead_low": lead.low, "lead_high": lead.high}
                 rows.append(row)
-    found = pd.DataFrame(rows, columns=COLUMNS)
-    measured = list(found["method"].unique())
-    for method in methods or ():
-        if method not in measured:
-            raise unknown("method", method, measured)
-    order = [m for m in (*METHODS, *CONTROLS, *measured) if m in (methods or measured)]
-    found["turn"] = found["method"].map({method: order.index(method) for method in order})
-    found = found.dropna(subset="turn").sort_values(["turn", "source"], ascending=[True, False], kind="stable")
+    found = choose(pd.DataFrame(rows, columns=COLUMNS), methods=methods)
+    found["turn"] = found["method"].map([*METHODS, *CONTROLS, *found["method"]].index)
+    found = found.sort_values(["turn", "source"], ascending=[True, False], kind="stable")
     return found.drop(columns="turn").reset_index(drop=True)
 
 
@@ -165,7 +159,7 @@ def ruler(found: pd.DataFrame) -> Figure:
             alone = len(spans.loc[method]) == 1
             y = methods.index(method) + (0 if alone else 0.18 if source != PAPER else -0.18)
             ax.hlines(y, span["min"], span["max"], color=look(method).colour, linewidth=1.4)
-            ax.plot(span["mean"], y, color=look(method).colour, clip_on=False, **_marker(method, source))
+            ax.plot(span["mean"], y, color=look(method).colour, clip_on=False, **marker(method, source, sources, 6))
         ax.axvline(spans.loc["Random"]["mean"].iloc[0], color=INK, linewidth=0.8, zorder=1)
         ax.set_yticks(range(len(methods)), methods)
         ax.set(ylim=(len(methods) - 0.4, -0.6), xlabel=f"{METRICS[metric].label}\n{METRICS[metric].direction}")
@@ -174,13 +168,8 @@ def ruler(found: pd.DataFrame) -> Figure:
         if METRICS[metric].sign > 0:
             ax.set_xlim(0, 1)
         say_start(ax, "x")
-    handles = [Line2D([], [], color=GREY, label=source, **_marker("ChunkKV", source)) for source in sources]
+    handles = [Line2D([], [], color=GREY, label=source, **marker("ChunkKV", source, sources, 6)) for source in sources]
     handles.append(Line2D([], [], color=INK, linewidth=0.8, label="a random choice"))
     figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), fontsize=SMALL)
     headline(figure, "Means of the five rows of Paper Table 11; bars: from row to row")
     return figure
-
-
-def _marker(method: str, source: str) -> dict[str, Any]:
-    face = "none" if source == PAPER else "full"
-    return {"marker": look(method).marker, "fillstyle": face, "markersize": 6, "linestyle": "none"}

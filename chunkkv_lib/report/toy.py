@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
 from ..errors import InputError
-from .style import GREY, INK, SMALL, headline, legible, look, panels, styled, text_on
+from .style import GREY, INK, SMALL, bare, headline, legible, look, panels, styled, text_on
 
 
 @styled
@@ -69,9 +69,7 @@ def token_strip(
     ax.set_yticks(np.arange(len(methods)) + 0.5, methods)
     for tick, method in zip(ax.get_yticklabels(), methods, strict=True):
         tick.set(color=legible(look(method).colour), fontweight="bold")
-    ax.tick_params(length=0)
-    ax.grid(visible=False)
-    ax.spines[:].set_visible(False)
+    bare(ax)
     if window:
         ax.plot([n - window + 0.05, n - 0.05], [len(methods) + 0.12] * 2, color=GREY, linewidth=1.5)
         ax.text(n - 0.05, len(methods) + 0.2, "window: always kept", ha="right", va="top", fontsize=SMALL, color=GREY)
