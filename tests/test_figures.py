@@ -320,7 +320,7 @@ def test_token_strip_colours_what_stays_and_prints_every_score():
     assert [found.get_fontweight() for found in ax.texts[:4]] == ["bold", "bold", "bold", "normal"]
     assert sum(not patch.get_fill() for patch in ax.patches) == 4  # chunks of 3 in the 10 tokens before the window
     noted = toy.token_strip(WORDS, SCORES, {"SnapKV": [0]}, what="Number: a vote.", notes={"SnapKV": "1 of 12"})
-    assert "1 of 12" in texts(noted) and any(text.startswith("Number: a vote.") for text in texts(noted))
+    assert "SnapKV\n1 of 12" in texts(noted) and any(text.startswith("Number: a vote.") for text in texts(noted))
     with pytest.raises(InputError, match="12 tokens"):
         toy.token_strip(WORDS, {"ChunkKV": [1.0]}, {"ChunkKV": [0]})
 

@@ -68,8 +68,7 @@ def needle_map(table: pd.DataFrame, axis: str, metrics: pd.DataFrame | None = No
     figure, (ax,) = panels(height=0.33 * len(methods) + 1.3)
     cells = []  # x, y, text, share of the full colour, colours, width
     for row in table.itertuples(index=False):
-        text = str(row.hits) if row[3] == EVERY else f"{row.hits}/{row.n}"
-        cells.append((places[values.index(row[3])], methods.index(row.method), text, row.estimate, "Blues", 0.96))
+        cells.append((places[values.index(row[3])], methods.index(row.method), str(row.hits), row.estimate, "Blues", 0.96))
     for x, (name, of_method) in zip(aside, metrics.items()):
         worst, best = (of_method.min(), of_method.max())[:: METRICS[name].sign]
         for y, value in enumerate(of_method):
@@ -79,15 +78,16 @@ def needle_map(table: pd.DataFrame, axis: str, metrics: pd.DataFrame | None = No
         colour = mpl.colormaps[colours](0.9 * share)
         ax.add_patch(Rectangle((x - width / 2, y - 0.46), width, 0.92, facecolor=colour, edgecolor="#c8c8c8"))
         ax.text(x, y, text, ha="center", va="center", fontsize=SMALL, color=text_on(colour[:3]))
-    texts = [f"{100 * value:.0f} %" if by == "depth" and value != EVERY else str(value) for value in values]
+    texts = [f"{100 * value:.0f}" if by == "depth" and value != EVERY else str(value) for value in values]
     texts += [METRICS[name].short for name in metrics]
     ax.set_xticks([*places, *aside], [fill(text, 8, break_long_words=False) for text in texts], fontsize=SMALL)
-    ax.set_yticks(range(len(methods)), map(brief, methods))
+    ax.set_yticks(range(len(methods)), [brief(name.replace("chunk_size", "chunks of")) for name in methods])
     ax.set(xlim=(-0.5, [*places, *aside][-1] + 0.75), ylim=(len(methods) - 0.5, -0.5))
     ax.set_xlabel(axis, fontsize=SMALL)
     bare(ax)
+    each = " to ".join(map(str, np.unique(table.loc[table[by] != EVERY, "n"].agg(["min", "max"]))))
     note = "Orange: the stronger, the better by that metric" if aside else ""
-    headline(figure, f"Codes found of {table['n'].max()} hidden: the stronger the colour, the more", note=note)
+    headline(figure, f"Codes found, of {each} in a column and {table['n'].max()} in all", note=note)
     return figure
 
 

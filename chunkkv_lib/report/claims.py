@@ -334,17 +334,19 @@ def cards_table(found: pd.DataFrame, caption: str, name: str = "", brief: bool =
 def cards_figure(found: pd.DataFrame) -> Figure:
     """The scorecard: a row per statement, a column per run, a tile with the verdict; found: of `cards_frame`."""
     ids, runs = list(found["id"].unique()), list(found["run"].unique())
-    figure, (ax,) = panels(height=0.52 * len(ids) + 0.6, width=7.2)
+    texts = [fill(says, 68) for says in found.groupby("id", sort=False)["says"].first()]  # each above its tiles
+    ends = np.cumsum([0.54 + 0.15 * (1 + text.count("\n")) for text in texts])  # inches
+    figure, (ax,) = panels(height=ends[-1] + 0.5)
     for one in found.itertuples():
-        x, y = runs.index(one.run), ids.index(one.id)
+        x, y = runs.index(one.run) + 0.5, ends[ids.index(one.id)] - 0.31
         tint = TINTS.get(one.verdict, AGAINST) if one.verdict else "#ffffff"
-        ax.barh(y + 0.5, 0.94, left=x + 0.03, height=0.88, color=tint)
-        ax.text(x + 0.5, y + 0.5, fill(one.verdict or "not measured", 14), ha="center", va="center", fontsize=SMALL,
-                color=INK, fontweight="bold" if one.verdict == HOLDS else "normal")  # fmt: skip
-    texts = dict(zip(found["id"], found["says"]))
-    ax.set_yticks([i + 0.5 for i in range(len(ids))], [fill(texts[id], 46) for id in ids], fontsize=SMALL)
-    ax.set_xticks([i + 0.5 for i in range(len(runs))], [fill(run, 14) for run in runs], fontsize=SMALL)
-    ax.set(xlim=(0, len(runs)), ylim=(len(ids), 0))
+        ax.barh(y, 0.96, left=x - 0.48, height=0.35, color=tint)
+        ax.text(x, y, fill(one.verdict or "not measured", 48 // len(runs)), ha="center", va="center", fontsize=SMALL,
+                color=INK, linespacing=1.05, fontweight="bold" if one.verdict == HOLDS else "normal")  # fmt: skip
+    for text, end in zip(texts, ends):
+        ax.text(0.02, end - 0.51, text, va="bottom", fontsize=SMALL, color=INK)
+    ax.set_xticks([i + 0.5 for i in range(len(runs))], [fill(run, 48 // len(runs)) for run in runs], fontsize=SMALL)
+    ax.set(xlim=(0, len(runs)), ylim=(ends[-1] - 0.1, 0), yticks=[])
     ax.xaxis.tick_top()
     bare(ax)
     return figure

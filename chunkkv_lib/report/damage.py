@@ -95,13 +95,13 @@ def rules_figure(table: pd.DataFrame, named: Mapping[str, str]) -> Figure:
             ax.plot(x, row.found, style.marker, color=style.colour, markersize=10 if style.marker == "*" else 7)
             if row.rule in named and (ax is axes[0] or "," not in row.rule):
                 right = (x - worst) / (best - worst) > 0.6
-                ax.annotate(
-                    named[row.rule], (x, row.found), xytext=(-8 if right else 8, 4), textcoords="offset points",
-                    ha="right" if right else "left", fontsize=SMALL, color=GREY,
+                ax.annotate(  # a variant's name above its marker, a method's below
+                    named[row.rule], (x, row.found), xytext=(-7 if right else 7, 5 if "," in row.rule else -11),
+                    textcoords="offset points", ha="right" if right else "left", fontsize=SMALL, color=GREY,
                 )  # fmt: skip
         if METRICS[name].sign < 0:
             ax.invert_xaxis()  # better is to the right in every panel
-        ax.set(xlabel=f"{METRICS[name].label}: better to the right", ylabel="Share of codes found", ylim=(-0.05, 1.05))
+        ax.set(xlabel=f"{METRICS[name].label}: better to the right", ylabel="Share of codes found", ylim=(-0.13, 1.05))
         ax.xaxis.set_major_locator(MaxNLocator(6))
     headline(figure, f"What a metric says of {len(table)} rules, and what the model finds")
     return figure

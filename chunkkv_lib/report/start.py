@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -104,16 +105,16 @@ def rules_table(found: pd.DataFrame, caption: str, name: str = "") -> str:
 @styled
 def rules_figure(found: pd.DataFrame) -> Figure:
     """A bar per rule for what it finds; beside it both metrics of the same caches, on their full axes."""
-    figure, axes = panels(1, 3, height=0.38 * len(found) + 0.9, width=6, sharey=True, width_ratios=(1.5, 1, 1))
+    figure, axes = panels(1, 3, height=0.38 * len(found) + 0.9, sharey=True, width_ratios=(1.2, 1, 1))
     for y, row in enumerate(found.itertuples()):
         style = look(row.method.partition(",")[0])
         axes[0].barh(y, row.found / row.n, height=0.62, color=style.colour)
         axes[0].text(row.found / row.n + 0.02, y, str(row.found), va="center", fontsize=SMALL, color=INK)
         for ax, metric in zip(axes[1:], PRIMARY):
             ax.plot(getattr(row, metric), y, style.marker, color=style.colour, markersize=7, clip_on=False)
-    axes[0].set_yticks(range(len(found)), found["rule"])
+    axes[0].set_yticks(range(len(found)), [fill(rule, 16) for rule in found["rule"]], fontsize=SMALL)
     axes[0].set(xlim=(0, 1.12), xticks=[], ylim=(len(found) - 0.5, -0.5))
-    axes[0].set_title(f"Found, of {found['n'].max()} codes ↑", fontsize=SMALL + 1)
+    axes[0].set_title(f"Found of {found['n'].max()} ↑", fontsize=SMALL + 1)
     for ax, title in zip(axes[1:], ("L1 loss ↓", "cosine ↑")):
         ax.set(xlim=(0, 1.08), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
         ax.set_title(title, fontsize=SMALL + 1)

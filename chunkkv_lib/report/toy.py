@@ -46,14 +46,14 @@ def token_strip(
     tokens      n strings; scores_by_method: method -> [n] (NaN where a method gives none, e.g. in the window)
     kept_by_method  method -> kept positions [b]
     chunk_size  draws the chunks' borders in ChunkKV's row; window: the last tokens, which always stay
-    what        says what the numbers are; notes: method -> a remark at the end of its row
+    what        says what the numbers are; notes: method -> a remark below its name
     raises      InputError: a method without scores, or scores of another length.
     """
     n, methods = len(tokens), list(kept_by_method)
     for method in methods:
         if method not in scores_by_method or np.shape(scores_by_method[method]) != (n,):
             raise InputError(f"{method} needs one score for each of the {n} tokens: use NaN where it gives none.")
-    figure, (ax,) = panels(height=0.5 * len(methods) + 1.1, width=6.8 if notes else 5.2)
+    figure, (ax,) = panels(height=0.5 * len(methods) + 1.1)
     for row, method in enumerate(methods):
         stays, colour = set(np.ravel(kept_by_method[method]).tolist()), look(method).colour
         for column, score in enumerate(np.asarray(scores_by_method[method], dtype=float)):
@@ -61,12 +61,11 @@ def token_strip(
         for start in range(0, n - window, chunk_size) if method == "ChunkKV" and chunk_size else ():
             width = min(chunk_size, n - window - start)
             ax.add_patch(Rectangle((start, row + 0.02), width, 0.96, fill=False, edgecolor=INK, linewidth=1.3))
-        if notes:
-            ax.text(n + 0.15, row + 0.5, notes[method], va="center", fontsize=SMALL)
-    ax.set(xlim=(-0.1, n + (2.9 if notes else 0.1)), ylim=(len(methods) + (0.5 if window else 0.05), -0.05))
+    ax.set(xlim=(-0.1, n + 0.1), ylim=(len(methods) + (0.5 if window else 0.05), -0.05))
+    names = [f"{method}\n{notes[method]}" for method in methods] if notes else methods
     ax.xaxis.tick_top()
     ax.set_xticks(np.arange(n) + 0.5, tokens, fontsize=SMALL)
-    ax.set_yticks(np.arange(len(methods)) + 0.5, methods)
+    ax.set_yticks(np.arange(len(methods)) + 0.5, names, fontsize=SMALL)
     for tick, method in zip(ax.get_yticklabels(), methods, strict=True):
         tick.set(color=legible(look(method).colour), fontweight="bold")
     bare(ax)
