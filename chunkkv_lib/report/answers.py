@@ -68,7 +68,8 @@ def needle_map(table: pd.DataFrame, axis: str, metrics: pd.DataFrame | None = No
     figure, (ax,) = panels(height=0.33 * len(methods) + 1.3)
     cells = []  # x, y, text, share of the full colour, colours, width
     for row in table.itertuples(index=False):
-        cells.append((places[values.index(row[3])], methods.index(row.method), str(row.hits), row.estimate, "Blues", 0.96))
+        x, y = places[values.index(row[3])], methods.index(row.method)
+        cells.append((x, y, str(row.hits), row.estimate, "Blues", 0.96))
     for x, (name, of_method) in zip(aside, metrics.items()):
         worst, best = (of_method.min(), of_method.max())[:: METRICS[name].sign]
         for y, value in enumerate(of_method):
