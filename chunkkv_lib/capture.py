@@ -79,10 +79,7 @@ def capture(
     if ids.dim() != 1:
         raise InputError(f"the token ids have shape {tuple(ids.shape)}; give one sequence, without a batch dimension.")
     check_model(model, len(ids))
-    size = model.get_input_embeddings().num_embeddings
-    if ids.max() >= size:  # on a GPU an assertion would end the process
-        told = f"the sequence holds token id {int(ids.max())}, the model embeds 0 to {size - 1}"
-        raise InputError(f"{told}. Encode the text with the model's own tokenizer.")
+    check_tokens(ids, model.get_input_embeddings().num_embeddings)
     seen, residuals = set(), {}
     hidden_size = model.config.get_text_config().hidden_size
     owners = {child: parent for parent in model.modules() for child in parent.children() if hasattr(child, "layer_idx")}
@@ -137,6 +134,13 @@ def unseen(model: PreTrainedModel, why: str) -> InputError:
         f"{model.config.get_text_config().model_type} {why}. Take a model with ordinary causal attention, such as "
         "Llama, Mistral, Qwen or Phi-3."
     )
+
+
+def check_tokens(ids: Tensor, size: int) -> None:
+    """InputError for a token beyond the `size` that the model embeds; on a GPU an assertion would end the process."""
+    if ids.max() >= size:
+        told = f"the sequence holds token id {int(ids.max())}, the model embeds 0 to {size - 1}"
+        raise InputError(f"{told}. Encode the text with the model's own tokenizer.")
 
 
 def check_model(model: PreTrainedModel, tokens: int, start: int | None = None) -> None:

@@ -109,8 +109,10 @@ def check_decoding(model: PreTrainedModel, token_ids: Iterable[int]) -> None:
     Models that add something to their logits, share layers or count positions in a way of their own fail here, whatever
     they are called. Tried on the last `CHECKED` of the given tokens, of which the last quarter is decoded.
     raises InputError: logits differ (root mean square) by more than `TOLERANCE` of their standard deviation, or the
-        attempt fails.
+        attempt fails; a model in training mode.
     """
+    if model.training:  # asked every time: it may have been trained since
+        raise InputError("the model is in training mode, where dropout changes its numbers; call model.eval() first.")
     if getattr(model, "_chunkkv_decodes", False):
         return
     ids = torch.as_tensor(list(token_ids))[-CHECKED:].to(model.device)

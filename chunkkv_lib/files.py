@@ -176,6 +176,8 @@ def _download(wheel: Wheel, place: Path) -> None:
     # What pip gave up with: its last line of error, or else its last line; and whether it was connected at all.
     lines = [line.strip() for line in pip.stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")]
+    if errors and errors[-1] == "ERROR: Exception:":  # a traceback follows, that of a full disk for example
+        errors = lines
     reason = (errors or lines or ["it brought another file"])[-1].removeprefix("ERROR: ").rstrip(".")
     if "connection broken" in pip.stderr:
         reason = f"the package index cannot be reached; pip says: {reason}"

@@ -83,6 +83,7 @@ class Measurement:
         self.caches: dict[tuple[str, ...], CompressedCache] = {}
         self.full_cache = CompressedCache(self.n, reread=True) if keep_full else None
         self.kept: dict[str, Tensor] = {}  # of the last layer seen
+        self.proper: dict[str, Tensor] = {}  # whether these are positions of the prompt, each once, in order
         self.layers: list[tuple[int, Tensor]] = []  # index, and numbers [M, columns] of each layer seen
         on_device = ids.to(model.device)  # once a GPU is busy, this would wait for it
         self.before, self.answer = on_device[self.n - 1 : self.start], on_device[self.start :]
@@ -101,7 +102,10 @@ class Measurement:
         for name, method in self.methods.items() if not below or layer.index % self.reuse == 0 else ():
             if "seed" in method.__dataclass_fields__:  # new draws for every layer and sequence, the same everywhere
                 method = replace(method, seed=zlib.crc32(f"{method.seed} {self.sequence.id} {layer.index}".encode()))
-            self.kept[name] = method.choose(attention)
+            chosen = method.choose(attention)
+            # Scores that are NaN leave places empty, as -1; a reader's own rule may choose anything.
+            right = (chosen >= 0).all() & (chosen < n).all() & (chosen[:, 1:] > chosen[:, :-1]).all()
+            self.proper[name], self.kept[name] = right, chosen.clamp(0, n - 1)
         self.layers.append((layer.index, self.columns(attention, values, layer, below)))
         for size in sorted({kept.shape[1] for kept in self.kept.values()}):
             names = tuple(name for name, kept in self.kept.items() if kept.shape[1] == size)
@@ -111,7 +115,7 @@ class Measurement:
             self.full_cache.add(keys, values, [torch.arange(n, device=keys.device)[None]])
 
     def columns(self, attention: PromptAttention, values: Tensor, layer: Layer, below: Mapping[str, Tensor]) -> Tensor:
-        """One layer's numbers, each a metric's mean over heads and probes: [M, metrics and whether all is finite].
+        """One layer's numbers, each a metric's mean over heads and probes: [M, metrics and two flags: finite, proper].
 
         values  [Hkv, n, d] the prompt's
         layer   with the tokens after the prompt
@@ -173,7 +177,8 @@ class Measurement:
                 "question_attention_mass": None if asked is None else metrics.row_mass(asked, kept),
             }
             missing = torch.tensor(torch.nan, device=keys.device)
-            rows.append([missing if x is None else x.float().nanmean() for x in numbers.values()] + [finite.float()])
+            flags = [finite.float(), self.proper[name].to(keys.device).float()]
+            rows.append([missing if x is None else x.float().nanmean() for x in numbers.values()] + flags)
             self.names = list(numbers)
         return torch.stack([torch.stack(row) for row in rows])
 
@@ -196,8 +201,11 @@ class Measurement:
         records = []
         for (index, _), layer in zip(self.layers, numbers):
             for (name, kept), row in zip(self.kept.items(), layer):
-                if not row[-1]:
+                if not row[-2]:
                     raise not_finite(f"the queries, keys or values of layer {index}")
+                if not row[-1]:
+                    raise InputError(f"{name} chose something else in layer {index} than positions of the prompt, each "
+                                     "once, in ascending order; look for NaN in its scores.")  # fmt: skip
                 own = {"method": name, "kept_tokens": kept.shape[1]}
                 records.append(own | dict(zip(self.names, row)) | {"layer": index})
         layers = pd.DataFrame(records)

@@ -185,7 +185,8 @@ def injected_error(full: Tensor, compressed: Tensor, output_weight: Tensor, resi
 
     full, compressed  [Hq, r, d] the probes' attention outputs, `with_later`
     output_weight     [hidden, Hq * d]
-    residual          [r, hidden] the stream that the layer's output is added to
+    residual          [r, hidden] the stream that the layer's output is added to (some models, such as Gemma 2 and
+                      Granite, normalise or scale it first; that is left out)
     return            [r] for all heads together, and [Hq, r] for each head alone
     """
     per_head = output_weight.to(full.dtype).unflatten(1, (len(full), -1)).permute(1, 2, 0)  # [Hq, d, hidden]

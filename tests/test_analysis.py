@@ -372,6 +372,33 @@ def test_the_sequence_needs_one_forward_pass_and_one_short_one():
     assert seen == [(1, N + M), (7, M)]
 
 
+class Careless(Recent):
+    """A reader's rule that always chooses `kept`; without it, by scores that are NaN."""
+
+    kept: list[int] | None = None
+
+    def scores(self, attention):
+        return torch.full((self.sets(attention), attention.n), torch.nan)
+
+    def choose(self, attention):
+        chosen = self.keep(self.scores(attention), attention.n)
+        return chosen if self.kept is None else torch.tensor([self.kept] * self.sets(attention))
+
+
+@pytest.mark.parametrize("kept", [None, [3, 3], [4, 2], [-1, 5], [5, 60]], ids=str)
+def test_a_rule_that_chooses_no_positions_of_the_prompt_is_told(kept, monkeypatch):
+    monkeypatch.setattr(Careless, "kept", kept)
+    with refused("Careless chose something else in layer 0", "NaN in its scores"):
+        analyse(tiny_model(), SEQUENCE, {"Recent": Recent(budget=2), "Careless": Careless(budget=2)})
+
+
+def test_weights_that_are_nan_are_told_by_layer():
+    model = copy.deepcopy(tiny_model())
+    model.model.layers[1].self_attn.k_proj.weight.data[0] = torch.nan
+    with refused("layer 1 hold NaN or infinity"):
+        analyse(model, SEQUENCE, METHODS_AT_A_THIRD)
+
+
 @pytest.mark.parametrize(
     ("prompt", "answer", "options", "parts"),
     [

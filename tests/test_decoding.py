@@ -256,6 +256,8 @@ def test_a_model_that_decodes_as_it_predicts_is_checked_once(monkeypatch):
     check_decoding(model, PROMPT)
     monkeypatch.setattr(decoding, "decode", lambda *_: pytest.fail("checked again"))
     check_decoding(model, PROMPT)
+    with refused("training mode", "model.eval()"):
+        check_decoding(model.train(), PROMPT)
 
 
 @pytest.mark.parametrize(("count", "dtype"), [(2, torch.float32), (3, torch.bfloat16), (200, torch.float16)])

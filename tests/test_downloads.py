@@ -89,9 +89,11 @@ def test_not_to_be_had(wheel, cache, tmp_path):
     assert not list(cache.iterdir())
 
 
-def test_no_connection_is_said(wheel, fake_pip):
+def test_no_connection_or_a_full_disk_is_said(wheel, fake_pip):
     fake_pip("WARNING: Retrying after connection broken by 'x': /simple/demo/\nERROR: No matching distribution found\n")
     assert "cannot be reached; pip says: No matching distribution found. Connect" in message(wheel.path)
+    fake_pip("ERROR: Exception:\nTraceback (most recent call last):\nOSError: [Errno 28] No space left on device\n")
+    assert "No space left on device" in message(wheel.path)
 
 
 def test_no_pip(wheel, tmp_path, monkeypatch):

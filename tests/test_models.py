@@ -149,6 +149,21 @@ def changed_config(folder, **changes):
     return str(folder)
 
 
+def test_a_kernel_that_the_configuration_names_need_not_be_here(tmp_path):
+    name = changed_config(tiny_model(tmp_path), attn_implementation="flash_attention_2")
+    assert load_model(name, "cpu")[0].config._attn_implementation == "sdpa"
+
+
+def test_what_a_folder_brings_besides_is_told(tmp_path):
+    """An adapter that would be left out; a dtype, a name that no library can read."""
+    folder = tiny_model(tmp_path / "model").rename(tmp_path / "\udcff")  # a byte that is no UTF-8
+    assert "Set PYTHONUTF8=1" in message(load_model, str(folder), "cpu")
+    folder = folder.rename(tmp_path / "model")
+    assert "Its config.json names no dtype" in message(load_model, changed_config(folder, dtype="halfish"), "cpu")
+    (folder / "adapter_config.json").write_text("{}")
+    assert "merge it into its model first" in message(load_model, str(folder), "cpu")
+
+
 @pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors", "bitsandbytes"])
 def test_quantised_weights_without_their_package_are_one_line(tmp_path, method):
     settings = {"quant_method": method, "bits": 4, "group_size": 64, "load_in_4bit": True, "version": "gemm"}

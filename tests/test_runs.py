@@ -167,6 +167,24 @@ def test_a_run_that_fails_at_once_leaves_its_place_free(setting, tmp_path, monke
     assert load_run(measured(setting, tmp_path / "run", budget=0.3)).complete
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"budget": 0.01}, "window=8 is larger than the budget of"),
+        ({"max_position_embeddings": 200}, "the model's positions end at 200"),
+        ({"vocab_size": 100}, "the model embeds 0 to 99"),
+    ],
+)
+def test_a_sequence_that_does_not_fit_is_named_before_a_model_is_loaded(setting, tmp_path, monkeypatch, changes, named):
+    """Else a run of hours ends where its turn comes."""
+    monkeypatch.setattr(local_engine, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    model = copy_of(setting["model"], tmp_path / "model")
+    (model / "config.json").write_text(json.dumps(json.loads((model / "config.json").read_text()) | changes))
+    with refused("sequence 'narrativeqa:", named):
+        measured(setting, tmp_path / "run", model=str(model), **({"budget": 0.01} if "budget" in changes else {}))
+    assert not (tmp_path / "run").exists()
+
+
 def test_seconds_count_the_measuring_alone(setting, tmp_path, monkeypatch):
     """A sequence takes 10 s of a clock by hand, storing it 100 s, and two starts lie 10,000 s apart."""
     clock, engine_analyse, recorder_add = [0.0], local_engine.analyse, Recorder.add

@@ -11,6 +11,7 @@ from common import message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sequence_parts import LONGBENCH_SETS, a_row, a_tokenizer, archive, as_lines
+from tokenizers import processors
 
 from chunkkv_lib import sequences
 from chunkkv_lib.sequences import (
@@ -236,6 +237,10 @@ def test_bos_is_kept_and_eos_is_not_added(tokenizer):
     assert encode_prompt(a_tokenizer("bytes", eos=True), text, 1000) == (0, *plain)
     assert encode_prompt(a_tokenizer("bytes", bos=False, eos=True), text, 1000) == tuple(plain)
     assert encode_prompt(tokenizer, text, 16) == (0, *plain[:7], *plain[-8:])
+    other = a_tokenizer("bytes")  # as GLM's, which opens a text with two tokens, neither called BOS
+    frame = processors.TemplateProcessing(single="<unk> </s> $A", special_tokens=[("<unk>", 2), ("</s>", 1)])
+    other.backend_tokenizer.post_processor = frame
+    assert encode_prompt(other, text, 1000) == (2, 1, *plain)
 
 
 def test_a_prompt_beyond_the_models_length_is_no_warning(tokenizer, capfd, caplog):

@@ -17,9 +17,11 @@ _REMEDIES = {
     "gated": "Ask for access on the model's page, then `hf auth login`.",
     "no file named model.safetensors": "Weights are read from safetensors only, not from pickles (.bin): load the "
     "model elsewhere once and save it with `save_pretrained`.",
+    "utf-8": "Set PYTHONUTF8=1, or choose a path of plain letters; else a file in it is damaged.",
     "safetensor": "The file is damaged or incomplete; download or save it again.",
     "gguf": "The file may be truncated, or of a kind that transformers cannot read: download it again, or pass a "
     "folder in safetensors format.",
+    "module 'torch' has no attribute": "Its config.json names no dtype that there is; mend it there, such as float32.",
     "quantiz": "Install the package that its quantization_config asks for, or take the unquantised model.",
     "": "Check the name; for a hub model connect to the network once (gated ones need `hf auth login`) or pass a local "
     "folder or .gguf file.",

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import hf_hub_download
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..errors import InputError, check_known, unknown
 from ..files import Wheel, sha256
@@ -31,7 +38,7 @@ EMBEDDED: dict[str, tuple[Wheel, str, str]] = {
 }
 #: Files of a model's folder that can change a number, beside its weights.
 IDENTIFYING = (
-    "config.json", "generation_config.json", "*.index.json", "adapter_*", "tokenizer*", "special_tokens_map.json",
+    "config.json", "generation_config.json", "*.index.json", "tokenizer*", "special_tokens_map.json",
     "added_tokens.json", "vocab.*", "merges.txt", "*.model", "chat_template*",
 )  # fmt: skip
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -59,7 +66,7 @@ def load_model(
     source = _resolve(name)
     with guarded(name):
         model, found = AutoModelForCausalLM.from_pretrained(
-            source, dtype=kind, trust_remote_code=False, use_safetensors=True, ignore_mismatched_sizes=True,
+            source, config=_config(source), dtype=kind, use_safetensors=True, ignore_mismatched_sizes=True,
             output_loading_info=True, **options,
         )  # fmt: skip
         tokenizer = _tokenizer(source)
@@ -73,6 +80,19 @@ def load_tokenizer(name: str = "smollm2-135m") -> PreTrainedTokenizerBase:
     source = _resolve(name)
     with guarded(name):
         return _tokenizer(source)
+
+
+def load_config(name: str = "smollm2-135m") -> PreTrainedConfig:
+    """The configuration of `load_model(name)`, without its weights."""
+    source = _resolve(name)
+    with guarded(name):
+        return _config(source)
+
+
+def _config(source: str) -> PreTrainedConfig:
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    config._attn_implementation = None  # the default: a kernel that it names need not be here, and is not used
+    return config
 
 
 def _tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -137,6 +157,11 @@ def _resolve(name: str) -> str:
             raise InputError(f"model {name!r}: no such GGUF file. Check the path, or use one of {', '.join(EMBEDDED)}.")
         return str(convert(path))
     if path.is_dir():
+        if (path / "adapter_config.json").is_file():
+            raise InputError(
+                f"model folder {name!r} holds an adapter, which would be left out; merge it into its model first "
+                "(peft's merge_and_unload, then save_pretrained)."
+            )
         if not (path / "config.json").is_file():
             raise InputError(f"model folder {name!r} has no config.json; pass a folder written by save_pretrained.")
         return str(path)

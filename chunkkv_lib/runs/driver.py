@@ -9,11 +9,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
+import torch
 from tqdm import tqdm
 
+from ..capture import check_model, check_tokens
 from ..errors import IncompleteRun, InputError, check_known
-from ..models import load_tokenizer
+from ..models import load_config, load_tokenizer
 from ..sequences import Sequence
 from ..sequences.scoring import chance_scores
 from .folder import (
@@ -82,6 +85,7 @@ def measure(
         report(f"Loading sequences from source {parameters.source!r} ...")
         tokenizer = load_tokenizer(parameters.model)
         sequences = sequences_of(parameters, tokenizer)  # a mistake in the data is told before a model is loaded
+        check_sequences(sequences, parameters)
         table = sequence_table(sequences)
         if parameters.max_new_tokens:
             table["chance_score"] = chance_scores(tokenizer, sequences, parameters.max_new_tokens)
@@ -92,6 +96,24 @@ def measure(
         write_parquet(folder / "sequences.parquet", table)
         measure_missing(folder, source, sequences, progress)
     return folder
+
+
+def check_sequences(sequences: list[Sequence], parameters: Parameters) -> None:
+    """What each sequence, model and method can tell of each other without the weights, and before any time is spent.
+
+    raises InputError, with the sequence's id: too many tokens for the model, too few for a method's window or budget, a
+        token that the model does not embed.
+    """
+    config = load_config(parameters.model)
+    for one in sequences:
+        ids = torch.tensor([*one.prompt_ids, *one.question_ids, *one.answer_ids])
+        try:
+            check_model(SimpleNamespace(config=config), len(ids))
+            check_tokens(ids, config.get_text_config().vocab_size)
+            for method in parameters.compressors.values():
+                method.room(len(one.prompt_ids))
+        except InputError as error:
+            raise InputError(f"sequence {one.id!r}: {error}") from None
 
 
 def begin(folder: Path, identity: dict, machine: dict, restart: bool) -> None:

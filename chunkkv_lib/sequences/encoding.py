@@ -121,6 +121,6 @@ def truncate_middle(ids: Tokens[int], max_tokens: int) -> tuple[int, ...]:
 
 
 def _opening(tokenizer: Any) -> list[int]:
-    """[BOS], if that is what the tokenizer puts in front of a text."""
-    special = tokenizer("")["input_ids"]
-    return special[:1] if special and special[0] == tokenizer.bos_token_id else []
+    """The tokens that the tokenizer puts in front of every text: none, BOS, or what else its model was trained with."""
+    whole, plain = tokenizer("a")["input_ids"], encode_text(tokenizer, "a")
+    return next((whole[:i] for i in range(len(whole)) if whole[i:][: len(plain)] == plain), [])
