@@ -35,13 +35,10 @@ app = typer.Typer(
 
 def number(text: str) -> float | int:
     """A count such as 512 as an int, anything else as a float."""
-    with suppress(ValueError):
-        return int(text)
-    try:
-        return float(text)
-    except ValueError:
-        wanted = "give a fraction such as 0.1, or a token count such as 512"
-        raise typer.BadParameter(f"{text!r} is not a number; {wanted}") from None
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    raise typer.BadParameter(f"{text!r} is not a number; give a fraction such as 0.1, or a token count such as 512")
 
 
 def with_parameters(command):
@@ -266,11 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with stopped_as_by_ctrl_c():
             status = commands.main(arguments, prog_name="python -m chunkkv_lib", standalone_mode=False) or 0
-    except UsageError as error:
-        print(f"error: {usage_text(error)}", file=sys.stderr)
-        return 2
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UsageError, InputError) as error:
+        print(f"error: {error if isinstance(error, InputError) else usage_text(error)}", file=sys.stderr)
         return 2
     except IncompleteRun as error:
         print(f"incomplete: {error}", file=sys.stderr)
@@ -302,11 +296,7 @@ def usage_text(error: Exception) -> str:
 def stopped_as_by_ctrl_c() -> Iterator[None]:
     """SIGTERM (a batch system's stop) ends a command as Ctrl-C does, and Ctrl-C works in a script's background too."""
     numbers = (signal.SIGTERM, signal.SIGINT)
-    try:
-        before = [signal.signal(number, signal.default_int_handler) for number in numbers]
-    except ValueError:  # not in the main thread, where no signal arrives
-        yield
-        return
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:
         yield
     finally:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -31,7 +32,6 @@ from torch.utils.benchmark import timer
 
 from .errors import InputError, check_whole
 
-LENGTHS = (1024, 2048, 4096, 8192)
 ANSWER_TOKENS = 32
 SHORTEST = 128  # tokens: shorter prompts have no room for an observation window in 10 %
 WARM_UP = 256  # tokens of a step's untimed run on a CPU; a GPU compiles its kernels for the length that is measured
@@ -59,7 +59,7 @@ Step = Callable[[list[int]], float]  # prompt ids -> tokens per head that are in
 
 
 def bench(
-    lengths: tuple[int, ...] = LENGTHS,
+    lengths: tuple[int, ...],
     rounds: int = 5,
     model: str = "smollm2-135m",
     dtype: str | None = None,
@@ -161,8 +161,8 @@ def paper_job(common: dict, rounds: int) -> dict:
 
 def measured(python: str, job: dict) -> Iterator[dict]:
     """The rows of one library at one length: one process for all times, more for the peak memory of each step."""
-    timed, repeats = run_worker(python, job | {"step": None}), MEMORY_REPEATS
-    repeats = min(1, repeats) if job["config"] else repeats
+    timed = run_worker(python, job | {"step": None})
+    repeats = min(1, MEMORY_REPEATS) if job["config"] else MEMORY_REPEATS
     for step, seconds in timed["seconds"].items():
         peaks = [run_worker(python, job | {"step": step})["bytes"] for _ in range(repeats)]
         yield {key: job[key] for key in ("model", "length", "library")} | {
@@ -222,22 +222,26 @@ def peer_python() -> Path:
 
 
 def work() -> None:
-    """Do the job on standard input and answer in JSON: seconds of all steps, or the peak memory of one.
+    """Do the job on standard input and answer in JSON.
 
     Also runs in the peer's environment, so this file needs nothing but torch to be imported.
     """
     job = json.load(sys.stdin)
-    prompt, cuda = job["prompt"], job["device"] != "cpu"
     with contextlib.redirect_stdout(sys.stderr):  # whatever libraries print must not get into the result
-        steps = {"chunkkv_lib": our_steps, "kvpress": kvpress_steps, "pieces": piece_steps}[job["library"]](job)
-        wanted = {name: step for name, step in steps.items() if job["step"] in (None, name)}
-        for step in wanted.values():
-            step(prompt if cuda else prompt[:WARM_UP])  # touches the weights and starts the threads
-        if job["step"]:
-            result = {"bytes": peak_memory(wanted[job["step"]], prompt, job["device"])}
-        else:
-            result = in_rounds(wanted, prompt, job["rounds"], calls=10 if cuda and job["library"] == "pieces" else 1)
+        result = kvpress_kept(job) if job["library"] == "guests" else measured_here(job)
     json.dump(result, sys.stdout)
+
+
+def measured_here(job: dict) -> dict:
+    """Seconds of all steps of a job, or the peak memory of one."""
+    prompt, cuda = job["prompt"], job["device"] != "cpu"
+    steps = {"chunkkv_lib": our_steps, "kvpress": kvpress_steps, "pieces": piece_steps}[job["library"]](job)
+    wanted = {name: step for name, step in steps.items() if job["step"] in (None, name)}
+    for step in wanted.values():
+        step(prompt if cuda else prompt[:WARM_UP])  # touches the weights and starts the threads
+    if job["step"]:
+        return {"bytes": peak_memory(wanted[job["step"]], prompt, job["device"])}
+    return in_rounds(wanted, prompt, job["rounds"], calls=10 if cuda and job["library"] == "pieces" else 1)
 
 
 def in_rounds(steps: Mapping[str, Step], prompt: list[int], rounds: int, calls: int = 1) -> dict[str, dict]:
@@ -353,25 +357,56 @@ def layer_pieces(queries: Tensor, keys: Tensor, values: Tensor) -> dict[str, Cal
 
 
 def kvpress_steps(job: dict) -> dict[str, Step]:
-    """The peer's plain prefill, and a prefill with each of three presses at their defaults: 90 % of the cache go.
-    ObservedAttention, its relative of H2O, needs eager attention."""
+    """The peer's plain prefill, and a prefill with each of its presses."""
+    prefill, presses = kvpress_model(job)
+
+    def step(press=None, attention: str = "sdpa") -> Step:
+        return lambda prompt: fmean(keys.shape[1] for keys in prefill(prompt, press, attention))
+
+    return {"prefill": step()} | {name: step(*press) for name, press in presses.items()}
+
+
+def kvpress_kept(job: dict) -> dict[str, list]:
+    """press -> for every prompt and layer the positions that it keeps [Hkv, b], ascending."""
+    prefill, presses = kvpress_model(job)
+    kept = {name: [] for name in presses}
+    for name, (press, attention) in presses.items():
+        for prompt in job["prompts"]:
+            pairs = zip(prefill(prompt, None, attention), prefill(prompt, press, attention), strict=True)
+            kept[name].append([positions_of(left, full).tolist() for full, left in pairs])
+    return kept
+
+
+def kvpress_model(job: dict) -> tuple[Callable[..., list[Tensor]], dict[str, tuple]]:
+    """A prefill with or without a press -> the keys that every layer's cache holds [Hkv, b, d]; and three presses at
+    their defaults, by which 90 % of the cache go, each with the attention that it needs.
+    """
     from kvpress import ChunkKVPress, ObservedAttentionPress, SnapKVPress
     from transformers import AutoModelForCausalLM
 
     options = {"dtype": getattr(torch, job["dtype"]), "attn_implementation": "sdpa"}
     model = AutoModelForCausalLM.from_pretrained(job["folder"], **options).to(job["device"]).eval()
 
-    def press(press=None, attention: str = "sdpa") -> Step:
-        def step(prompt: list[int]) -> float:
-            model.set_attn_implementation(attention)
-            ids = torch.tensor([prompt], device=model.device)
-            with torch.inference_mode(), press(model) if press else contextlib.nullcontext():
-                cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-            return sum(layer.keys.shape[2] for layer in cache.layers) / len(cache.layers)
+    def prefill(prompt: list[int], press, attention: str) -> list[Tensor]:
+        model.set_attn_implementation(attention)
+        ids = torch.tensor([prompt], device=model.device)
+        with torch.inference_mode(), press(model) if press else contextlib.nullcontext():
+            cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+        return [layer.keys[0] for layer in cache.layers]
 
-        return step
-
-    return {
-        "prefill": press(), "SnapKV": press(SnapKVPress(0.9)), "ChunkKV": press(ChunkKVPress(SnapKVPress(0.9))),
-        "ObservedAttention": press(ObservedAttentionPress(0.9), "eager"),
+    return prefill, {
+        "SnapKV": (SnapKVPress(0.9), "sdpa"), "ChunkKV": (ChunkKVPress(SnapKVPress(0.9)), "sdpa"),
+        "ObservedAttention": (ObservedAttentionPress(0.9), "eager"),  # a relative of H2O
     }  # fmt: skip
+
+
+def positions_of(left: Tensor, full: Tensor) -> Tensor:
+    """Where the keys left [H, b, d] stand, bit for bit, among all of them [H, n, d]: int64 [H, b], ascending."""
+    found = []
+    for every, some in zip(full, left, strict=True):
+        _, number = torch.unique(torch.cat([every, some]), dim=0, return_inverse=True)
+        place = torch.full((int(number.max()) + 1,), -1).scatter(0, number[: len(every)], torch.arange(len(every)))
+        found.append(place[number[len(every) :]].sort().values)
+    if min(one.min() for one in found) < 0:
+        raise ValueError("a kept key is not one of the full cache's")
+    return torch.stack(found)

@@ -8,10 +8,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import sys
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.request import urlopen
+
+import pytest
 
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.files import cache_dir, replace_atomically, sha256
@@ -23,20 +27,42 @@ PACKAGE = "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtu
 SCRIPT = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
 
 
+STANDARD = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
+RUN = """
+axe.run(document, { runOnly: %(only)s, resultTypes: ["violations"] }).then(found => {
+  const excused = (rule, node) => %(known)s.some(([name, selector]) =>
+    name === rule && node.target.length === 1 && document.querySelector(node.target[0])?.matches(selector));
+  return found.violations.flatMap(one => one.nodes.filter(node => !excused(one.id, node))
+    .map(node => `${one.id}: ${one.help}: ${node.target.join(" ")}: ${node.html.slice(0, 120)}`));
+})
+"""
+
+
+def violations(tab, rules: Iterable[str] | None = None, known: Iterable[tuple[str, str]] = ()) -> list[str]:
+    """What axe finds in the page that a tab shows, one line for each element. The test is skipped without the script.
+
+    rules  None: all rules of the standard
+    known  pairs of a rule and a selector of elements that it may find
+    """
+    if not here():
+        pytest.skip(f"axe-core {VERSION} is not here: make axe")
+    only = {"type": "rule", "values": rules} if rules else {"type": "tag", "values": STANDARD}
+    tab.evaluate(place().read_text(encoding="utf-8") + "; 0")
+    return tab.evaluate(RUN % {"only": json.dumps(only), "known": json.dumps(list(known))}, seconds=120)
+
+
 def place() -> Path:
     """Where the script lies, or would lie."""
     return cache_dir() / "axe" / f"axe-{VERSION}.min.js"
 
 
-def find() -> str | None:
-    """The script's text, or None where it has not been fetched or is not the pinned one."""
-    path = place()
-    return path.read_text(encoding="utf-8") if path.is_file() and sha256(path) == SCRIPT else None
+def here() -> bool:
+    return place().is_file() and sha256(place()) == SCRIPT
 
 
 def fetch() -> Path:
     """Download the pinned package if its script is not here yet; where the script is. InputError for another file."""
-    if find() is None:
+    if not here():
         try:
             with urlopen(ADDRESS, timeout=60) as response:
                 package = response.read()

@@ -101,10 +101,10 @@ def masked_forward(model, kept_sets: list[torch.Tensor], prompt, new, monkeypatc
 
 
 @contextmanager
-def refused(*parts: object) -> Iterator[None]:
+def refused(*parts: object) -> Iterator[pytest.ExceptionInfo]:
     """The block must raise InputError with a message of one line that names all parts and ends as a sentence."""
     with pytest.raises(InputError) as caught:
-        yield
+        yield caught
     text = str(caught.value)
     assert "\n" not in text and text.endswith((".", "?")), text
     assert [part for part in parts if str(part) not in text] == [], text
@@ -112,8 +112,6 @@ def refused(*parts: object) -> Iterator[None]:
 
 def message(call, *arguments: object, **named: object) -> str:
     """The text of the InputError that a call raises, of one line."""
-    with pytest.raises(InputError) as caught:
+    with refused() as caught:
         call(*arguments, **named)
-    text = str(caught.value)
-    assert "\n" not in text and text.endswith((".", "?")), text
-    return text
+    return str(caught.value)

@@ -39,6 +39,15 @@ def finished(setting, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def tab():
+    """A browser with one empty tab; skipped where there is no Chromium."""
+    from browser import browser
+
+    with browser() as tab:
+        yield tab
+
+
+@pytest.fixture(scope="module")
 def one_thread():
     """One thread, the faster way for tiny tensors."""
     import torch

@@ -47,24 +47,7 @@ Count what they share.
 ````
 """
 
-SUMMARY = """\
-# The report
-
-What was found, on one page.
-"""
-
-REFERENCES = """\
-# References
-
-```{bibliography}
-```
-"""
-
-BIBLIOGRAPHY = """\
-@misc{liu2025chunkkv,
-  author = {Liu, Xiang and others}, title = {{ChunkKV}}, year = {2025}
-}
-"""
+BIBLIOGRAPHY = "@misc{liu2025chunkkv,\n  author = {Liu, Xiang and others}, title = {{ChunkKV}}, year = {2025}\n}\n"
 
 FIRST_PARAMETERS = """\
 run = "quick"  # name of the run folder that the chapter reads
@@ -216,33 +199,17 @@ def code(source: str, *tags: str, **metadata: object) -> nbformat.NotebookNode:
 
 
 def first_chapter() -> nbformat.NotebookNode:
-    return new_notebook(
-        cells=[
-            new_markdown_cell(OPENING),
-            code(FIRST_PARAMETERS, "parameters"),
-            code(CHECK, "hide-input"),
-            new_markdown_cell(PAPER_BOX),
-            code(MANIFEST, "hide-input"),
-            code(FIGURE, **FIGURE_CELL),
-            code(TABLE, "hide-input", **TABLE_CELL),
-            new_markdown_cell(READING),
-            new_markdown_cell(EXERCISE),
-        ]
-    )
+    cells = [new_markdown_cell(OPENING), code(FIRST_PARAMETERS, "parameters"), code(CHECK, "hide-input")]
+    cells += [new_markdown_cell(PAPER_BOX), code(MANIFEST, "hide-input"), code(FIGURE, **FIGURE_CELL)]
+    cells += [code(TABLE, "hide-input", **TABLE_CELL), new_markdown_cell(READING), new_markdown_cell(EXERCISE)]
+    return new_notebook(cells=cells)
 
 
 def second_chapter() -> nbformat.NotebookNode:
-    return new_notebook(
-        cells=[
-            new_markdown_cell("# The second chapter\n\nBack to {numref}`fig-demo-line` and {numref}`ex-demo`."),
-            code(SECOND_PARAMETERS, "parameters"),
-            code(CHECK, "hide-input"),
-            code(SECOND_CODE),
-            new_markdown_cell(GATED),
-            code("print(2 * 21)"),
-            new_markdown_cell(GATE_END),
-        ]
-    )
+    title = "# The second chapter\n\nBack to {numref}`fig-demo-line` and {numref}`ex-demo`."
+    cells = [new_markdown_cell(title), code(SECOND_PARAMETERS, "parameters"), code(CHECK, "hide-input")]
+    cells += [code(SECOND_CODE), new_markdown_cell(GATED), code("print(2 * 21)"), new_markdown_cell(GATE_END)]
+    return new_notebook(cells=cells)
 
 
 def write_demo_book(root: Path) -> Path:
@@ -252,8 +219,8 @@ def write_demo_book(root: Path) -> Path:
     shutil.copyfile(ROOT / "_config.yml", root / "_config.yml")
     (root / "_toc.yml").write_text(TOC)
     (chapters / "index.md").write_text(INDEX)
-    (chapters / "summary.md").write_text(SUMMARY)
-    (chapters / "references.md").write_text(REFERENCES)
+    (chapters / "summary.md").write_text("# The report\n\nWhat was found, on one page.\n")
+    (chapters / "references.md").write_text("# References\n\n```{bibliography}\n```\n")
     (chapters / "references.bib").write_text(BIBLIOGRAPHY)
     for name, notebook in {"01_first": first_chapter(), "02_second": second_chapter()}.items():
         nbformat.write(tidy(notebook, name), chapters / f"{name}.ipynb")
@@ -267,17 +234,13 @@ def silent(*_: object, **__: object) -> None:
 SAID: list[str] = []  # what the build below reported
 
 
-def said(text: str, **_: object) -> None:
-    SAID.append(text)
-
-
 @cache
 def built_demo(solutions: bool = True) -> Path:
     """The demo book, built once for all tests: its root; the site is in `_build/html`, or beside it."""
     folder = tempfile.mkdtemp(prefix="demo-book-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     root = write_demo_book(Path(folder) / "book")
-    report = said if solutions else silent
+    report = (lambda text, **_: SAID.append(text)) if solutions else silent
     build_book("quick", ["budget=0.2"], root=root, prepare=measured_elsewhere, report=report, solutions=solutions)
     return root
 

@@ -10,12 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
+@dataclass
 class Hub:
     """What there is, and how it behaves.
 
@@ -26,15 +28,14 @@ class Hub:
     requested "METHOD name file" -> how often
     """
 
-    def __init__(self) -> None:
-        self.folders: dict[str, Path] = {}
-        self.revisions: dict[str, str] = {}
-        self.gated: set[str] = set()
-        self.restricted: set[str] = set()
-        self.cuts: Counter = Counter()
-        self.delay: dict[str, float] = {}
-        self.requested: Counter = Counter()
-        self.address = ""
+    folders: dict[str, Path] = field(default_factory=dict)
+    revisions: dict[str, str] = field(default_factory=dict)
+    gated: set[str] = field(default_factory=set)
+    restricted: set[str] = field(default_factory=set)
+    cuts: Counter = field(default_factory=Counter)
+    delay: dict[str, float] = field(default_factory=dict)
+    requested: Counter = field(default_factory=Counter)
+    address: str = ""
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,18 +110,13 @@ def test_a_step_that_fails_is_recorded_and_nothing_measured_is_an_error(tmp_path
 # --- inside a measuring process -----------------------------------------------------------------------------------
 
 
-def test_steps_are_timed_in_turns():
-    calls = []
+def test_steps_are_timed_in_turns_and_seconds_are_those_of_one_call(monkeypatch):
+    calls, ticks = [], iter(range(0, 300, 12))
+    monkeypatch.setattr(bench, "timer", lambda: next(ticks))
     steps = {name: lambda prompt, name=name: calls.append((name, prompt)) or 7.0 for name in "ab"}
-    found = bench.in_rounds(steps, [1, 2], rounds=3)
-    assert calls == [("a", [1, 2]), ("b", [1, 2])] * 3
-    assert {name: len(seconds) for name, seconds in found["seconds"].items()} == {"a": 3, "b": 3}
-    assert found["kept_tokens"] == {"a": 7.0, "b": 7.0}
-
-
-def test_seconds_are_seconds_of_one_call():
-    found = bench.in_rounds({"sleep": lambda prompt: time.sleep(0.01) or 0}, [], rounds=2, calls=3)
-    assert all(0.01 <= seconds < 1 for seconds in found["seconds"]["sleep"])
+    found = bench.in_rounds(steps, [1, 2], rounds=3, calls=3)
+    assert calls == [*[("a", [1, 2])] * 3, *[("b", [1, 2])] * 3] * 3
+    assert found == {"seconds": {"a": [4.0] * 3, "b": [4.0] * 3}, "kept_tokens": {"a": 7.0, "b": 7.0}}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
@@ -161,15 +155,11 @@ def test_every_piece_computes_what_its_name_says():
 # --- options ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("length", "tokens"), [(1024, 1024), (8160, 8160), (8161, 8160), (8192, 8160)])
-def test_prompt_and_answer_fit_the_positions(length, tokens):
-    assert bench.prompt_tokens(length, 8192) == tokens
-
-
-@pytest.mark.parametrize("length", [0, 127, 8193])
-def test_a_length_that_cannot_be_measured_is_refused(length):
-    with refused(f"{length} tokens", "128 to 8192", "--lengths"):
-        bench.prompt_tokens(length, 8192)
+def test_prompt_and_answer_fit_the_positions():
+    assert [bench.prompt_tokens(length, 8192) for length in (1024, 8160, 8161, 8192)] == [1024, 8160, 8160, 8160]
+    for length in (0, 127, 8193):
+        with refused(f"{length} tokens", "128 to 8192", "--lengths"):
+            bench.prompt_tokens(length, 8192)
 
 
 def test_nothing_is_measured_with_bad_options(tmp_path):
@@ -254,24 +244,22 @@ def test_a_machine_with_other_work_is_called_busy(tmp_path, capsys):
     assert "busy (load 1.1)" in capsys.readouterr().out
 
 
-def test_the_committed_report_can_be_read():
+def test_the_committed_report_can_be_read_and_another_file_is_refused(tmp_path):
     assert len(load_report(Path(__file__).parents[1] / "data" / "bench" / "cpu.json").rows)
-
-
-@pytest.mark.parametrize("text", [None, "{", "[]", "{}"])
-def test_another_file_is_refused(text, tmp_path):
     path = tmp_path / "cpu.json"
-    if text is not None:
-        path.write_text(text)
-    with refused("cpu.json", "make bench"):
-        load_report(path)
+    for text in (None, "{", "[]", "{}"):
+        if text is not None:
+            path.write_text(text)
+        with refused("cpu.json", "make bench"):
+            load_report(path)
 
 
 # --- pictures and tables ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("libraries", [("chunkkv_lib",), ("chunkkv_lib", "kvpress")])
-@pytest.mark.parametrize("lengths", [{1024: 1024}, TOKENS])
+@pytest.mark.parametrize(
+    ("libraries", "lengths"), [(("chunkkv_lib",), {1024: 1024}), (("chunkkv_lib", "kvpress"), TOKENS)]
+)
 def test_figures_draw_what_was_measured(libraries, lengths, tmp_path):
     found = read(tmp_path, record(lengths, libraries))
     figure = cost_ratios(found)
@@ -284,25 +272,19 @@ def test_figures_draw_what_was_measured(libraries, lengths, tmp_path):
     assert drawn["arithmetic"].get_ydata() == pytest.approx(found.limit["time_ratio"])
 
 
-def test_figures_without_numbers_are_refused(report):
+def test_figures_without_numbers_are_refused_and_peers_are_dashed(report):
     with refused("plain prefill"):
         cost_ratios(replace(report, rows=report.rows[report.rows["step"] == "prefill"]))
-
-
-def test_peers_are_dashed_in_the_colour_of_their_method():
     assert step_look("kvpress", "ObservedAttention").colour == step_look("kvpress", "H2O").colour
     assert step_look("kvpress", "SnapKV").line != "-" == step_look("chunkkv_lib", "all methods").line
 
 
-def test_tables(report):
+def test_tables_and_single_numbers(report):
     text = costs.costs_table(report, 8192, "tab-x")
     assert "8,160 prompt tokens" in text and "kvpress ObservedAttention" in text and "| 2.00 (2.00 to 2.00) |" in text
     with refused("length=2048", "1024, 4096, 8192"):
         costs.costs_table(report, 2048)
     assert "| Column sums, log-sum-exp at hand | 4.0 | 2.00 |" in costs.pieces_table(report)
-
-
-def test_one_number_of_a_report(report):
     assert report.value("all methods", "time_ratio", 4096) == pytest.approx(2)
     assert report.value("ObservedAttention", "time_ratio", 4096, "kvpress") == pytest.approx(2)
     assert np.isnan(report.value("ObservedAttention", "time_ratio", 4096))

@@ -9,21 +9,25 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from browser import find_browser
 from bs4 import BeautifulSoup
-from demo_book import SAID, built_demo, first_chapter, measured_elsewhere, not_measured, silent, write_demo_book
+from common import refused
+from demo_book import ROOT, SAID, built_demo, first_chapter, measured_elsewhere, not_measured, silent, write_demo_book
 from matplotlib.figure import Figure
+from pypdf import PdfReader
 
 from chunkkv_lib.book import (
     Page,
     build_book,
     check_site,
     parameter_table,
-    project_root,
+    pdf,
     provenance,
     read_chapters,
     versions,
@@ -39,10 +43,13 @@ from chunkkv_lib.book.build import (
     with_buttons,
 )
 from chunkkv_lib.book.chapters import Chapter, tidy
+from chunkkv_lib.book.checks import addresses
 from chunkkv_lib.book.page import MIME
 from chunkkv_lib.book.parameters import Parameter, parse_assignments, read_parameters
 from chunkkv_lib.book.stamp import stamp
 from chunkkv_lib.errors import InputError
+
+BINDER = ROOT / ".binder"
 
 
 @pytest.fixture
@@ -75,7 +82,7 @@ UNTRUE = [
 ]
 
 
-def test_a_statement_that_does_not_hold_in_another_run_is_marked_and_listed_on_top(site):
+def test_a_statement_that_does_not_hold_in_another_run_is_marked_and_listed(site):
     """The demo is built with another budget than its default, for which the first of two statements fails."""
     page = BeautifulSoup((site / "chapters" / "01_first.html").read_text(), "html.parser")
     (box,) = page.select("div.admonition.parameters")
@@ -85,9 +92,6 @@ def test_a_statement_that_does_not_hold_in_another_run_is_marked_and_listed_on_t
     }
     assert "It is –† tenth." in page.get_text() and "A demo table." in page.get_text()  # its cell went on
     assert "does not hold" not in page.get_text().replace(box.get_text(), "")
-
-
-def test_a_build_lists_the_statements_that_do_not_hold_in_its_runs(site):
     lines = [f"chapters/01_first: does not hold in the runs shown: {statement}" for statement in UNTRUE]
     assert [said for said in SAID if "does not hold" in said] == lines
 
@@ -152,13 +156,8 @@ def test_a_site_can_be_built_without_solutions(site):
 
 def test_a_page_says_once_what_it_is_and_what_was_found(site):
     for page in site.rglob("chapters/*.html"):
-        text = page.read_text()
-        soup = BeautifulSoup(text, "html.parser")
-        assert [len(soup.select(tag)) for tag in ("meta[name=viewport]", "title", "meta[name=description]")] == [
-            1,
-            1,
-            1,
-        ]
+        soup = BeautifulSoup(page.read_text(), "html.parser")
+        assert {len(soup.select(tag)) for tag in ("meta[name=viewport]", "title", "meta[name=description]")} == {1}
     start = BeautifulSoup((site / "chapters" / "index.html").read_text(), "html.parser")
     assert start.select_one("meta[name=description]")["content"].startswith("Start with The first chapter.")
     assert 'title="The positions that stay."' in (site / "chapters" / "01_first.html").read_text()
@@ -177,8 +176,7 @@ def test_equations_need_no_network(site):
     page = (site / "chapters" / "01_first.html").read_text()
     assert "_static/mathjax/tex-chtml.js" in page and (site / "_static" / "mathjax" / "tex-chtml.js").is_file()
     assert "THEBE_JS_URL" not in page
-    megabytes = sum(f.stat().st_size for f in site.rglob("*") if f.is_file()) / 1e6
-    assert megabytes < 15
+    assert sum(file.stat().st_size for file in site.rglob("*") if file.is_file()) < 15e6
 
 
 def test_two_builds_are_byte_identical_whatever_the_set_up_of_the_user(site, tmp_path, monkeypatch):
@@ -270,17 +268,13 @@ def test_chapters_come_from_the_table_of_contents_with_their_parameters(tmp_path
     assert first["repeats"] == Parameter("repeats", None, ("int", "None"), "how often; None: once")
 
 
-def test_a_page_without_a_file_is_named(tmp_path):
-    root = write_demo_book(tmp_path / "book")
-    (root / "chapters" / "02_second.ipynb").unlink()
-    with pytest.raises(InputError, match=r"'chapters/02_second'"):
-        read_chapters(root)
-
-
-def test_a_broken_notebook_is_named(tmp_path):
+def test_a_broken_notebook_and_a_page_without_a_file_are_named(tmp_path):
     root = write_demo_book(tmp_path / "book")
     (root / "chapters" / "02_second.ipynb").write_text('{"cells": [')
     with pytest.raises(InputError, match=r"02_second\.ipynb is not a readable notebook"):
+        read_chapters(root)
+    (root / "chapters" / "02_second.ipynb").unlink()
+    with pytest.raises(InputError, match=r"'chapters/02_second'"):
         read_chapters(root)
 
 
@@ -315,19 +309,11 @@ def test_a_value_is_read_as_the_parameter_needs_it(types, text, value):
 
 
 @pytest.mark.parametrize(
-    ("types", "text"),
-    [
-        (("int",), "1.5"),
-        (("int",), "true"),
-        (("float",), "inf"),
-        (("bool",), "1"),
-        (("list",), "x"),
-        (("int",), ""),
-    ],
+    ("kind", "text"), [("int", "1.5"), ("int", "true"), ("float", "inf"), ("bool", "1"), ("list", "x"), ("int", "")]
 )
-def test_an_ill_typed_value_is_refused(types, text):
+def test_an_ill_typed_value_is_refused(kind, text):
     with pytest.raises(InputError, match="parameter p="):
-        Parameter("p", None, types).parse(text)
+        Parameter("p", None, (kind,)).parse(text)
 
 
 def test_a_value_must_suit_every_chapter_that_takes_it():
@@ -350,23 +336,17 @@ def test_a_parameters_cell_holds_literals_of_known_types(source):
         ("budgte", "0.2", "unknown parameter 'budgte'. Did you mean 'budget'?"),
         ("budget", "ten", "parameter budget='ten' must be float"),
         ("category", "Sumarization", "unknown category 'Sumarization'. Did you mean 'Summarization'?"),
+        ("repeats", "3", ""),  # its default does not show its type; papermill must not call it unknown
     ],
 )
 def test_papermill_alone_stops_in_the_first_cell(name, value, words, tmp_path):
     root, result = write_demo_book(tmp_path / "book"), tmp_path / "out.ipynb"
     command = [sys.executable, "-m", "papermill", root / "chapters" / "01_first.ipynb", result, "-p", name, value]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode != 0 and words in done.stderr
     executed = [cell for cell in nbformat.read(result, 4).cells if cell.get("execution_count")]
-    assert executed[-1].source.endswith("page = Page(globals())")
-
-
-def test_papermill_alone_knows_every_parameter(tmp_path):
-    """Also one whose types its default does not show; it would call it unknown as it does a mistyped name."""
-    root = write_demo_book(tmp_path / "book")
-    command = [sys.executable, "-m", "papermill", root / "chapters" / "01_first.ipynb", tmp_path / "out.ipynb"]
-    done = subprocess.run([*command, "-p", "repeats", "3"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "unknown" not in done.stderr
+    stopped = executed[-1].source.endswith("page = Page(globals())")
+    assert (done.returncode != 0) == stopped == bool(words) and words in done.stderr
+    assert words or "unknown" not in done.stderr
 
 
 # --- notebooks, stamping, provenance ---
@@ -417,18 +397,6 @@ def test_the_injected_cell_is_folded_and_only_changed_parameters_are_shown(tmp_p
     assert "`c`" not in top and "`other`" not in top
 
 
-def test_nothing_that_passes_is_left(tmp_path):
-    """Two executions with the same results give the same notebook: no times, no progress bars, no warnings."""
-    outputs = [
-        nbformat.v4.new_output("stream", name="stderr", text="50 %, 3.14 s; /home/me/warning"),
-        nbformat.v4.new_output("stream", name="stdout", text="a result"),
-    ]
-    metadata = {"execution": {"iopub.execute_input": "now"}, "papermill": {"duration": 3.14}, "tags": ["x"]}
-    notebook = stamped([nbformat.v4.new_code_cell("f()", outputs=outputs, metadata=metadata)], {}, tmp_path)
-    assert [output.text for output in notebook.cells[0].outputs] == ["a result"]
-    assert notebook.cells[0].metadata == {"tags": ["x"]}
-
-
 def test_the_provenance_line_leaves_the_cell_and_stands_below_it(tmp_path):
     notebook = stamped([provenance_cell({"name": "quick"}), nbformat.v4.new_code_cell("g()")], {}, tmp_path)
     assert notebook.cells[0].outputs == []
@@ -452,6 +420,7 @@ def test_in_jupyter_provenance_shows_its_line():
 
 
 def test_a_new_site_takes_the_place_of_the_old_one_whole(tmp_path):
+    """Also where an exchange was cut off half-way."""
     new, output = tmp_path / "new", tmp_path / "html"
     for folder, text in ((new, "new"), (output, "old")):
         folder.mkdir()
@@ -460,13 +429,8 @@ def test_a_new_site_takes_the_place_of_the_old_one_whole(tmp_path):
     exchange(new, output)
     assert sorted(p.name for p in output.iterdir()) == ["searchindex.js"]
     assert (output / "searchindex.js").read_text() == "new"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["html", "new"]
-
-
-def test_an_exchange_cut_off_half_way_is_mended(tmp_path):
-    new, left = tmp_path / "new", tmp_path / ".html.leaving"
-    new.mkdir(), left.mkdir(), (tmp_path / ".html.arriving").mkdir()
-    exchange(new, tmp_path / "html")
+    output.rename(tmp_path / ".html.leaving"), (tmp_path / ".html.arriving").mkdir()
+    exchange(new, output)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["html", "new"]
 
 
@@ -504,11 +468,6 @@ def test_a_second_build_meanwhile_is_refused(tmp_path):
     assert sorted(path.name for path in (root / "_build").iterdir()) == [".lock"]
 
 
-def test_the_project_is_found_from_anywhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert (project_root() / "_toc.yml").is_file()
-
-
 # --- the page of versions ---
 
 
@@ -530,9 +489,73 @@ def test_runs_and_times_are_told_as_they_were_recorded(tmp_path):
     chapters = [Chapter(f"chapters/{name}", Path(f"{name}.ipynb")) for name in "ab"]
     rows = versions.times_table(record, chapters, "Times.").splitlines()
     assert [row.split("|")[2].strip() for row in rows[-4:-1]] == ["61", "–", "61"]
-    (tmp_path / "times.json").write_text("{}")
-    with pytest.raises(InputError, match="not a record of the chapters' times"):
-        versions.read_times(tmp_path / "times.json")
+
+
+# --- Binder: a launched chapter finds its file, and the packages at the versions of the book ---
+
+
+def test_binder_installs_the_library_and_its_extra_at_the_pins_of_the_book():
+    lines = (BINDER / "requirements.txt").read_text().splitlines()
+    assert "-c ../requirements.txt" in lines and "-e .[book]" in lines
+    version = re.fullmatch(r"python-3\.(\d+)\n", (BINDER / "runtime.txt").read_text())
+    assert version and 11 <= int(version[1]) <= 13
+    script = BINDER / "postBuild"
+    assert script.stat().st_mode & 0o111
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+
+
+def test_the_buttons_of_a_chapter_open_its_own_notebook(tmp_path, monkeypatch):
+    """As the book is built where it is published on GitHub."""
+    monkeypatch.setenv("GITHUB_REPOSITORY", "owner/name")
+    root = write_demo_book(tmp_path / "book")
+    html = build_book("quick", root=root, prepare=not_measured, report=silent)
+    for name in ("01_first", "02_second"):
+        links = [link for link, _ in addresses(html / "chapters" / f"{name}.html")]
+        (binder,) = (urlsplit(link) for link in links if "mybinder.org" in link)
+        assert binder.path == "/v2/gh/owner/name/students"
+        (place,) = parse_qs(binder.query)["urlpath"]
+        assert (root / place.removeprefix("lab/tree/")).is_file() and place.endswith(f"chapters/{name}.ipynb")
+        (colab,) = (urlsplit(link).path for link in links if "colab.research.google.com" in link)
+        assert colab == f"/github/owner/name/blob/students/chapters/{name}.ipynb"
+        assert f"https://github.com/owner/name/edit/main/chapters/{name}.ipynb" in links
+
+
+# --- the book as a PDF: every page, in order, with bookmarks; or a reason why not ---
+
+needs_chromium = pytest.mark.skipif(find_browser() is None, reason="no Chromium here (Debian: apt install chromium)")
+
+
+def printed(path: Path) -> tuple[list[str], list[str]]:
+    """Titles of the bookmarks, and the text of every page."""
+    with PdfReader(path) as reader:
+        return [item.title for item in reader.outline], [" ".join(page.extract_text().split()) for page in reader.pages]
+
+
+@needs_chromium
+def test_the_demo_book_is_printed_in_reading_order(tmp_path, capsys):
+    titles, text = printed(pdf.make_pdf(output=tmp_path / "book.pdf", root=built_demo()))
+    assert titles == ["A demo", "1. The first chapter", "2. The second chapter", "The report", "References"]
+    assert "A demo" in text[0] and len(text) >= 4 and f"{len(text)} pages" in capsys.readouterr().out
+    _, (alone,) = printed(tmp_path / "summary.pdf")
+    assert "What was found, on one page." in alone
+
+
+@needs_chromium
+def test_without_solutions_it_has_a_name_of_its_own():
+    root = built_demo(solutions=False)
+    written = pdf.make_pdf(root=root, solutions=False)
+    assert written == root / "_build" / "book-without-solutions.pdf"
+    text = " ".join(printed(written)[1])
+    assert "Predict the loss" in text and "nothing is evicted" not in text
+
+
+def test_a_book_that_cannot_be_printed_is_refused(tmp_path, monkeypatch):
+    with refused("no page", "make book"):
+        pdf.make_pdf(site=tmp_path, output=tmp_path / "book.pdf", root=ROOT)
+    monkeypatch.setattr(pdf, "BROWSERS", ("no-such-browser",))
+    with refused("no Chromium", "apt install"):
+        pdf.make_pdf(output=tmp_path / "book.pdf", root=built_demo())
+    assert not (tmp_path / "book.pdf").exists()
 
 
 # --- check_site: every fault planted once ---
@@ -564,7 +587,8 @@ def test_check_site_finds_each_planted_fault(fault, problem, tmp_path):
     assert len(problems) == 1 and problems[0].startswith(f"page.html: {problem}"), problems
 
 
-def test_check_site_finds_a_style_sheet_that_loads_a_font_from_elsewhere(tmp_path):
+def test_check_site_finds_a_font_from_elsewhere_and_that_nothing_is_there(tmp_path):
+    assert check_site(tmp_path) == [f"{tmp_path}: no page"]
     write_site(tmp_path, "")
     (tmp_path / "style.css").write_text("@font-face { src: url('https://fonts.org/a.woff2') }")
     assert check_site(tmp_path) == ["style.css: fetched from the network: https://fonts.org/a.woff2"]
@@ -582,10 +606,6 @@ def test_check_site_finds_a_style_sheet_that_loads_a_font_from_elsewhere(tmp_pat
 def test_check_site_leaves_harmless_pages_alone(harmless, tmp_path):
     write_site(tmp_path, harmless)
     assert check_site(tmp_path) == []
-
-
-def test_an_empty_folder_is_a_problem(tmp_path):
-    assert check_site(tmp_path) == [f"{tmp_path}: no page"]
 
 
 def write_site(folder: Path, body: str) -> None:

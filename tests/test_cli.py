@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 
 import pytest
 
@@ -51,11 +49,6 @@ def test_mistakes_are_one_line_and_status_2(arguments, message, capsys, tmp_path
     error = capsys.readouterr().err.strip()
     assert message in error and error.splitlines()[-1].startswith("error: ")
     assert not list(tmp_path.rglob("*.parquet"))
-
-
-def test_the_module_runs():
-    result = subprocess.run([sys.executable, "-m", "chunkkv_lib", "--help"], capture_output=True, text=True)
-    assert result.returncode == 0 and "measure" in result.stdout
 
 
 def test_a_wrong_path_of_data_is_told_before_anything_is_loaded(capsys, tmp_path):

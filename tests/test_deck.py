@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-from browser import browser, find_browser
 from bs4 import BeautifulSoup
 from common import refused
 
@@ -85,34 +84,32 @@ def test_a_statement_that_the_runs_do_not_bear_out_is_refused(monkeypatch, tmp_p
     assert not (tmp_path / "lecture.html").exists()
 
 
-@pytest.mark.skipif(find_browser() is None, reason="no Chromium here (Debian: apt install chromium)")
-def test_it_is_legible_and_works_by_key_click_and_presenter(lecture):
-    with browser() as tab:
-        tab.screen(1280, 720)
-        tab.open(lecture.as_uri())
-        count = tab.evaluate("slides.length")
-        assert [tab.evaluate(f"show({i}, true), {UNREADABLE}") for i in range(count)] == [[]] * count
+def test_it_is_legible_and_works_by_key_click_and_presenter(lecture, tab):
+    tab.screen(1280, 720)
+    tab.open(lecture.as_uri())
+    count = tab.evaluate("slides.length")
+    assert [tab.evaluate(f"show({i}, true), {UNREADABLE}") for i in range(count)] == [[]] * count
 
-        def press(name: str) -> None:  # as a hand does: a page may open a window only then
-            for kind in ("keyDown", "keyUp"):
-                tab.call("Input.dispatchKeyEvent", type=kind, key=name)
+    def press(name: str) -> None:  # as a hand does: a page may open a window only then
+        for kind in ("keyDown", "keyUp"):
+            tab.call("Input.dispatchKeyEvent", type=kind, key=name)
 
-        def place() -> list:
-            return tab.evaluate("[at + 1, steps(true).length, steps(false).length]")
+    def place() -> list:
+        return tab.evaluate("[at + 1, steps(true).length, steps(false).length]")
 
-        press("Home"), press("2"), press("Enter")
-        assert place() == [2, 0, 1]
-        press("ArrowRight")
-        assert place() == [2, 1, 0]
-        tab.evaluate("slides[at].click()")
-        assert place()[0] == 3
-        press("ArrowLeft"), press("ArrowLeft")
-        assert place() == [2, 0, 1], "back shows a slide as it was left, then takes the last step away"
-        press("b")
-        assert tab.evaluate("getComputedStyle(document.querySelector('main')).display") == "none"
-        press("b"), press("s")
-        notes = tab.evaluate("presenter.document.body.textContent")
-        assert "slide 2 of" in notes and "Let them vote" in notes and "1 more to reveal" in notes
-        tab.evaluate("presenter.document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'End', bubbles: true}))")
-        assert place()[0] == count
-        assert not tab.errors() and set(tab.requests()) <= {lecture.as_uri(), "about:blank"}
+    press("Home"), press("2"), press("Enter")
+    assert place() == [2, 0, 1]
+    press("ArrowRight")
+    assert place() == [2, 1, 0]
+    tab.evaluate("slides[at].click()")
+    assert place()[0] == 3
+    press("ArrowLeft"), press("ArrowLeft")
+    assert place() == [2, 0, 1], "back shows a slide as it was left, then takes the last step away"
+    press("b")
+    assert tab.evaluate("getComputedStyle(document.querySelector('main')).display") == "none"
+    press("b"), press("s")
+    notes = tab.evaluate("presenter.document.body.textContent")
+    assert "slide 2 of" in notes and "Let them vote" in notes and "1 more to reveal" in notes
+    tab.evaluate("presenter.document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'End', bubbles: true}))")
+    assert place()[0] == count
+    assert not tab.errors() and set(tab.requests()) <= {lecture.as_uri(), "about:blank"}

@@ -1,15 +1,19 @@
-"""The finished site in a real browser: the demo book always, the book itself where it has been built."""
+"""The finished site in a real browser: the demo book always, the book itself where it has been built.
+
+Every page also goes through axe-core: wide in light and dark, and as narrow as a phone.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+import axe
 import pytest
-from browser import Browser, browser, find_browser
+from browser import Browser
 from bs4 import BeautifulSoup
+from common import refused
 from demo_book import built_demo
 from prose import MAIN
 
@@ -18,14 +22,6 @@ from chunkkv_lib.book import check_site
 ROOT = Path(__file__).resolve().parents[1]
 BUILT = ROOT / "_build" / "html"
 WITHOUT_NETWORK = ("file:", "data:", "blob:", "about:")
-
-pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium here (Debian: apt install chromium)")
-
-
-@pytest.fixture(scope="module")
-def tab() -> Iterator[Browser]:
-    with browser() as tab:
-        yield tab
 
 
 @pytest.fixture(scope="module", params=["demo", "book"])
@@ -175,3 +171,69 @@ def test_the_address_of_the_site_leads_to_the_start_page(site, tab):
     while not (path := tab.evaluate("location.pathname")).endswith("/chapters/index.html"):
         assert time.monotonic() < deadline, f"still at {path}"
         tab.listen(0.1)
+
+
+# --- axe-core ---
+
+CONTRASTS = ("color-contrast", "link-in-text-block")
+NARROW = ("scrollable-region-focusable", "target-size", "color-contrast")
+#: Name -> width, dark or not, and the rules whose outcome depends on it; None: all rules of the standard.
+VIEWS = {"light": (1300, False, None), "dark": (1300, True, CONTRASTS), "phone": (390, False, NARROW)}
+#: Faults of the theme that we leave: the rule that finds it, and the elements it may find.
+KNOWN = (
+    (
+        "label-content-name-mismatch",
+        ".search-button-field",
+    ),  # its label says what it does, in other words than its text
+    ("label-content-name-mismatch", "summary"),
+    ("region", ".sidebar-primary-item"),  # the theme's sidebar holds the site's name outside of its landmark
+    ("aria-allowed-role", "div.citation"),  # docutils gives a bibliography and its entries these roles
+    ("aria-deprecated-role", "div.citation"),
+    ("aria-required-children", ".citation-list"),
+)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_no_page_has_a_violation_of_ours(site, tab, view):
+    width, dark, rules = VIEWS[view]
+    tab.screen(width, dark=dark)
+    found = {}
+    for page in [site / "search.html", *site.glob("lecture.html"), *pages(site)]:
+        tab.open(page.as_uri())
+        found |= {page.name: lines} if (lines := axe.violations(tab, rules, KNOWN)) else {}
+    assert found == {}
+
+
+FAULTS = {
+    "image-alt": '<img src="data:,">',
+    "color-contrast": '<p style="color: #aaa; background: #fff">too pale to read</p>',
+    "empty-table-header": "<table><tr><th></th><th>b</th></tr><tr><td>1</td><td>2</td></tr></table>",
+    "heading-order": "<h1>One</h1><h3>Three</h3>",
+    "label": '<input type="range">',
+    "scrollable-region-focusable": '<div style="height: 2em; overflow: auto"><p style="height: 20em">x</p></div>',
+}
+
+
+def test_planted_faults_are_found(tab, tmp_path):
+    """Without this, a script that does not run would pass for a book without faults."""
+    page = tmp_path / "page.html"
+    body = "".join(FAULTS.values())
+    page.write_text(f'<!DOCTYPE html><html lang="en"><title>x</title><body><main>{body}</main></body></html>')
+    tab.screen(1300)
+    tab.open(page.as_uri())
+    assert set(FAULTS) <= {line.partition(":")[0] for line in axe.violations(tab)}
+
+
+def test_every_known_fault_is_still_there(tab):
+    """A fault that the theme has mended leaves the list."""
+    found = set()
+    tab.screen(1300)
+    for page in pages(built_demo() / "_build" / "html"):
+        tab.open(page.as_uri())
+        found |= {line.partition(":")[0] for line in axe.violations(tab)}
+    assert {rule for rule, _ in KNOWN} <= found
+
+
+def test_another_package_than_the_pinned_one_is_refused():
+    with refused("axe-core", "SHA-512", "Try again"):
+        axe.unpack(b"something else")

@@ -30,15 +30,7 @@ _HOME = {
     "parameter_table": "parameters",
 }  # fmt: skip
 
-__all__ = [
-    "Page",
-    "build_book",
-    "check_site",
-    "parameter_table",
-    "project_root",
-    "provenance",
-    "read_chapters",
-]
+__all__ = ["Page", "build_book", "check_site", "parameter_table", "project_root", "provenance", "read_chapters"]
 
 
 def __getattr__(name: str) -> object:

@@ -19,12 +19,11 @@ import nbformat
 import yaml
 from filelock import FileLock, Timeout
 
-from chunkkv_lib.book.chapters import TOC, Chapter, read_chapters, read_notebook
+from chunkkv_lib.book.chapters import TOC, Chapter, for_readers, page_for_readers, read_chapters, read_notebook
 from chunkkv_lib.book.checks import check_site
 from chunkkv_lib.book.deck import write_deck
 from chunkkv_lib.book.page import project_root
 from chunkkv_lib.book.parameters import parse_assignments
-from chunkkv_lib.book.solutions import for_readers, page_for_readers
 from chunkkv_lib.book.stamp import EXTRA, stamp
 from chunkkv_lib.book.versions import TIMES, record_times
 from chunkkv_lib.errors import InputError
@@ -120,15 +119,11 @@ def build_book(
 def only_build(root: Path) -> Iterator[None]:
     """A second build of one checkout would empty the folder that the first one works in: it is refused."""
     (root / "_build").mkdir(exist_ok=True)
-    lock = FileLock(root / "_build" / ".lock", timeout=0)
     try:
-        lock.acquire()
+        with FileLock(root / "_build" / ".lock", timeout=0):
+            yield
     except Timeout:
         raise InputError(f"another build of the book at {root} is at work; wait until it has ended.") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

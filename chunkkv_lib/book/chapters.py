@@ -1,4 +1,6 @@
-"""The chapters' files: read in the order of `_toc.yml`, the only list of them, and kept clean in the repository."""
+"""The chapters' files: read in the order of `_toc.yml`, the only list of them, kept clean in the repository, and given
+to readers with hints, with or without the exercises' solutions.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from pathlib import Path
 import nbformat
 import yaml
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
 
 from chunkkv_lib.book.page import project_root
 from chunkkv_lib.book.parameters import Parameter, read_parameters
@@ -21,6 +24,7 @@ SUFFIXES = (".ipynb", ".md")  # the order in which the site's builder looks for 
 MARKED_BY_PAPERMILL = {"injected-parameters", "papermill-error-cell-tag"}
 PASSING_METADATA = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled", "editable")
 SOLUTION = re.compile(r"(^(`{3,})\{(solution|solution-start|solution-end)\}.*?^\2\s*?$\n?)", flags=re.M | re.S)
+EXERCISE = re.compile(r"^(`{3,})\{exercise\}.*?^\1[ \t]*$", flags=re.M | re.S)
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
@@ -146,6 +150,36 @@ def with_hidden_solutions(cells: Iterable[NotebookNode], name: str) -> list[Note
     if inside:
         raise InputError(f"{name}: a solution-start stands without the other. Open and close every solution.")
     return done
+
+
+def with_hints(text: str) -> str:
+    """Markdown with three folded hints below each exercise that names a task in `check("task", ...)`."""
+
+    from chunkkv_lib.exercises.checking import TASKS, folded_hints
+
+    def hinted(found: re.Match) -> str:
+        names = [name for name in dict.fromkeys(re.findall(r'check\("(\w+)"', found[0])) if name in TASKS]
+        return "\n\n".join([found[0], *map(folded_hints, names)])
+
+    return EXERCISE.sub(hinted, text)
+
+
+def for_readers(cells: Iterable[NotebookNode], name: str, solutions: bool, answer: str = "") -> list[NotebookNode]:
+    """A chapter's cells with hints, and with or without its solutions; answer: what a cell in their place holds."""
+    kept = []
+    for cell in cells if solutions else with_hidden_solutions(cells, name):
+        if cell.cell_type == "markdown":
+            cell.source = with_hints(cell.source)
+        if solutions or "solution" not in tags(cell):
+            kept.append(cell)
+        elif answer and re.match(r"`{3,}\{solution(-start)?\}", cell.source):
+            kept.append(new_code_cell(answer))
+    return kept
+
+
+def page_for_readers(text: str, solutions: bool) -> str:
+    """The same for a page of Markdown."""
+    return with_hints(text if solutions else SOLUTION.sub("", text))
 
 
 def tidy(notebook: NotebookNode, name: str) -> NotebookNode:

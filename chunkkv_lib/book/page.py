@@ -36,15 +36,11 @@ def project_root() -> Path:
     raise InputError(f"no _toc.yml in {Path.cwd()} or above it: start this inside a clone of the book's repository.")
 
 
-class Provenance:
-    """What `provenance` returns: a displayable line that also carries what it speaks of."""
-
-    def __init__(self, line: str, manifests: list[dict[str, Any]], csv: str | None) -> None:
-        self.line, self.manifests, self.csv = line, manifests, csv
+class Provenance(dict):
+    """What `provenance` returns: a displayable line, and what it speaks of (line, manifests, csv)."""
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        payload = {"line": self.line, "manifests": self.manifests, "csv": self.csv}
-        return {"text/plain": self.line, "text/markdown": self.line, MIME: payload}
+        return {"text/plain": self["line"], "text/markdown": self["line"], MIME: dict(self)}
 
 
 def provenance(*runs: Any, numbers: Any = None, line: str | None = None) -> Provenance:
@@ -63,7 +59,7 @@ def provenance(*runs: Any, numbers: Any = None, line: str | None = None) -> Prov
 
         line = "; ".join(provenance_line(manifest) for manifest in manifests)
     csv = None if numbers is None else numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    return Provenance(" ".join(line.split()), manifests, csv)
+    return Provenance(line=" ".join(line.split()), manifests=manifests, csv=csv)
 
 
 class Page:

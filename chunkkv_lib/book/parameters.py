@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import yaml
@@ -36,6 +36,11 @@ class Parameter:
     @property
     def expected(self) -> str:
         return " or ".join(self.types)
+
+    @property
+    def cell(self) -> str:
+        """The help in a Markdown table, where a bar would start a new column."""
+        return self.help.replace("|", "\\|")
 
     def parse(self, text: str) -> object:
         """The value that `-p name=text` means; InputError where it has none of the parameter's types.
@@ -107,20 +112,17 @@ def check_values(values: Mapping[str, object], parameters: Mapping[str, Paramete
 
 def parse_assignments(assignments: Iterable[str], chapters: Iterable[Chapter]) -> dict[str, object]:
     """The values of texts "name=value", each checked for every chapter that has a parameter of that name."""
-    known: dict[str, list[Parameter]] = {}
-    for chapter in chapters:
-        for name, parameter in chapter.parameters.items():
-            known.setdefault(name, []).append(parameter)
-    values = {}
+    chapters, values = list(chapters), {}
     for assignment in assignments:
         name, equals, text = (part.strip() for part in assignment.partition("="))
         if not equals or not name:
             raise InputError(f"-p {assignment!r} has no value; write -p name=value, such as -p budget=0.2.")
-        for parameter in known.get(name, []):
-            values.setdefault(name, parameter.parse(text))
-            check_values({name: values[name]}, {name: parameter})
-        if name not in known:
-            raise unknown("parameter", name, sorted(known))
+        owners = [chapter.parameters for chapter in chapters if name in chapter.parameters]
+        if not owners:
+            raise unknown("parameter", name, sorted({known for chapter in chapters for known in chapter.parameters}))
+        values[name] = owners[0][name].parse(text)
+        for parameters in owners:
+            check_values({name: values[name]}, parameters)
     return values
 
 
@@ -128,23 +130,12 @@ def parameter_table(chapters: Iterable[Chapter] | None = None) -> str:
     """A MyST table with a row for each parameter of the book: default, types, meaning, chapters that have it."""
     from .chapters import read_chapters
 
-    homes: dict[str, list[Chapter]] = {}
-    for chapter in read_chapters() if chapters is None else chapters:
-        for name in chapter.parameters:
-            homes.setdefault(name, []).append(chapter)
+    chapters = read_chapters() if chapters is None else list(chapters)
     rows = ["| parameter | default | type | meaning | chapters |", "|:---|:---|:---|:---|:---|"]
-    for name, owners in homes.items():
-        links = []
-        for chapter in owners:
-            file = PurePosixPath(chapter.name).name  # "04_one_prompt", shown as "05"
-            links.append(
-                f"[{file.split('_')[0] if file[:1].isdigit() else file}](/{chapter.name}{chapter.path.suffix})"
-            )
+    for name in dict.fromkeys(name for chapter in chapters for name in chapter.parameters):
+        owners = [chapter for chapter in chapters if name in chapter.parameters]
+        numbers = [re.sub(r"^(\d+)_.*", r"\1", chapter.path.stem) for chapter in owners]  # "04_one_prompt" -> "04"
+        links = [f"[{number}](/{one.name}{one.path.suffix})" for number, one in zip(numbers, owners)]
         one = owners[0].parameters[name]
-        rows.append(f"| `{name}` | `{one.default!r}` | {one.expected} | {bar_safe(one.help)} | {', '.join(links)} |")
+        rows.append(f"| `{name}` | `{one.default!r}` | {one.expected} | {one.cell} | {', '.join(links)} |")
     return "\n".join(rows)
-
-
-def bar_safe(text: str) -> str:
-    """`text` for a cell of a Markdown table, where a bar would start a new column."""
-    return text.replace("|", "\\|")

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from chunkkv_lib.book.build import SITES
@@ -27,7 +26,6 @@ def make_pdf(
     site: str | Path | None = None,
     output: str | Path | None = None,
     root: str | Path | None = None,
-    report: Callable[[str], None] = print,
     solutions: bool = True,
 ) -> Path:
     """Print the pages of a finished site into one PDF; the file written. The report on one page is beside it.
@@ -60,7 +58,7 @@ def make_pdf(
                         shutil.copyfile(file, alone)
             writer.write(temporary)
             count = len(writer.pages)
-    report(f"{output}: {count} pages")
+    print(f"{output}: {count} pages")
     return output
 
 
@@ -68,14 +66,8 @@ def _print(browser: str, page: Path, folder: Path) -> Path:
     target = folder / f"{page.stem}.pdf"
     # Chromium refuses to run its sandbox as root, which a container often is
     sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    command = [
-        browser,
-        *FLAGS,
-        *sandbox,
-        f"--user-data-dir={folder / 'profile'}",
-        f"--print-to-pdf={target}",
-        page.as_uri(),
-    ]
+    options = [*FLAGS, *sandbox, f"--user-data-dir={folder / 'profile'}", f"--print-to-pdf={target}"]
+    command = [browser, *options, page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     if not target.is_file() or target.stat().st_size == 0:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]

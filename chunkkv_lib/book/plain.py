@@ -124,13 +124,10 @@ def plain_chapters(root: Path) -> Callable[[str], Plain]:
         if chapter.is_notebook:
             text = "\n".join(cell.source for cell in read_notebook(chapter.path).cells if cell.cell_type == "markdown")
         titles[chapter.path.stem] = next((x[2:] for x in text.splitlines() if x.startswith("# ")), chapter.path.stem)
-        built = sorted(
-            (root / "_build" / "sources").glob(f"*/{chapter.name}.ipynb"), key=lambda path: path.stat().st_mtime
-        )
+        built = sorted(root.glob(f"_build/sources/*/{chapter.name}.ipynb"), key=lambda path: path.stat().st_mtime)
         executed |= {chapter.path.stem: built[-1]} if built else {}
-    place = root / "_config.yml"
-    config = (yaml.safe_load(place.read_text(encoding="utf-8")) if place.exists() else None) or {}
-    macros = config.get("sphinx", {}).get("config", {}).get("mathjax3_config", {}).get("tex", {}).get("macros", {})
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    macros = config["sphinx"]["config"]["mathjax3_config"]["tex"]["macros"]
     works = bibliography(root / "chapters" / "references.bib")
     return lambda name: Plain(root, titles, works, macros, glued(executed[name]) if name in executed else {})
 
@@ -150,7 +147,7 @@ def glued(path: Path) -> dict[str, str]:
 def bibliography(path: Path) -> dict[str, tuple[str, str]]:
     """Key -> authors as one cites them, and year."""
     found = {}
-    for entry in re.split(r"^@\w+\{", path.read_text(encoding="utf-8") if path.exists() else "", flags=re.M)[1:]:
+    for entry in re.split(r"^@\w+\{", path.read_text(encoding="utf-8"), flags=re.M)[1:]:
         authors = re.search(r"author\s*=\s*\{(.*)\},?\s*$", entry, flags=re.M)
         year = re.search(r"year\s*=\s*\{(\d+)\}", entry)
         names = [one.split(",")[0].strip("{} ") for one in (authors[1] if authors else "").split(" and ")]

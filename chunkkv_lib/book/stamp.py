@@ -13,7 +13,6 @@ from nbformat.v4 import new_markdown_cell
 
 from chunkkv_lib.book.chapters import Chapter, set_stable_ids, strip_timing, tags
 from chunkkv_lib.book.page import MIME, RUN_MIME, SHARE_MIME, STATEMENT_MIME
-from chunkkv_lib.book.parameters import bar_safe
 from chunkkv_lib.errors import InputError
 
 EXTRA = "_extra"  # a folder of the built sources whose content becomes part of the site as it is
@@ -84,16 +83,14 @@ def taken(notebook: NotebookNode, kind: str) -> list[str]:
 
 def banner(changed: Mapping[str, object], runs: list[str], statements: list[str], chapter: Chapter) -> str:
     """The box under a page's title that says how it differs from the published page."""
-    what = (
-        "was executed with other parameters than its defaults"
-        if changed
-        else "shows another run than the published one"
-    )
+    what = "shows another run than the published one"
+    if changed:
+        what = "was executed with other parameters than its defaults"
     lines = [f":::{{admonition}} This page {what}", ":class: parameters", ""]
     lines += ["| parameter | here | default | meaning |", "|:---|:---|:---|:---|"] if changed else []
     for name, value in changed.items():
         parameter = chapter.parameters[name]
-        lines.append(f"| `{name}` | `{value!r}` | `{parameter.default!r}` | {bar_safe(parameter.help)} |")
+        lines.append(f"| `{name}` | `{value!r}` | `{parameter.default!r}` | {parameter.cell} |")
     lines += ["", *(f"It shows: {run}\n" for run in runs)]
     if statements:
         lines.append("The text is about the published runs. These of its statements do not hold here (†):\n")
@@ -120,11 +117,7 @@ def provenance_below(cell: NotebookNode, chapter: Chapter, extra: Path) -> list[
     found = [output.data[MIME] for output in cell.outputs if MIME in output.get("data", {})]
     if not found:
         return []
-    if len(found) > 1:
-        raise InputError(
-            f"{chapter.name}: a cell calls provenance() {len(found)} times; name all its runs in one call."
-        )
-    (payload,) = found
+    (payload,) = found  # a cell names all its runs in one call
     links = []
     for manifest in payload["manifests"]:
         run = str(manifest.get("name", "run"))

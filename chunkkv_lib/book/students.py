@@ -13,10 +13,9 @@ from nbformat.notebooknode import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from chunkkv_lib.book.build import repository_address
-from chunkkv_lib.book.chapters import read_chapters, read_notebook, set_stable_ids, tidy
+from chunkkv_lib.book.chapters import for_readers, read_chapters, read_notebook, set_stable_ids, tidy
 from chunkkv_lib.book.page import project_root
 from chunkkv_lib.book.plain import plain_chapters
-from chunkkv_lib.book.solutions import for_readers
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.exercises.homework import LICENCE, part
 from chunkkv_lib.files import write_text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from collections.abc import Sequence as Many
 from itertools import accumulate
 from typing import Any
@@ -37,7 +37,7 @@ def prompt_data(
     recorded: Iterable[Setting] = RECORDED,
     max_new_tokens: int = 8,
 ) -> tuple[dict, list[LayerCodes]]:
-    """Everything about one prompt, and every layer's codes.
+    """What the page's scripts read of a prompt (assets/codes.js), and every layer's codes.
 
     sequence        its evidence is outlined in the page
     credit          one line: whose text it is
@@ -72,47 +72,24 @@ def prompt_data(
         logits = decode(model, cache, torch.tensor(sequence.prompt_ids[-1:]), append=True, logits_to_keep=1)[:, 0]
         ids = generate(model, cache, [opening(row, stops)[0] for row in logits], max_new_tokens, stops)
         written |= dict(zip(settings, (tokenizer.decode(row).strip() for row in ids), strict=True))
-    texts, probes = (
-        token_texts(tokenizer, sequence.prompt_ids, sequence.prompt_text),
-        [tokenizer.decode([answer[i]]) for i in shown],
-    )
-    right = sequence.answers[0] if sequence.answers else tokenizer.decode(answer).strip()
-    marked = [i for first, stop in sequence.evidence_spans for i in range(first, stop)]
-    full = written.pop("full")
-    return page_data(sequence.id, credit, texts, right, probes, marked, windows, layers, written, full), layers
-
-
-def page_data(
-    name: str,
-    credit: str,
-    texts: Many[str],
-    answer: str,
-    probes: Many[str],
-    marked: Iterable[int],
-    windows: Many[int],
-    layers: Many[LayerCodes],
-    written: Mapping[Setting, str],
-    full: str,
-) -> dict:
-    """What the page's scripts read of a prompt (assets/codes.js); names as in `prompt_data` and `LayerCodes`."""
     heads = len(layers[0].columns)
     return {
-        "name": name,
+        "name": sequence.id,
         "credit": credit,
-        "n": len(texts),
+        "n": n,
         "layers": len(layers),
         "heads": heads,
         "group": len(layers[0].probes) // heads,
-        "windows": list(windows),
-        "texts": list(texts),
-        "answer": answer,
-        "probes": list(probes),
-        "marked": list(marked),
-        "full": full,
+        "windows": windows,
+        "texts": token_texts(tokenizer, sequence.prompt_ids, sequence.prompt_text),
+        "answer": sequence.answers[0] if sequence.answers else tokenizer.decode(answer).strip(),
+        "probes": [tokenizer.decode([answer[i]]) for i in shown],
+        "marked": [i for first, stop in sequence.evidence_spans for i in range(first, stop)],
+        "full": written.pop("full"),
         "written": [[*vars(setting).values(), text] for setting, text in written.items()],
         "weights": [int(x) for layer in layers for x in layer.weights.ravel()],
         "codes": packed(layers),
-    }
+    }, layers
 
 
 def probe_tokens(tokenizer: Any, answer: list[int]) -> list[int]:

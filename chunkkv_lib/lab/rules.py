@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..compressors import H2O, ChunkKV, Oracle, Random, Recent, SnapKV, StreamingLLM, budget_tokens
+from .. import compressors
+from ..compressors import H2O, ChunkKV, SnapKV, budget_tokens
 from ..compressors.base import WindowCompressor
 from .codes import PROBES, SCORES, WINDOWS, LayerCodes
 
@@ -58,14 +59,8 @@ def kept_tokens(codes: LayerCodes, setting: Setting, layer: int) -> Tensor:
             method = SnapKV(tokens, window=window, kernel=setting.kernel)
         case "H2O":
             method = H2O(tokens, window=window)
-        case "StreamingLLM":
-            method = StreamingLLM(tokens)
-        case "Recent":
-            method = Recent(tokens)
-        case "Random":
-            method = Random(tokens)
-        case "Oracle":
-            method = Oracle(tokens)
+        case name:
+            method = getattr(compressors, name)(tokens)
     return keep(method, scores, n)
 
 
