@@ -11,21 +11,7 @@ import pytest
 from synthetic_records import MANIFEST, tiny_run
 
 from chunkkv_lib.report import claims
-from chunkkv_lib.report.claims import (
-    CANNOT_TELL,
-    HOLDS,
-    LARGER,
-    NOT_EVERY,
-    NOT_SEEN,
-    OTHER_WAY,
-    SMALLER,
-    cards_figure,
-    cards_frame,
-    cards_table,
-    scorecard,
-    verdict,
-    verdict_range,
-)
+from chunkkv_lib.report.claims import CANNOT_TELL, HOLDS, LARGER, NOT_EVERY, NOT_SEEN, OTHER_WAY, SMALLER, scorecard
 from chunkkv_lib.report.records import paper_table_11
 from chunkkv_lib.report.statistics import Interval
 
@@ -55,24 +41,19 @@ def answers_of(increase, noise=0.01, **options):
     return answers
 
 
-def run_of(records, answers=None):
-    answers = answers_of(dict.fromkeys(records["method"].unique(), 0.5)) if answers is None else answers
-    return SimpleNamespace(name="made", records=records, answer_records=answers, manifest=MANIFEST)
-
-
 def judged(records, answers=None, needles=None):
-    return {claim.id: claim for claim in scorecard(run_of(records, answers), PAPER, needles)}
-
-
-# --- one interval -------------------------------------------------------------------------------------------------
+    answers = answers_of(dict.fromkeys(records["method"].unique(), 0.5)) if answers is None else answers
+    run = SimpleNamespace(name="made", records=records, answer_records=answers, manifest=MANIFEST)
+    return {claim.id: claim for claim in scorecard(run, PAPER, needles)}
 
 
 def test_verdict_by_hand():
     above, below, around = (Interval(x, x - 1, x + 1, 9) for x in (2.0, -2.0, 0.5))
-    assert [verdict(found) for found in (above, below, around)] == [HOLDS, OTHER_WAY, CANNOT_TELL]
-    assert [verdict(found, -1) for found in (above, below, around)] == [OTHER_WAY, HOLDS, CANNOT_TELL]
-    assert verdict(above, beyond=4) == OTHER_WAY and verdict(above, beyond=2) == CANNOT_TELL
-    assert verdict(Interval(2.0, np.nan, np.nan, 1)) == verdict(Interval(-0.1, -0.2, 0.0, 9), -1) == CANNOT_TELL
+    assert [claims.verdict(found) for found in (above, below, around)] == [HOLDS, OTHER_WAY, CANNOT_TELL]
+    assert [claims.verdict(found, -1) for found in (above, below, around)] == [OTHER_WAY, HOLDS, CANNOT_TELL]
+    assert claims.verdict(above, beyond=4) == OTHER_WAY and claims.verdict(above, beyond=2) == CANNOT_TELL
+    alone, up_to_zero = Interval(2.0, np.nan, np.nan, 1), Interval(-0.1, -0.2, 0.0, 9)
+    assert claims.verdict(alone) == claims.verdict(up_to_zero, -1) == CANNOT_TELL
 
 
 @pytest.mark.parametrize(
@@ -81,11 +62,8 @@ def test_verdict_by_hand():
      (-3, -2.1, OTHER_WAY), (np.nan, np.nan, CANNOT_TELL)],
 )  # fmt: skip
 def test_verdict_range_by_hand(low, high, expected):
-    assert verdict_range(Interval((low + high) / 2, low, high, 9), 1, 2) == expected
-    assert verdict_range(Interval(-(low + high) / 2, -high, -low, 9), -2, -1) == expected
-
-
-# --- Paper Table 11 -----------------------------------------------------------------------------------------------
+    assert claims.verdict_range(Interval((low + high) / 2, low, high, 9), 1, 2) == expected
+    assert claims.verdict_range(Interval(-(low + high) / 2, -high, -low, 9), -2, -1) == expected
 
 
 def test_the_paper_s_own_numbers_hold_and_exchanged_methods_turn_them_around():
@@ -142,9 +120,6 @@ def test_consistent_means_by_both_metrics_in_nearly_every_sequence(worse, expect
     assert found.verdict == expected and found.number.estimate == pytest.approx(1 - worse / 12)
 
 
-# --- layers -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("first", "last", "expected"), [(5, 25, HOLDS), (26, 31, OTHER_WAY), (0, 16, SMALLER)])
 def test_a_gain_in_the_paper_s_layers_in_others_or_most_in_others(first, last, expected):
     records = records_of(EQUAL, layers=32)
@@ -167,9 +142,6 @@ def test_most_layers_and_the_middle_third():
     higher = records.assign(**{COSINE: records[COSINE] + 0.05 * middle})
     assert claims.middle("mid-1", higher).verdict != HOLDS  # by one metric is not by both
     assert claims.middle("mid-1", higher.assign(**{L1: records[L1] - 0.05 * middle})).verdict == HOLDS
-
-
-# --- answers ------------------------------------------------------------------------------------------------------
 
 
 def needles_of(shares, n=40):
@@ -223,32 +195,30 @@ def test_equal_damage_is_not_seen_and_says_within_what():
     assert wild.verdict == CANNOT_TELL
 
 
-# --- all together -------------------------------------------------------------------------------------------------
-
-
 def test_single_sequences_and_two_layers_decide_nothing():
     records, answers = records_of(layers=2), answers_of(dict.fromkeys(LIKE_THE_PAPER, 0.5))
     one, other = (frame[frame["sequence"].str.endswith("-1")] for frame in (records, answers))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = judged(one, other)
-        per_row = [claim for claim in found.values() if claim.number.n == 1]
+    per_row = [claim for claim in found.values() if claim.number.n == 1]
     assert per_row and {claim.verdict for claim in per_row} == {CANNOT_TELL}
     assert found["mid-1"].verdict in ("", CANNOT_TELL)
 
 
 def test_ids_are_the_plan_s_and_tables_and_picture_show_every_verdict():
-    cards = {"One": scorecard(run_of(records_of()), PAPER), "Two": scorecard(run_of(records_of(EQUAL, EQUAL)), PAPER)}
-    found = cards_frame(cards)
+    made = {"One": records_of(), "Two": records_of(EQUAL, EQUAL)}
+    cards = {name: list(judged(records).values()) for name, records in made.items()}
+    found = claims.cards_frame(cards)
     assert list(found["id"].unique()) == [claim.id for claim in cards["One"]]
     assert set(found["verdict"]) <= {*claims.VERDICTS, ""} and found["says"].str.endswith(".").all()
-    text, brief = cards_table(found, "A caption.", "tab-x"), cards_table(found, "A caption.", brief=True)
+    text, brief = claims.cards_table(found, "A caption.", "tab-x"), claims.cards_table(found, "A caption.", brief=True)
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert len(rows) == len(cards["One"])
     for row, one, two in zip(rows, cards["One"], cards["Two"], strict=True):
         assert f"**{one.verdict}**" in row or not one.verdict
         assert (two.evidence in row) or not two.verdict
     assert len(brief) < len(text) and "clearly so" not in brief
-    (ax,) = cards_figure(found).axes
+    (ax,) = claims.cards_figure(found).axes
     written = [text.get_text().replace("\n", " ") for text in ax.texts]
     assert len(written) == len(found) + len(cards["One"]) and {HOLDS, CANNOT_TELL, *found["says"]} <= {*written}

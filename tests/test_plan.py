@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from chunkkv_lib.sequences.needles import ANSWER_TOKENS, FORMS
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = yaml.safe_load((ROOT / "data" / "plan.yml").read_text(encoding="utf-8"))
 STATEMENTS = {one["id"]: one for one in PLAN["statements"]}
+CONFIRMING = sorted({run for one in PLAN["statements"] for run in one.get("runs", ())})
 APPENDIX = {
     "set-1", "set-2", "fig-0", "l1-1", "l1-2", "cos-1", "cos-2", "avg-1", "size-1", "size-2", "seq-1", "mid-1",
     "why-1", "why-2", "why-3", "why-4",
@@ -55,21 +57,15 @@ def test_a_statement_says_how_it_is_judged(id):
         assert {*place.get("form", ())} <= FORMS.keys() and {*place.get("answer_tokens", ())} <= {*ANSWER_TOKENS}
 
 
-def confirming() -> list[str]:
-    return sorted({run for one in PLAN["statements"] for run in one.get("runs", ())})
-
-
-@pytest.mark.parametrize("run", confirming())
+@pytest.mark.parametrize("run", CONFIRMING)
 def test_the_plan_is_older_than_the_runs_that_judge_it(run):
     folder = ROOT / "data" / "runs" / run
     if (manifest := read_manifest(folder)) is None:
         pytest.skip(f"{run} has not been measured yet")
     assert datetime.fromisoformat(manifest["started"]) > datetime.fromisoformat(PLAN["fixed"])
-    seed, excluded = manifest["parameters"]["seed"], PLAN["excluded"]
-    if manifest["parameters"]["source"] == "needles":
-        assert seed not in excluded["needle_seeds"]
-    if manifest["parameters"]["source"] == "second-question":
-        assert seed not in excluded["second_question_seeds"]
+    drawn = {"needles": "needle_seeds", "second-question": "second_question_seeds"}
+    if (source := manifest["parameters"]["source"]) in drawn:
+        assert manifest["parameters"]["seed"] not in PLAN["excluded"][drawn[source]]
 
 
 def test_no_confirming_run_holds_a_text_that_was_looked_at():
@@ -78,29 +74,25 @@ def test_no_confirming_run_holds_a_text_that_was_looked_at():
         return {text for path in found if path.exists() for text in pd.read_parquet(path)["text_hash"]}
 
     known = texts(PLAN["excluded"]["texts_of"])
-    assert known and not known & texts(confirming())
-
-
-# --- judging ----------------------------------------------------------------------------------------------------------
+    assert known and not known & texts(CONFIRMING)
 
 
 def run_of(source: str, sequences: list[dict], values: dict[str, np.ndarray], name: str = "score") -> SimpleNamespace:
     """A run in memory: one column of numbers, an array by method of a value for each sequence."""
-    table = pd.DataFrame(sequences)
-    answers = [
-        {"sequence": id, "method": method, name: array[i]}
-        for i, id in enumerate(table["sequence"])
-        for method, array in values.items()
-    ]
-    manifest = {"parameters": {"source": source}}
-    return SimpleNamespace(
-        name="made", manifest=manifest, sequences=table, answers=pd.DataFrame(answers), layers=pd.DataFrame()
-    )
+    table, manifest = pd.DataFrame(sequences), {"parameters": {"source": source}}
+    answers = pd.DataFrame(values, index=table["sequence"]).rename_axis(columns="method").stack().rename(name)
+    return SimpleNamespace(name="made", manifest=manifest, sequences=table, answers=answers.reset_index(),
+                           layers=pd.DataFrame())  # fmt: skip
 
 
 def needles() -> list[dict]:
     ids = [f"needle:code:{k}:{depth:03d}:{i:02d}" for i in range(6) for k in (2, 5, 9, 16) for depth in (0, 40)]
     return [{"sequence": id, "document": f"d{i % 8}", "category": "0 %"} for i, id in enumerate(ids)]
+
+
+def asked(count: int, of_document: int = 1, asks: Iterable[str] = ("own", "other")) -> list[dict]:
+    return [{"sequence": f"{ask}{i}", "document": f"d{i // of_document}", "category": ask}
+            for i in range(count) for ask in asks]  # fmt: skip
 
 
 def test_a_rule_that_finds_what_its_reach_spans_has_a_difference_of_one():
@@ -115,11 +107,7 @@ def test_a_rule_that_finds_what_its_reach_spans_has_a_difference_of_one():
 
 
 def test_a_paired_difference_by_hand_with_one_taken_from_another():
-    sequences = [
-        {"sequence": f"{ask}{i}", "document": f"d{i // 2}", "category": ask}
-        for i in range(20)
-        for ask in ("own", "other")
-    ]
+    sequences = asked(20, 2)
     other = np.array([one["category"] == "other" for one in sequences])
     noise = np.random.default_rng(0).normal(size=40)
     run = run_of("second-question", sequences, {"SnapKV": noise + 1 + 2 * other, "Full": noise}, "nll")
@@ -136,7 +124,7 @@ def test_a_paired_difference_by_hand_with_one_taken_from_another():
 
 @pytest.mark.parametrize(("turned", "tau"), [(1, 1), (-1, -1)])
 def test_the_order_of_methods_between_two_windows(turned, tau):
-    sequences = [{"sequence": f"{ask}{i}", "document": f"d{i}", "category": ask} for i in range(9) for ask in "ab"]
+    sequences = asked(9, asks="ab")
     side = np.array([1 if one["category"] == "a" else turned for one in sequences])
     run = run_of("second-question", sequences, {name: k * side for k, name in enumerate("wxyz")}, "nll")
     value = {"kendall": list("wxyz"), "column": "nll", "between": ["a", "b"]}
@@ -148,11 +136,8 @@ def test_what_foretells_is_a_correlation_of_differences():
     sequences = [{"sequence": str(i), "document": f"d{i // 2}", "category": "row"} for i in range(60)]
     error, base = rng.normal(size=(3, 60)), rng.normal(size=60)
     run = run_of("open", sequences, {name: 5 * k + base + error[k] for k, name in enumerate("xyz")}, "injected_error")
-    for column, values in (
-        ("kl", error),
-        ("attention_cosine_similarity", -error),
-        ("kv_l1_loss", rng.normal(size=(3, 60))),
-    ):
+    noise = rng.normal(size=(3, 60))
+    for column, values in {"kl": error, "attention_cosine_similarity": -error, "kv_l1_loss": noise}.items():
         run.answers[column] = values.T.ravel()
     pairs = {"pairs": [["x", "y"]]}
     assert plan.compute(run, {"spearman": ["injected_error", "kl"], **pairs}).estimate == pytest.approx(1)
@@ -190,23 +175,15 @@ def test_judged_has_a_row_for_each_statement_and_run_that_is_there():
     assert set(table["verdict"]) <= {"confirmed", "refuted", "left open"} and not table["known"].any()
     text = plan.judged_table(table, "Judged.", "tab-x")
     assert ":name: tab-x" in text and "(`reach-snapkv`) | **refuted** | 0.00 [0.00," in text
-    assert "| Run |" not in text and "| Run |" in plan.judged_table(
-        pd.concat([table, table.assign(run="b")]), "Judged."
-    )
-
-
-# --- tables of the same runs ------------------------------------------------------------------------------------------
+    two_runs = plan.judged_table(pd.concat([table, table.assign(run="b")]), "Judged.")
+    assert "| Run |" not in text and "| Run |" in two_runs
 
 
 def test_what_the_window_saw_by_method():
-    sequences = [
-        {"sequence": f"{ask}{i}", "document": f"d{i}", "category": ask} for i in range(8) for ask in ("own", "other")
-    ]
+    sequences = asked(8)
     side = np.array([one["category"] == "other" for one in sequences]) * 1.0
     made = run_of("second-question", sequences, {"Full": np.full(16, 2.0), "SnapKV": 3 + side}, "nll")
-    made.layers = pd.DataFrame(
-        [{"sequence": one["sequence"], "method": "SnapKV", "evidence_kept": 0.5} for one in sequences]
-    )
+    made.layers = made.sequences[["sequence"]].assign(method="SnapKV", evidence_kept=0.5)
     made.parameters = Parameters(source="second-question", asks=("own", "other"))
     table = reach.asked(made).set_index(["method", "asks"])
     assert list(table.index) == [("SnapKV", "own"), ("SnapKV", "other")] and list(table["estimate"]) == [1, 2]

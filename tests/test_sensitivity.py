@@ -84,15 +84,11 @@ def test_runs_are_compared_on_the_sequences_they_share(settings, tmp_path):
         runs[reuse] = load_run(measure(changed, tmp_path / f"{reuse}", progress=False))
     found = across_runs(runs, "reuse", ("kv_l1_loss",), ("ChunkKV",))
     assert found["reuse"].tolist() == [1, 2] and (found["n"] == 4).all()
+    with refused("'1'", "--profile sensitivity"):
+        axis_means(runs[1], "budget")
     with refused("max_tokens=700", "seed alone"):
         other = replace(settings, max_tokens=300, per_category=2)
         across_runs({0: load_run(measure(other, tmp_path / "other", progress=False)), 1: runs[1]}, "seed")
-
-
-def test_a_run_without_variants_is_refused(settings, tmp_path):
-    run = load_run(measure(replace(settings, per_category=1), tmp_path / "plain", progress=False))
-    with refused("'plain'", "--profile sensitivity"):
-        axis_means(run, "budget")
 
 
 def test_what_sharing_changes_is_said_layer_by_layer(settings, tmp_path):

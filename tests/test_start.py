@@ -13,18 +13,11 @@ from chunkkv_lib.report.start import editions, everywhere, rules, rules_figure, 
 
 
 def needles(found: dict[str, int], n: int = 4) -> SimpleNamespace:
-    answers = [
-        {"sequence": f"s{i}", "method": name, "score": float(i < hits)}
-        for name, hits in found.items()
-        for i in range(n)
-    ]
-    layers = [
-        {"sequence": f"s{i}", "method": name, "kv_l1_loss": 0.9, "attention_cosine_similarity": place / 10}
-        for place, name in enumerate(found)
-        if name != "Full"
-        for i in range(n)
-    ]
-    return SimpleNamespace(answers=pd.DataFrame(answers), layers=pd.DataFrame(layers))
+    answers = pd.DataFrame({"sequence": f"s{i}", "method": name, "score": float(i < hits)}
+                           for name, hits in found.items() for i in range(n))  # fmt: skip
+    layers = answers[answers["method"] != "Full"].assign(kv_l1_loss=0.9)
+    layers["attention_cosine_similarity"] = layers["method"].map(list(found).index) / 10
+    return SimpleNamespace(answers=answers, layers=layers)
 
 
 def test_rules_stand_in_the_order_of_what_they_find_and_carry_their_own_metrics():
@@ -49,9 +42,8 @@ def test_what_holds_everywhere_turns_with_the_records():
     assert row["order_cosine"] == pytest.approx(1)  # made so: the answer's damage is ten times what the cosine lacks
     assert row["random"] == pytest.approx(6, abs=0.1) and row["lead_l1"] == pytest.approx(-1.1, abs=0.2)
     turned = run.records.assign(kv_l1_loss=-run.records["kv_l1_loss"])
-    assert everywhere([SimpleNamespace(**{**vars(run), "records": turned})]).iloc[0]["order_l1"] == pytest.approx(
-        -row["order_l1"]
-    )
+    other = everywhere([SimpleNamespace(**{**vars(run), "records": turned})]).iloc[0]
+    assert other["order_l1"] == pytest.approx(-row["order_l1"])
 
 
 def test_values_of_two_editions_stand_side_by_side():

@@ -187,7 +187,10 @@ def kept_raster(
         share = np.stack([kept_share(kept, n) for kept in layers])
         colours = LinearSegmentedColormap.from_list(method, ["#f4f4f4", look(method).colour])
         darkest = max(share.max() * (1 if n <= COLUMNS else 0.6), 1e-9)
-        ax.imshow(_binned(share), cmap=colours, vmin=0, vmax=darkest, aspect="auto", interpolation="nearest",
+        if n > COLUMNS:  # means over neighbouring positions
+            starts = np.arange(COLUMNS) * n // COLUMNS
+            share = np.add.reduceat(share, starts, axis=1) / np.diff(np.append(starts, n))
+        ax.imshow(share, cmap=colours, vmin=0, vmax=darkest, aspect="auto", interpolation="nearest",
                   extent=(-0.5, n - 0.5, len(share) - 0.5, -0.5))  # fmt: skip
         ax.set_title(method, color=legible(look(method).colour), fontweight="bold", fontsize=10)
         ax.set_ylabel("Layer")
@@ -238,15 +241,6 @@ def kept_share(kept: ArrayLike, n: int) -> np.ndarray:
     keeps = np.zeros((len(kept), n))
     np.put_along_axis(keeps, kept, 1, axis=1)
     return keeps.mean(axis=0)
-
-
-def _binned(share: np.ndarray) -> np.ndarray:
-    """Mean over neighbouring positions, so that a raster has at most COLUMNS columns."""
-    n = share.shape[1]
-    if n <= COLUMNS:
-        return share
-    starts = np.arange(COLUMNS) * n // COLUMNS
-    return np.add.reduceat(share, starts, axis=1) / np.diff(np.append(starts, n))
 
 
 @styled
