@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -43,11 +42,9 @@ def pairwise(
             for method, baseline in pairs:
                 gain = METRICS[metric].sign * (x[method] - x[baseline])
                 less = METRICS[outcome].sign * (y[method] - y[baseline])
-                found = rank_correlation(gain, less)
-                told = (gain * less).dropna()
-                right = (told > 0).mean() if len(told) else np.nan
-                names_ = {"metric": metric, "outcome": outcome, "method": method, "baseline": baseline}
-                rows.append(names_ | vars(found) | {"right": right})
+                right = (gain * less).dropna().gt(0).mean()
+                row = {"metric": metric, "outcome": outcome, "method": method, "baseline": baseline}
+                rows.append(row | vars(rank_correlation(gain, less)) | {"right": right})
     return pd.DataFrame(rows)
 
 
@@ -63,10 +60,10 @@ def pairwise_table(
         columns[label] = pd.Series(texts, pd.MultiIndex.from_frame(mine[["metric", "outcome"]]))
     table = pd.DataFrame(columns).fillna(MISSING)
     table = table.sort_index(key=lambda names: names.map(list(METRICS).index)).reset_index()
-    heads = {"metric": "Definition", "outcome": "Damage"}
-    table = table.assign(**{name: table[name].map(lambda one: METRICS[one].label) for name in heads}).rename(
-        columns=heads
-    )
+    for column, head in {"metric": "Definition", "outcome": "Damage"}.items():
+        table = table.assign(**{column: table[column].map(lambda one: METRICS[one].label)}).rename(
+            columns={column: head}
+        )
     return myst_table(table if outcome is None else table.drop(columns="Damage"), caption, name, right=list(columns))
 
 

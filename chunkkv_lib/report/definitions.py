@@ -17,12 +17,7 @@ from .statistics import interval
 from .style import INK, SMALL, brief, headline, legible, look, panels, styled, text_on
 
 ORDER = (*METHODS, "StreamingLLM", "Recent", "Random", "Oracle")  # the last two stand side by side: who is ahead?
-SIZES, ATTENTION = ("look at sizes", "look at attention")
-
-
-def family(metric: str) -> str:
-    """What a definition looks at: the keys and values themselves, or what queries see of them."""
-    return SIZES if metric.startswith(("kv_", "key_", "value_")) else ATTENTION
+SIZES, ATTENTION = "look at sizes", "look at attention"  # keys and values, or what queries see
 
 
 def definition_ranks(
@@ -43,12 +38,13 @@ def definition_ranks(
     methods = list(methods or (name for name in ORDER if name in set(chosen["method"])))
     for metric in definitions or [d for d in DEFINITIONS if d in chosen and chosen[d].notna().any()]:
         wide, sign = sequence_means(chosen, metric)[methods], METRICS[metric].sign
+        family = SIZES if metric.startswith(("kv_", "key_", "value_")) else ATTENTION
         worth = -sign * wide.mean().to_numpy()
         order, tied = np.argsort(worth, kind="stable"), np.zeros(len(methods), dtype=bool)
         for better, worse in pairwise(order):
             tied[worse] = not interval(wide.iloc[:, better] - wide.iloc[:, worse]).excludes(0)
         for method, rank, same in zip(methods, rankdata(worth, method="min"), tied, strict=True):
-            row = {"metric": metric, "family": family(metric), "method": method, "rank": int(rank)}
+            row = {"metric": metric, "family": family, "method": method, "rank": int(rank)}
             rows.append(row | vars(interval(wide[method])) | {"tied": bool(same)})
     return pd.DataFrame(rows)
 
@@ -66,7 +62,7 @@ def ranks_figure(ranks: pd.DataFrame, subject: str = "All sequences") -> Figure:
         ax.text(methods.index(cell.method) + 0.5, definitions.index(cell.metric) + 0.5,
                 f"{cell.rank}{' =' if cell.tied else ''}", ha="center", va="center", fontsize=10, fontweight="bold",
                 color=text_on(shades[cell.rank - 1]))  # fmt: skip
-    sizes = sum(family(metric) == SIZES for metric in definitions)
+    sizes = (ranks.drop_duplicates("metric")["family"] == SIZES).sum()
     if 0 < sizes < len(definitions):
         ax.axhline(sizes, color=INK, linewidth=1.5)
     labels = [fill(METRICS[d].label, 32) for d in definitions]

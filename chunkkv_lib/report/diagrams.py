@@ -31,9 +31,17 @@ def sequence_layout(prompt_tokens: int, answer_tokens: int, window: int = 8) -> 
     ax.plot([last + 1] * 2, [1, 49], color=INK, linewidth=1.2, linestyle=(0, (3, 2)))
     ax.text(last, 49, "here the cache is compressed", ha="right", va="top", fontsize=SMALL, color=INK)
     ax.text(1, 26, "Queries that are read by", fontsize=SMALL, color=GREY, va="top")
-    _reader(ax, 16, 1, last, "H2O", look("H2O").colour)
-    _reader(ax, 9, past, last, "SnapKV, ChunkKV", look("SnapKV").colour)
-    _reader(ax, 2, last + 2, end, "attention cosine, likelihood", QUERY[1])
+    readers = (
+        (16, 1, last, "H2O", look("H2O").colour),
+        (9, past, last, "SnapKV, ChunkKV", look("SnapKV").colour),
+        (2, last + 2, end, "attention cosine, likelihood", QUERY[1]),
+    )
+    for y, left, right, name, colour in readers:
+        ax.add_patch(Rectangle((left, y), right - left, 5, facecolor=colour, edgecolor="none"))
+        if right - left > 50:  # room for the name inside
+            ax.text(left + 1, y + 2.4, name, va="center", fontsize=SMALL, color=text_on(colour))
+        else:
+            ax.text(left - 2, y + 2.4, name, ha="right", va="center", fontsize=SMALL, color=legible(colour))
     return figure
 
 
@@ -70,24 +78,12 @@ def _canvas(height: float, across: float, up: float) -> tuple[Figure, Axes]:
     return figure, ax
 
 
-def _reader(ax: Axes, y: float, left: float, right: float, name: str, colour: str) -> None:
-    """A bar over the queries that are read; its name inside if there is room, else to the left of it."""
-    ax.add_patch(Rectangle((left, y), right - left, 5, facecolor=colour, edgecolor="none"))
-    inside = right - left > 50
-    ink = text_on(colour) if inside else legible(colour)
-    ax.text(left + 1 if inside else left - 2, y + 2.4, name, ha="left" if inside else "right", va="center",
-            fontsize=SMALL, color=ink)  # fmt: skip
-
-
 def _box(
     ax: Axes, x: float, y: float, width: float, height: float, text: str, colours: Sequence[str], bold: bool = False
 ) -> None:
     face, edge = colours
-    ax.add_patch(
-        FancyBboxPatch(
-            (x, y), width, height, boxstyle="round,pad=0,rounding_size=1", facecolor=face, edgecolor=edge, linewidth=1.2
-        )
-    )
+    ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=1", facecolor=face,
+                                edgecolor=edge, linewidth=1.2))  # fmt: skip
     ink = INK if colours == PLAIN else legible(edge)
     ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=10, color=ink,
             fontweight="bold" if bold else "normal")  # fmt: skip

@@ -36,12 +36,11 @@ def axis_means(run: Any, field: str, metrics: Sequence[str] = (*PRIMARY, OUTCOME
     return   columns metric, method, <field>, estimate, low, high, n; in the order of the axis
     raises   InputError: the run has no variants; an unknown field or metric.
     """
-    settings = run.parameters
+    settings, base = run.parameters, run.parameters.methods_alone
     if settings.variants is None:
-        raise InputError(
-            f"run {run.name!r} has no variants; measure some: python -m chunkkv_lib measure --profile sensitivity."
-        )
-    listed, base = variants(settings.variants, settings.methods_alone)[0], settings.methods_alone
+        remedy = "measure some: python -m chunkkv_lib measure --profile sensitivity."
+        raise InputError(f"run {run.name!r} has no variants; {remedy}")
+    listed, _ = variants(settings.variants, base)
     found = [_means(along(_records(run, metric), listed, field, base), field, metric) for metric in metrics]
     return pd.concat(found, ignore_index=True)
 

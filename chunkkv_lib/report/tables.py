@@ -30,9 +30,9 @@ def myst_table(rows: pd.DataFrame, caption: str, name: str = "", right: Iterable
         raise InputError("a table needs a caption, at least one row, and a name for each of its columns.")
     right = set(right)
     rule = ["---:" if column in right else ":---" for column in columns]
-    lines = [columns, rule, *rows.astype(str).to_numpy().tolist()]
-    head = [f":::{{table}} {_one_line(caption)}", *([f":name: {name}"] if name else []), ""]
-    return "\n".join([*head, *("| " + " | ".join(map(_cell, line)) + " |" for line in lines), ":::"])
+    cells = rows.astype(str).map(lambda cell: _one_line(cell).replace("|", "\\|"))
+    lines = ["| " + " | ".join(line) + " |" for line in (columns, rule, *cells.to_numpy().tolist())]
+    return "\n".join([f":::{{table}} {_one_line(caption)}", *([f":name: {name}"] if name else []), "", *lines, ":::"])
 
 
 def show(text: str) -> Markdown:
@@ -69,12 +69,6 @@ def minus(text: str) -> str:
     return text.replace("-", "−")
 
 
-def tint(text: str, label: str) -> str:
-    """A cell in the colour of its source, free to wrap: labels "Paper", "Published" and "Live" have a colour."""
-    name = re.sub("[^a-z0-9]+", "-", label.lower())  # a class must not have the dots that a run's name may have
-    return f"[{text}]{{.{name} .wraps}}"
-
-
 def provenance_line(manifest: Mapping[str, Any]) -> str:
     """One line to stand under a figure: run, model, data, n, budget, code, versions, date.
 
@@ -82,11 +76,8 @@ def provenance_line(manifest: Mapping[str, Any]) -> str:
     """
     model, versions = manifest.get("model", {}), manifest.get("versions", {})
     wanted, measured = (manifest.get("sequences", {}).get(key, "?") for key in ("wanted", "measured"))
-    unfinished = (
-        ""
-        if manifest.get("status") == "complete"
-        else f" ({manifest.get('status', 'unfinished')}: {measured} of {wanted})"
-    )
+    status = manifest.get("status", "unfinished")
+    unfinished = "" if status == "complete" else f" ({status}: {measured} of {wanted})"
     parts = [
         f"Run `{manifest.get('name', 'without a name')}`{unfinished}",
         f"model {model.get('name', 'not recorded')}, {model.get('dtype', '?')} on {model.get('device', '?')}",
@@ -115,7 +106,3 @@ def data_source(manifest: Mapping[str, Any]) -> str:
 def _one_line(text: str) -> str:
     """Line breaks would end a row of the table; a no-break space stays."""
     return re.sub(r"[ \t\r\n]+", " ", text).strip(" ")
-
-
-def _cell(value: object) -> str:
-    return _one_line(str(value)).replace("|", "\\|")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
 from ..errors import InputError
 from .style import GREY, INK, SMALL, bare, headline, legible, look, panels, styled, text_on
+
+EVICTED = "#f2f2f2", "#595959", "normal"  # ground, text and weight of a cell
 
 
 @styled
@@ -57,7 +58,12 @@ def token_strip(
     for row, method in enumerate(methods):
         stays, colour = set(np.ravel(kept_by_method[method]).tolist()), look(method).colour
         for column, score in enumerate(np.asarray(scores_by_method[method], dtype=float)):
-            _cell(ax, column, row, colour, "–" if np.isnan(score) else f"{score:.{digits}f}", column in stays)
+            face, ink, weight = (colour, text_on(colour), "bold") if column in stays else EVICTED
+            ax.add_patch(Rectangle((column + 0.04, row + 0.08), 0.92, 0.84, facecolor=face, edgecolor="none"))
+            text = "–" if np.isnan(score) else f"{score:.{digits}f}"
+            ax.text(
+                column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=SMALL, color=ink, fontweight=weight
+            )
         for start in range(0, n - window, chunk_size) if method == "ChunkKV" and chunk_size else ():
             width = min(chunk_size, n - window - start)
             ax.add_patch(Rectangle((start, row + 0.02), width, 0.96, fill=False, edgecolor=INK, linewidth=1.3))
@@ -74,10 +80,3 @@ def token_strip(
         ax.text(n - 0.05, len(methods) + 0.2, "window: always kept", ha="right", va="top", fontsize=SMALL, color=GREY)
     headline(figure, f"{what} Coloured and bold: kept." + (" Boxes: chunks." if chunk_size else ""))
     return figure
-
-
-def _cell(ax: Axes, column: int, row: int, colour: str, text: str, stays: bool) -> None:
-    face = colour if stays else "#f2f2f2"
-    ax.add_patch(Rectangle((column + 0.04, row + 0.08), 0.92, 0.84, facecolor=face, edgecolor="none"))
-    ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=SMALL,
-            color=text_on(colour) if stays else "#595959", fontweight="bold" if stays else "normal")  # fmt: skip
