@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import takewhile
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from IPython.display import HTML
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -18,9 +19,6 @@ from .plan import column
 from .records import METRICS, PRIMARY, sequence_means
 from .statistics import interval
 from .style import SMALL, bare, brief, headline, legible, look, panels, styled, text_on
-
-if TYPE_CHECKING:
-    from IPython.display import HTML
 
 FULL = "Full"
 EVERY = "all"
@@ -94,8 +92,6 @@ def needle_map(table: pd.DataFrame, axis: str, metrics: pd.DataFrame | None = No
 
 def bubbles(run: Any, sequence: str, methods: Iterable[str]) -> HTML:
     """What the model wrote for one sequence from each cache; what agrees with the full cache's text is in bold."""
-    from IPython.display import HTML
-
     written = run.answers[run.answers["sequence"] == sequence].set_index("method")["written"]
     said = []
     for method in methods:

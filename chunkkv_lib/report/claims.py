@@ -133,7 +133,7 @@ def together(verdicts: Iterable[str]) -> str:
     return judged.pop() if len(judged) == 1 else NOT_SEEN if OTHER_WAY in judged else CANNOT_TELL
 
 
-def all_of(id: str, comparisons: Sequence[Comparison], digits: int = 4, fails: str = NOT_SEEN) -> Claim:
+def all_of(id: str, comparisons: Sequence[Comparison], fails: str = NOT_SEEN) -> Claim:
     """The claim that every comparison lies above zero; it shows the one that decides."""
     if not comparisons:
         return Claim(id, "")
@@ -146,7 +146,7 @@ def all_of(id: str, comparisons: Sequence[Comparison], digits: int = 4, fails: s
         result = OTHER_WAY if len(against) == len(comparisons) else fails
     worst = min(against or at_95, key=lambda label: at_95[label].estimate)
     count = f"clearly so in {agree} of {len(comparisons)}; worst: " if len(comparisons) > 1 else ""
-    return Claim(id, result, count + worst, at_95[worst], digits)
+    return Claim(id, result, count + worst, at_95[worst])
 
 
 # --- averages: Paper Table 11 -------------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from IPython.display import HTML
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
@@ -23,9 +24,6 @@ from ..sequence import Sequence as Sample
 from ..sequences import ATTRIBUTION, Attribution, load_sequences
 from ..sequences.encoding import own_sequence
 from .style import GREY, INK, SMALL, headline, legible, look, panels, styled
-
-if TYPE_CHECKING:
-    from IPython.display import HTML
 
 PARTS = {"sink": "#882255", "middle": "#bdbdbd", "window": "#8a5a00"}  # of attention, and their colours
 COLUMNS = 400  # of the raster; longer prompts are averaged into this many
@@ -91,8 +89,6 @@ def cut_excerpt(texts: Sequence[str], max_tokens: int, dataset: str, around: int
     max_tokens  what stays, first half and last half
     around      tokens shown at each place
     """
-    from IPython.display import HTML
-
     n, last = len(texts), max_tokens // 2
     first = max_tokens - last
     edges = [(first - around, first), (n - last, n - last + around)] if n > max_tokens else []
@@ -140,8 +136,6 @@ def bubbles(
     columns  circumstance -> cache -> text
     right    whether a text is right: it gets a tick, the others a cross; said: the text as it is shown
     """
-    from IPython.display import HTML
-
     caches = list(next(iter(columns.values())))
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in columns)
     rows = ""

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from textwrap import fill
-from typing import TYPE_CHECKING
 
 import matplotlib.style
 import numpy as np
 import pandas as pd
+from IPython.display import SVG
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
@@ -27,9 +27,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
-
-if TYPE_CHECKING:
-    from IPython.display import SVG
 
 WIDTH = 5.2  # inches
 SMALL = 9  # points, the smallest text
@@ -154,8 +151,6 @@ def svg(figure: Figure) -> bytes:
 
 def show(figure: Figure) -> SVG:
     """What a notebook cell ends with: the figure as an SVG output."""
-    from IPython.display import SVG
-
     return SVG(svg(figure).decode())
 
 
