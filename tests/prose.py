@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,11 +59,11 @@ def source(name: str) -> Path | None:
 def prose(path: Path) -> Prose:
     """The prose of the page at `path`, a notebook or a Markdown file."""
     if path.suffix == ".md":
-        texts = [path.read_text(encoding="utf-8")]
+        text = path.read_text(encoding="utf-8")
     else:
-        texts = [cell.source for cell in read_notebook(path).cells if cell.cell_type == "markdown"]
+        text = "\n\n".join(cell.source for cell in read_notebook(path).cells if cell.cell_type == "markdown")
     found, fences, equation = Prose(), [], False
-    for line in "\n\n".join(texts).splitlines():
+    for line in text.splitlines():
         if line.startswith("## Exercises"):
             break
         mark = FENCE.match(line)
@@ -82,16 +83,22 @@ def prose(path: Path) -> Prose:
     return found
 
 
-def holds(path: Path) -> dict[str, set[str] | None]:
-    """Statement -> the names of its numbers, of every `page.holds(...)` in a notebook; None: they are computed."""
-    found = {}
+def held(path: Path) -> Iterator[ast.Call]:
+    """Every call of `page.holds(...)` in a notebook."""
     for cell in read_notebook(path).cells:
         for node in ast.walk(ast.parse(cell.source)) if cell.cell_type == "code" else ():
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "holds":
-                assert isinstance(node.args[0], ast.Constant), f"the id must be a plain text: {ast.unparse(node)}"
-                assert node.args[0].value not in found, f"{node.args[0].value}: a second statement of this name"
-                names = {word.arg for word in node.keywords}
-                found[node.args[0].value] = None if None in names else names
+                yield node
+
+
+def holds(path: Path) -> dict[str, set[str] | None]:
+    """Statement -> the names of its numbers, of every `page.holds(...)` in a notebook; None: they are computed."""
+    found = {}
+    for call in held(path):
+        assert isinstance(call.args[0], ast.Constant), f"the id must be a plain text: {ast.unparse(call)}"
+        assert call.args[0].value not in found, f"{call.args[0].value}: a second statement of this name"
+        names = {word.arg for word in call.keywords}
+        found[call.args[0].value] = None if None in names else names
     return found
 
 

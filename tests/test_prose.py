@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from prose import MAIN, ROLE, ROOT, counts, holds, prose, source
+from prose import MAIN, ROLE, ROOT, counts, held, holds, prose, source
 
 from chunkkv_lib.book import Page
 from chunkkv_lib.book.chapters import read_notebook, tags
@@ -71,13 +71,8 @@ def test_every_glued_number_comes_from_a_statement_of_its_page_and_every_stateme
 @each_notebook
 def test_a_statement_has_a_plain_name_and_a_condition_that_can_fail(path):
     assert [name for name in holds(path) if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", name)] == []
-    for cell in read_notebook(path).cells:
-        for node in ast.walk(ast.parse(cell.source)) if cell.cell_type == "code" else ():
-            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "holds":
-                condition = (
-                    node.args[1] if len(node.args) > 1 else next(k.value for k in node.keywords if k.arg == "condition")
-                )
-                assert any(isinstance(one, ast.Name) for one in ast.walk(condition)), ast.unparse(node)
+    for call in held(path):
+        assert any(isinstance(one, ast.Name) for one in ast.walk(call.args[1])), ast.unparse(call)
 
 
 @each_notebook

@@ -12,11 +12,10 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from .records import DEFINITIONS, METHODS, METRICS, choose, sequence_means
+from .records import CONTROLS, DEFINITIONS, METHODS, METRICS, choose, sequence_means
 from .statistics import interval
 from .style import INK, SMALL, brief, headline, legible, look, panels, styled, text_on
 
-ORDER = (*METHODS, "StreamingLLM", "Recent", "Random", "Oracle")  # the last two stand side by side: who is ahead?
 SIZES, ATTENTION = "look at sizes", "look at attention"  # keys and values, or what queries see
 
 
@@ -35,7 +34,7 @@ def definition_ranks(
     raises       InputError: unknown category or method.
     """
     chosen, rows = choose(records, category, methods), []
-    methods = list(methods or (name for name in ORDER if name in set(chosen["method"])))
+    methods = list(methods or (name for name in METHODS + CONTROLS if name in set(chosen["method"])))
     for metric in definitions or [d for d in DEFINITIONS if d in chosen and chosen[d].notna().any()]:
         wide, sign = sequence_means(chosen, metric)[methods], METRICS[metric].sign
         family = SIZES if metric.startswith(("kv_", "key_", "value_")) else ATTENTION

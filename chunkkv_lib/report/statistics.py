@@ -73,7 +73,7 @@ def interval(
     shape = values.shape[1:]
     columns = values.reshape(len(values), int(np.prod(shape)))
     present = ~np.isnan(columns).all(axis=0)
-    complete = ~np.isnan(columns[:, present]).any(axis=1) if present.any() else np.zeros(len(columns), dtype=bool)
+    complete = ~np.isnan(columns[:, present]).any(axis=1) & present.any()
     result = np.full((3, columns.shape[1]), np.nan)
     if complete.any():
         members = members_of(groups, complete)
