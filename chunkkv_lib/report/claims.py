@@ -288,7 +288,7 @@ def answer_claims(records: pd.DataFrame, hurt: pd.DataFrame, needles: Any = None
         compute(needles, {"column": "score", "of": method, "minus": baseline})
         for method, baseline in (("ChunkKV", "SnapKV"), ("ChunkKV, kernel 15, pooling max", "SnapKV, kernel 15"))
     )
-    third = HOLDS if HOLDS in (better, verdict(gap)) else better if gap.high < FOUND[0] else CANNOT_TELL
+    third = HOLDS if better == HOLDS or gap.low > FOUND[0] else better if gap.high < FOUND[0] else CANNOT_TELL
     fourth = NOT_SEEN if gap.high < FOUND[0] else CANNOT_TELL
     if gap.low > FOUND[0]:
         fourth = HOLDS if same.low > FOUND[1] else NOT_SEEN if max(-same.low, same.high) < FOUND[1] else CANNOT_TELL
