@@ -69,8 +69,9 @@ def window(g: torch.Generator) -> tuple[Tensor, Tensor, int]:
 
 
 def long_layer(g: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A layer of more tokens than a tile of 256 queries has, so that only a whole table has two dimensions of n."""
-    n, d = between(g, 258, 290), 2 * between(g, 3, 8)
+    """A layer of more tokens than tiles of 512 queries, or of 256 for two heads at once, have: only a whole table has
+    two dimensions of n."""
+    n, d = between(g, 514, 550), 2 * between(g, 3, 8)
     return 2 * torch.randn(4, n, d, generator=g), torch.randn(2, n, d, generator=g)
 
 
