@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pytest
 from bs4 import BeautifulSoup
 from common import refused
 
 from chunkkv_lib.book import deck
+from chunkkv_lib.book.chapters import read_notebook
+from chunkkv_lib.lab.page import LEFT, LINKS, RIGHT, controls_at
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,19 +36,32 @@ def slides(lecture) -> list:
     return BeautifulSoup(lecture.read_text(encoding="utf-8"), "html.parser").find_all("section", class_="slide")
 
 
+def teaching() -> str:
+    return "\n".join(cell.source for cell in read_notebook(ROOT / "chapters" / "teaching.ipynb").cells)
+
+
 def test_the_minutes_rise_to_those_of_a_lecture(slides):
     minutes = [int(one["data-minute"]) for one in slides]
     assert minutes == sorted(minutes) and minutes[0] == 0 and 75 <= minutes[-1] < 90
 
 
 def test_the_plan_on_the_teaching_page_names_slides_and_minutes(slides):
-    page = (ROOT / "chapters" / "teaching.md").read_text(encoding="utf-8")
+    page = teaching()
     rows = re.findall(r'^\| (\d+)–(\d+) \| <a href="../lecture.html#slide-(\d+)">(\d+)(?:–(\d+))?<', page, flags=re.M)
     begins, ends, links, first, last = zip(*rows)
     assert (*begins[1:], "90") == ends and links == first and int(begins[0]) == 0
     last = [int(b or a) for a, b in zip(first, last)]
     assert [int(a) for a in first] == [2, *(one + 1 for one in last[:-1])] and last[-1] == len(slides)
     assert [slides[int(a) - 1]["data-minute"] for a in first] == list(begins)
+
+
+def test_the_settings_of_the_lab_that_are_shown_to_a_class_are_those_that_the_lab_itself_links(lecture):
+    """Whose answers a test of the lab holds: ChunkKV keeps the answer in one, SnapKV in the other."""
+    for text in (html.unescape(lecture.read_text(encoding="utf-8")), teaching()):
+        given = [dict(parse_qsl(one)) for one in re.findall(r'lab\.html#lab&([^"]+)"', text)]
+        linked = [{name: str(value) for name, value in controls_at(*sides, 0).items()} for sides in LINKS]
+        opened = {name: str(value) for name, value in controls_at(LEFT, RIGHT, 0).items()}
+        assert [opened | one for one in given] == linked
 
 
 def test_every_statement_is_whole(slides):

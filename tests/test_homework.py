@@ -347,7 +347,7 @@ def test_a_sheets_minutes_and_points_are_those_that_the_teaching_page_names(name
     sheet = homework.load_sheet(name)
     points, minutes = (sum(question[part] for question in sheet["questions"]) for part in ("points", "minutes"))
     assert minutes == sheet["minutes"]
-    page = (ROOT / "chapters" / "teaching.md").read_text(encoding="utf-8")
+    page = read_notebook(ROOT / "chapters" / "teaching.ipynb", as_version=4).cells[-1].source
     (row,) = (line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
     assert row.endswith(f"| {points} | {minutes} |")
 

@@ -97,7 +97,7 @@ def contents() -> dict[str, object]:
         "dice lose less than any of them": (loss_of["Random"] < loss_of[list(RULES)].min(axis=1)).all(),
         "ChunkKV and SnapKV are alike by cosine": known["at_name_3"] == "H2O" and known["at_1"] - known["at_2"] < 0.002,
         "the cosine sees the dice": (cosine["Random"] < cosine[list(RULES)].min(axis=1)).all(),
-        "the longer the fact, the less is found": (long < short).all(),
+        "long codes are rarely found": (long < short / 4).all(),
         "there are as many facts of each length": asked.nunique() == 1,
         "a rule finds more the more it spans": all((reach.iloc[i : i + 3].diff()[1:] > 0).all() for i in (0, 3)),
         "dice find next to nothing": known["found_random"] < known["needles"] / 50,

@@ -28,17 +28,12 @@ def lab_view(model: PreTrainedModel, tokenizer: Any) -> HTML:
 
     from ..report.prompt import credit
     from .data import prompt_data
-    from .page import lab_fragment
+    from .page import LINKS, lab_fragment
     from .prompts import TEXTS_OF, open_prompts
-    from .rules import Setting
 
     source = credit(TEXTS_OF)
     prompts = [prompt_data(model, tokenizer, one, source) for one in open_prompts(tokenizer)]
-    links = [
-        (Setting("ChunkKV"), Setting("SnapKV")),
-        (Setting("ChunkKV", 20.0, chunk_size=5), Setting("SnapKV", 20.0)),
-    ]
-    return HTML(lab_fragment(prompts, links))
+    return HTML(lab_fragment(prompts, LINKS))
 
 
 def write_lab(

@@ -25,6 +25,7 @@ COLOURS = {
     "Random": "#6b6b6b", "Oracle": "#6b6b6b", "Own rule": "#CC79A7",
 }  # fmt: skip
 LEFT, RIGHT = Setting("ChunkKV"), Setting("SnapKV")  # what a page opens with
+LINKS = ((LEFT, RIGHT), (Setting("ChunkKV", 20.0, chunk_size=5), Setting("SnapKV", 20.0)))  # in the book's page
 DRAWS = (1, 2, 3, 4)  # seeds of the random choices, as in lab.js
 METRICS = {"l1": "KV cache L1 loss", "cosine": "Attention cosine", "evidence": "Evidence kept"}
 
@@ -62,7 +63,7 @@ def lab_fragment(prompts: Many[tuple[dict, Many[LayerCodes]]], links: Iterable[t
         names = [one.method + f" with chunks of {one.chunk_size}" * (one.chunk_size != 10) for one in sides]
         wrote = [f"from the cache of {name} “{written(one)}”" for name, one in zip(names, sides)]
         words = f"At {sides[0].budget:g} % the model writes {' and '.join(wrote)}"
-        addresses.append((urlencode(_controls_at(*sides, at)), words))
+        addresses.append((urlencode(controls_at(*sides, at)), words))
     left, right = by_layer(LEFT), by_layer(RIGHT)
     layer = furthest_apart(left, right)
     draws = [by_layer(Setting("Random", LEFT.budget, seed=seed)) for seed in DRAWS]
@@ -89,7 +90,7 @@ def shown_tokens(data: Mapping, kept: np.ndarray) -> list[tuple[str, int]]:
     return [(text.replace("\n", " ⏎ "), -(-4 * n // len(kept))) for text, n in zip(data["texts"], counts)]
 
 
-def _controls_at(left: Setting, right: Setting, layer: int) -> dict[str, object]:
+def controls_at(left: Setting, right: Setting, layer: int) -> dict[str, object]:
     """Two settings as the page's controls: what only one rule uses is taken from that one."""
     chunk, kernel = (left.chunk_size, right.kernel) if left.method == "ChunkKV" else (right.chunk_size, left.kernel)
     return {
