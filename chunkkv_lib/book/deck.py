@@ -98,7 +98,7 @@ def contents() -> dict[str, object]:
         "ChunkKV and SnapKV are alike by cosine": known["at_name_3"] == "H2O" and known["at_1"] - known["at_2"] < 0.002,
         "the cosine sees the dice": (cosine["Random"] < cosine[list(RULES)].min(axis=1)).all(),
         "long codes are rarely found": (long < short / 4).all(),
-        "there are as many facts of each length": asked.nunique() == 1,
+        "there are as many codes of each length": asked.nunique() == 1,
         "a rule finds more the more it spans": all((reach.iloc[i : i + 3].diff()[1:] > 0).all() for i in (0, 3)),
         "dice find next to nothing": known["found_random"] < known["needles"] / 50,
     }
@@ -119,7 +119,7 @@ def contents() -> dict[str, object]:
         "figure_cosine": lines(cosine, "Layer", "Attention cosine", (0, 1)),
         "figure_found": bars(found[shown].sum(), shown),
         "figure_reach": bars(reach, list(REACH.values())),
-        "figure_length": lines(found[["Full", *RULES]], "Tokens of the fact", "Facts found", (0, None)),
+        "figure_length": lines(found[["Full", *RULES]], "Tokens of the code", "Codes found", (0, None)),
     }  # fmt: skip
 
 
@@ -215,6 +215,6 @@ def bars(values: pd.Series, names: Sequence[str]) -> str:
         colours = [look(method.split(",")[0]).colour for method in values.index]
         shown = ax.barh(names[::-1], values[::-1], color=colours[::-1])
         ax.bar_label(shown, padding=6)
-        ax.set(xlabel="Facts found")
+        ax.set(xlabel="Codes found")
 
     return picture(draw, f"bars {len(values)}")
