@@ -144,29 +144,6 @@ def test_methods_of_different_granularity_share_a_batch(monkeypatch):
         torch.testing.assert_close(decode(model, alone, ANSWER)[0], logits[method], rtol=0, atol=1e-4)
 
 
-def test_a_token_of_its_own_for_every_method():
-    model = tiny_model()
-    cache, _ = fill(model, chosen("kv_head"))
-    rows = torch.stack([token_ids(4, seed=s) for s in range(3)])
-    logits = decode(model, cache, rows)
-    for method in range(3):
-        torch.testing.assert_close(logits[method], decode(model, cache, rows[method])[method], rtol=0, atol=1e-4)
-
-
-def test_the_cache_holds_copies_of_the_kept_entries_only():
-    keys, values = torch.arange(40.0).view(2, 10, 2), -torch.arange(40.0).view(2, 10, 2)
-    cache = CompressedCache(10)
-    cache.add(keys, values, [torch.tensor([[1, 7], [0, 9]]), torch.tensor([[3, 4]])])
-    kept, _ = cache.layers[0]
-    assert kept.tolist() == [
-        [[[14, 15], [2, 3]], [[38, 39], [20, 21]]],
-        [[[8, 9], [6, 7]], [[28, 29], [26, 27]]],
-    ]  # the highest position first
-    assert torch.equal(cache.layers[0][1], -kept)
-    assert kept.untyped_storage().nbytes() == kept.numel() * 4
-    assert cache.methods == 2 and cache.next_position == 10
-
-
 # --- several steps ------------------------------------------------------------------------------------------------
 
 

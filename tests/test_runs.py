@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -341,15 +340,6 @@ def test_a_live_run_of_another_model_is_another_run(setting, tmp_path, monkeypat
     second = lived()
     assert first.complete and second.complete and first.path != second.path
     assert not first.answers["nll"].equals(second.answers["nll"]) and lived().path == second.path
-
-
-def test_a_file_is_hashed_once(setting, tmp_path, monkeypatch):
-    """Once per process: by the check before the load, by the load, and by the manifest."""
-    opened = []
-    digest = hashlib.file_digest
-    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: opened.append(file.name) or digest(file, kind))
-    measured(setting, tmp_path / "run", model=str(copy_of(setting["model"], tmp_path / "model")), per_category=1)
-    assert sum(name.endswith("model.safetensors") for name in opened) == 1
 
 
 # --- nothing of others is touched ---------------------------------------------------------------------------------
