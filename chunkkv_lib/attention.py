@@ -164,9 +164,8 @@ def _triton(queries: Tensor, keys: Tensor) -> ModuleType | None:
 def _in_threads(work: Callable[..., Tensor], pieces: Sequence[tuple], device: torch.device) -> list[Tensor]:
     """work(*piece) for every piece, results in order, whatever the number of threads.
 
-    Many small operations in a row lose much of a second core: after each of them all threads must meet, and waking a
-    thread can take longer than its share of the work. So on the CPU as many pieces at a time as torch has threads, each
-    in one of them; on other devices one after the other. Meanwhile torch has 1 thread in the whole process.
+    On the CPU as many pieces at a time as torch has threads, each in one of them, since many small operations in a row
+    would have all threads meet after each; elsewhere one after the other. Meanwhile torch has 1 thread in the process.
     """
     before = torch.get_num_threads()
     threads = min(before, len(pieces))

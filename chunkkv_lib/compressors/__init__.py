@@ -6,9 +6,8 @@
 (granularity "kv_head"), Hq ("query_head") or 1 ("layer"). Every method keeps exactly the budget; of equal scores the
 lower position stays.
 
-A method of your own is a subclass of `Compressor`, or of `WindowCompressor` to keep the last tokens always, that
-implements `scores(self, attention)` on a `PromptAttention` and returns `self.pool_heads(scores per query head,
-attention)`.
+A method of your own is a subclass of `Compressor`, or of `WindowCompressor` to keep the last tokens always, whose
+`scores(self, attention)` takes a `PromptAttention` and returns `self.pool_heads(scores per query head, attention)`.
 """
 
 # ruff: noqa: F401

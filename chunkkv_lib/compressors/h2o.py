@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..attention import PromptAttention, unmasked_column_sums
-from ..errors import InputError
 from .base import PoolingCompressor
 
 
@@ -23,11 +22,6 @@ class H2O(PoolingCompressor):
     """
 
     causal: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.causal, bool):
-            raise InputError(f"causal={self.causal!r} does not work; it must be True or False.")
 
     def scores(self, attention: PromptAttention) -> Tensor:
         """Accumulated attention of the positions before the window: [S, n - window]."""
