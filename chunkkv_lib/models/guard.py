@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from transformers.utils import logging as transformers_logging
 
 from ..errors import InputError
+from ..files import say
 
 # Word in an exception's message -> what to do about it; the first that fits counts.
 _REMEDIES = {
@@ -70,11 +70,6 @@ def check_loaded(name: str, found: Mapping[str, Iterable]) -> None:
         )
     if found["unexpected_keys"]:
         say(f"model {name!r}: its architecture has no place for {_listed(found['unexpected_keys'])}; left out.")
-
-
-def say(message: str) -> None:
-    """A line on stderr."""
-    print(message, file=sys.stderr, flush=True)
 
 
 def _listed(names: Iterable[str]) -> str:

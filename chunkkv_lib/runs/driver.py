@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +14,7 @@ from tqdm import tqdm
 
 from ..capture import check_model, check_tokens
 from ..errors import IncompleteRun, InputError, check_known
+from ..files import say
 from ..models import load_config, load_tokenizer
 from ..sequences import Sequence
 from ..sequences.scoring import chance_scores
@@ -42,7 +41,7 @@ def measure(
     run: str | Path,
     restart: bool = False,
     progress: bool = True,
-    report: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+    report: Callable[[str], None] = say,
     engine: str = "local",
     address: str | None = None,
     workers: int | None = None,
@@ -78,10 +77,7 @@ def measure(
             if value is not None:
                 raise InputError(f"{option}={value} needs a Ray cluster: add --engine ray, or leave out --{option}.")
         chosen = LocalEngine(parameters, report)
-    with ExitStack() as stack:
-        there = folder.exists()
-        if there:  # a second process is told now, not after it has loaded a model
-            stack.enter_context(locked(folder))
+    with locked(folder):  # a second process is told now, not after it has loaded a model
         report(f"Loading sequences from source {parameters.source!r} ...")
         tokenizer = load_tokenizer(parameters.model)
         sequences = sequences_of(parameters, tokenizer)  # a mistake in the data is told before a model is loaded
@@ -89,12 +85,10 @@ def measure(
         table = sequence_table(sequences)
         if parameters.max_new_tokens:
             table["chance_score"] = chance_scores(tokenizer, sequences, parameters.max_new_tokens)
-        source = stack.enter_context(chosen)
-        if not there:  # only now: a load that fails leaves no folder
-            stack.enter_context(locked(folder))
-        begin(folder, identity | {"model": source.model}, source.machine, restart)
-        write_parquet(folder / "sequences.parquet", table)
-        measure_missing(folder, source, sequences, progress)
+        with chosen as source:
+            begin(folder, identity | {"model": source.model}, source.machine, restart)
+            write_parquet(folder / "sequences.parquet", table)
+            measure_missing(folder, source, sequences, progress)
     return folder
 
 

@@ -115,7 +115,7 @@ def folder_to_measure(name: str | Path, publish: bool = False) -> Path:
             f"{folder.name!r} is a published run, and those are read-only: choose another name with --run, "
             "or change what the project publishes with --publish."
         )
-    inside = [path.name for path in folder.iterdir() if path.name != LOCK] if folder.is_dir() else []
+    inside = [path.name for path in folder.iterdir() if not path.name.startswith(LOCK)] if folder.is_dir() else []
     if folder.is_file() or (inside and read_manifest(folder) is None):
         raise InputError(
             f"{folder} is not a run's folder{f' (it holds {min(inside)})' if inside else ''}; nothing in it was "
