@@ -12,7 +12,7 @@ from tiny import tiny_model
 
 from chunkkv_lib.models import load_tokenizer
 from chunkkv_lib.sequences import needle_sequences
-from chunkkv_lib.sequences.needles import DEPTHS, FORMS, _code, hide, hit, nearest_border, needle_setting
+from chunkkv_lib.sequences.needles import DEPTHS, FORMS, _code, hit, nearest_border, needle_setting
 
 TEXTS = [
     "\n".join(f"The cat number {i} sat on mat {chr(97 + i % 26)}. It read about {word}." for i in range(60))
@@ -55,11 +55,8 @@ def test_the_marked_tokens_are_the_needle_and_the_text_around_it_is_whole(tokeni
     for one in needles:
         before, needle, after = parts(tokenizer, one)
         form = FORMS[needle_setting(one.id)["form"]]
-        pattern = (
-            re.escape(form.needle)
-            .replace(r"\{name\}", "(?P<name>[a-z]+ [a-z]+)")
-            .replace(r"\{code\}", r"(?P<code>\d+)")
-        )
+        pattern = re.escape(form.needle).replace(r"\{name\}", "(?P<name>[a-z]+ [a-z]+)")
+        pattern = pattern.replace(r"\{code\}", r"(?P<code>\d+)")
         found = re.fullmatch(pattern, needle)
         assert found["code"] == one.answers[0] and one.answers[0] not in before + after
         assert any(body(before, after) in whole for whole in ("\n".join(TEXTS[i:] + TEXTS[:i]) for i in range(3)))
@@ -121,17 +118,8 @@ def test_a_round_holds_every_form_and_length_and_six_rounds_every_depth(tokenize
     assert len({one[2] for one in settings[:12]}) > 2, "depths are mixed within a round"
     assert needle_sequences(tokenizer, 1, SIZE, answer_tokens=(2, 9), texts=TEXTS) == needles[:12]
     assert len({one.text_hash for one in needles}) == 72 and len({one.document for one in needles}) == 3
-    assert {one.dataset for one in needles} == {"needle"}
-
-
-def test_the_seed_decides(tokenizer):
-    one, other = (needle_sequences(tokenizer, 1, SIZE, seed, answer_tokens=(9,), texts=TEXTS) for seed in (0, 1))
-    assert not {needle.answers for needle in one} & {needle.answers for needle in other}
-
-
-def test_hiding_by_hand():
-    assert hide([1, 2, 3], [8, 9], 2) == ([1, 2, 8, 9, 3], (2, 4))
-    assert hide([1], [8], 0) == ([8, 1], (0, 1)) and hide([1], [8], 1) == ([1, 8], (1, 2))
+    other = needle_sequences(tokenizer, 1, SIZE, 1, answer_tokens=(9,), texts=TEXTS)
+    assert not {one.answers for one in other} & {one.answers for one in needles[:12]}, "the seed decides"
 
 
 @pytest.mark.parametrize(("depth", "border"), [(0, 1), (0.1, 1), (0.2, 4), (0.5, 4), (0.6, 9), (0.99, 11), (1, 11)])
@@ -140,19 +128,9 @@ def test_the_nearest_border_by_hand(depth, border):
     assert nearest_border([1, 4, 9, 11], depth) == border
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        (" 58231. And", True),
-        ("58231", True),
-        ("\n58231\n", True),
-        (" 582310", False),
-        (" is 58231", False),
-        ("", False),
-    ],
-)
-def test_only_the_number_itself_is_a_hit(text, found):
-    assert hit(text, "58231") is found
+def test_only_the_number_itself_is_a_hit():
+    assert all(hit(text, "58231") for text in (" 58231. And", "58231", "\n58231\n"))
+    assert not any(hit(text, "58231") for text in (" 582310", " is 58231", ""))
 
 
 def test_what_does_not_work_is_told(tokenizer):

@@ -15,11 +15,8 @@ def article(title: str, paragraphs: int = 12) -> dict:
     for i in range(paragraphs):
         text = f"In {title} the cat {i} sat on mat {i}. It read about keys in year {1000 + i}. Then it slept."
         answer = {"text": f"year {1000 + i}", "answer_start": text.index("year")}
-        qas = [
-            {"id": f"{title}{i}{k}", "question": f"When did cat {i} of {title} read?", "answers": [answer]}
-            for k in (0, 1)
-        ]
-        found.append({"context": text, "qas": qas if i != 3 else []})
+        qa = {"id": f"{title}{i}", "question": f"When did cat {i} of {title} read?", "answers": [answer]}
+        found.append({"context": text, "qas": [qa, qa] if i != 3 else []})
     return {"title": title, "paragraphs": found}
 
 
@@ -51,10 +48,8 @@ def test_a_pair_is_one_document_and_one_question_under_three_windows(tokenizer, 
         assert first.endswith("\nAnswer:") and asked not in first, "the window sees another question"
         answer, again = then.split("\n\nQuestion: ")
         assert again == asked and answer.strip() in tokenizer.decode(document) and answer.strip() not in own.answers
-        assert (
-            len({own.document, neutral.document, other.document}) == 1
-            and max(map(len, (own.prompt_ids, other.prompt_ids))) <= SIZE
-        )
+        assert own.document == neutral.document == other.document
+        assert max(len(own.prompt_ids), len(other.prompt_ids)) <= SIZE
 
 
 def test_the_evidence_is_the_sentence_with_the_answer(tokenizer, sequences):

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import secrets
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from importlib.resources import files
 from itertools import combinations
 from numbers import Number
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import yaml
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..errors import InputError, unknown
+from ..errors import InputError, check_known, check_whole
 from .tasks import TASKS, Task
 
 
@@ -46,28 +50,32 @@ def check(
     return    whether all rounds agree
     raises    InputError: an unknown task, something that cannot be called, fewer than 1 round.
     """
-    task = _task(name)
+    check_known("task", name, TASKS)
     if not callable(function):
         raise InputError(f"check({name!r}, ...) needs a function, not {type(function).__name__}; pass it without ().")
+    task = TASKS[name]
     rounds = task.rounds if rounds is None else rounds
-    if rounds < 1:
-        raise InputError(f"rounds={rounds} does not work; it must be at least 1.")
+    check_whole(rounds=rounds)
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     generator, right = torch.Generator().manual_seed(seed), True
     text = f"✓ {name}: {rounds} rounds agree (seed {seed})"
     for number in range(1, rounds + 1):
         inputs = task.draw(generator)
         if wrong := problem(task, function, inputs):
+            right = False
             wrong += _likely_mistake(task, function, inputs, generator)
             sizes = ", ".join(f"{one} {_size(x)}" for one, x in zip(task.names, inputs, strict=True))
-            text = f"✗ {name}, round {number} of {rounds}: {wrong}\n  inputs: {sizes}\n  the same inputs: "
-            text += f"example({name!r}, seed={seed}, round={number}); the whole again: "
-            text += f"check({name!r}, {_name(function)}, seed={seed})"
-            steps = load_hints(name)
-            text += "".join(f"\n  hint {step}: {hint}" for step, hint in enumerate(steps[:hints], 1))
+            again, steps = f"check({name!r}, {_name(function)}", load_hints(name)
+            repeat = f"example({name!r}, seed={seed}, round={number}); the whole again: {again}, seed={seed})"
+            lines = [
+                f"✗ {name}, round {number} of {rounds}: {wrong}",
+                f"inputs: {sizes}",
+                f"the same inputs: {repeat}",
+                *(f"hint {step}: {hint}" for step, hint in enumerate(steps[:hints], 1)),
+            ]
             if hints < len(steps):
-                text += f"\n  hint {hints + 1} of {len(steps)}: check({name!r}, {_name(function)}, hints={hints + 1})"
-            right = False
+                lines.append(f"hint {hints + 1} of {len(steps)}: {again}, hints={hints + 1})")
+            text = "\n  ".join(lines)
             break
     if strict and not right:
         raise AssertionError(text)
@@ -81,15 +89,14 @@ def example(name: str, seed: int, round: int = 1) -> dict[str, object]:
 
     raises  InputError: an unknown task, a round below 1.
     """
-    task, generator = _task(name), torch.Generator().manual_seed(seed)
-    if round < 1:
-        raise InputError(f"round={round} does not exist; rounds count from 1.")
+    check_known("task", name, TASKS)
+    check_whole(round=round)
+    task, generator = TASKS[name], torch.Generator().manual_seed(seed)
     return dict(zip(task.names, [task.draw(generator) for _ in range(round)][-1], strict=True))
 
 
 def load_hints(name: str) -> list[str]:
     """The three hints of a task, each nearer to the code than the one before."""
-    _task(name)
     return yaml.safe_load(files(__package__).joinpath("hints.yml").read_text(encoding="utf-8"))[name]
 
 
@@ -101,18 +108,12 @@ def folded_hints(name: str) -> str:
     return "\n\n".join([*opened, "</details>" * len(steps)])
 
 
-def _task(name: str) -> Task:
-    if name not in TASKS:
-        raise unknown("task", name, TASKS)
-    return TASKS[name]
-
-
 class Tables(TorchDispatchMode):
     """Remembers the largest tensor with two dimensions of n or more that any operation makes."""
 
     def __init__(self, n: int):
         super().__init__()
-        self.n, self.found = n, None
+        self.n, self.found = n, []
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
@@ -122,29 +123,32 @@ class Tables(TorchDispatchMode):
         return result
 
 
+def called(function: Callable, inputs: Sequence, no_table: bool) -> tuple[object, list[int]]:
+    """What a function returns, and the shape of a tensor with two dimensions of n that it made, where none may be."""
+    with Tables(inputs[0].shape[1]) if no_table else nullcontext() as tables:
+        found = function(*inputs)
+    return found, tables.found if no_table else []
+
+
 def problem(task: Task, function: Callable, inputs: tuple) -> str:
     """What is wrong with the function's result on these inputs, in a sentence or two; "" if nothing is."""
-    copies = [_copy(x) for x in inputs]
-    tables = Tables(inputs[0].shape[1]) if task.no_table else None
+    copies = copy.deepcopy(inputs)
     try:
-        if tables:
-            with tables:
-                found = function(*inputs)
-        else:
-            found = function(*inputs)
+        found, table = called(function, inputs, task.no_table)
     except Exception as error:  # whatever a student's code raises is the answer
         return _raised(error, function)
     for name, before, after in zip(task.names, copies, inputs, strict=True):
         if not same_inputs([before], [after]):
             return f"the function changed its input {name!r}; work on a copy, or without in-place operations."
     expected = task.right(*copies)
-    wrong = _wrong_kind(found, expected) or _difference(found, expected, task.tolerance)
-    if wrong and task.scores and not _wrong_kind(found, expected):
-        wrong = "" if _equally_good(found, expected, task.scores(*copies)) else wrong
-    if wrong:
+    if wrong := _wrong_kind(found, expected):
         return wrong
-    if tables and tables.found:
-        return f"the numbers are right, but a tensor of shape {tables.found} is made; n is {tables.n}: work in tiles."
+    wrong = _difference(found, expected, task.tolerance)
+    if wrong and not (task.scores and _equally_good(found, expected, task.scores(*copies))):
+        return wrong
+    if table:
+        n = inputs[0].shape[1]
+        return f"the numbers are right, but a tensor of shape {table} is made; n is {n}: work in tiles."
     return ""
 
 
@@ -158,17 +162,10 @@ def _raised(error: Exception, function: Callable) -> str:
     return said
 
 
-def _copy(x: object) -> object:
-    return x.clone() if isinstance(x, Tensor) else x.copy() if isinstance(x, np.ndarray) else x
-
-
 def same_inputs(before: Sequence, after: Sequence) -> bool:
     """Whether two sets of arguments hold the same numbers."""
-    return all(
-        torch.equal(a, b) if isinstance(a, Tensor) else
-        np.array_equal(a, b, equal_nan=True) if isinstance(a, np.ndarray) else a == b
-        for a, b in zip(before, after, strict=True)
-    )  # fmt: skip
+    pairs = zip(before, after, strict=True)
+    return all(np.array_equal(_numbers(a), _numbers(b), equal_nan=True) for a, b in pairs)
 
 
 def _wrong_kind(found: object, expected: object) -> str:
@@ -180,11 +177,11 @@ def _wrong_kind(found: object, expected: object) -> str:
     if isinstance(expected, Number) and not isinstance(found, Number) and np.ndim(found) != 0:
         return f"returned {type(found).__name__} of shape {list(np.shape(found))}, expected one number."
     if isinstance(found, str):
-        return f"returned {_shown(found)}, expected {_shown(expected)}."
+        return f"returned {found!r:.60}, expected {expected!r:.60}."
     try:
         shape, wanted = np.shape(_numbers(found)), np.shape(_numbers(expected))
     except (TypeError, ValueError):
-        return f"returned {_shown(found)}, expected {_shown(expected)}."
+        return f"returned {found!r:.60}, expected {expected!r:.60}."
     return "" if shape == wanted else f"the result has shape {list(shape)}, expected {list(wanted)}."
 
 
@@ -213,14 +210,12 @@ def _difference(found: object, expected: object, tolerance: float) -> str:
 
 
 def _equally_good(found: Tensor, expected: Tensor, scores: Tensor) -> bool:
-    """Whether other positions were chosen whose scores are as high, up to rounding; what is not ranked must stay."""
-    last = int(expected.max())
-    if found.is_floating_point() or not (found.diff(dim=1) > 0).all() or int(found.min()) < 0:
+    """Whether other positions were chosen whose scores are as high, up to rounding."""
+    unranked = max(0, int(expected.max()) + 1 - scores.shape[1])  # the window, which must stay
+    scores = F.pad(scores, (0, unranked), value=torch.inf)
+    ascending = not found.is_floating_point() and bool((found.diff(dim=1) > 0).all())
+    if not ascending or int(found.min()) < 0 or int(found.max()) >= scores.shape[1]:
         return False
-    if int(found.max()) > max(last, scores.shape[1] - 1):
-        return False
-    always = scores.new_full((len(scores), max(0, last + 1 - scores.shape[1])), torch.inf)  # the window
-    scores = torch.cat([scores, always], 1)
     mine, best = (scores.gather(1, kept.long()).sort().values for kept in (found, expected))
     return torch.allclose(mine, best, rtol=1e-5, atol=0)
 
@@ -233,27 +228,33 @@ def _likely_mistake(task: Task, function: Callable, inputs: tuple, generator: to
     """
     if _same(_result(function, inputs), _result(task.right, inputs), 10 * task.tolerance):
         return ""  # the numbers are right, what is wrong is something else
-    given = task, function, inputs, generator
-    return _fitting(_mistakes(task), *given) or _fitting(_pairs(task), *given)
-
-
-def _fitting(candidates: dict[str, Callable], task: Task, function: Callable, inputs: tuple, generator) -> str:
-    equal = set()
-    for _ in range(task.rounds):
-        found = _result(function, inputs)
-        same = {said: _same(found, _result(wrong, inputs), task.tolerance) for said, wrong in candidates.items()}
-        candidates = {said: wrong for said, wrong in candidates.items() if same[said] is not False}
-        equal |= {said for said in candidates if same[said]}
-        if not candidates:
-            break
-        inputs = task.draw(generator)
-    return next((f"\n  likely: {said}" for said in candidates if said in equal), "")
+    keywords = {said: wrong for said, wrong in task.mistakes.items() if not callable(wrong)}
+    single = task.mistakes | {said: partial(task.right, **wrong) for said, wrong in keywords.items()}
+    double = {
+        f"two mistakes at once: {a}\n  and: {b}": partial(task.right, **keywords[a], **keywords[b])
+        for a, b in combinations(keywords, 2)
+        if not set(keywords[a]) & set(keywords[b])
+    }
+    for candidates in (single, double):
+        given, equal = inputs, set()
+        for _ in range(task.rounds):
+            found = _result(function, given)
+            same = {said: _same(found, _result(wrong, given), task.tolerance) for said, wrong in candidates.items()}
+            candidates = {said: wrong for said, wrong in candidates.items() if same[said] is not False}
+            equal |= {said for said in candidates if same[said]}
+            if not candidates:
+                break
+            given = task.draw(generator)
+        for said in candidates:
+            if said in equal:
+                return f"\n  likely: {said}"
+    return ""
 
 
 def _result(function: Callable, inputs: tuple) -> object:
     """What a function returns, None if it raises."""
     try:
-        return function(*map(_copy, inputs))
+        return function(*copy.deepcopy(inputs))
     except Exception:
         return None
 
@@ -264,29 +265,6 @@ def _same(found: object, other: object, tolerance: float) -> bool | None:
         return None if found is other else False
     tolerance /= 10  # closer to the mistake than a right answer has to be to the right one
     return not _wrong_kind(found, other) and not _difference(found, other, tolerance)
-
-
-def _mistakes(task: Task) -> dict[str, Callable]:
-    """Explanation -> a function that makes the mistake."""
-    return {
-        said: wrong if callable(wrong) else lambda *given, wrong=wrong: task.right(*given, **wrong)
-        for said, wrong in task.mistakes.items()
-    }
-
-
-def _pairs(task: Task) -> dict[str, Callable]:
-    """Two mistakes at once, where they are keywords that do not exclude each other."""
-    keywords = {said: wrong for said, wrong in task.mistakes.items() if not callable(wrong)}
-    return {
-        f"two mistakes at once: {a}\n  and: {b}":
-            lambda *given, both=keywords[a] | keywords[b]: task.right(*given, **both)
-        for a, b in combinations(keywords, 2) if not set(keywords[a]) & set(keywords[b])
-    }  # fmt: skip
-
-
-def _shown(result: object) -> str:
-    text = repr(result)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _size(x: object) -> str:

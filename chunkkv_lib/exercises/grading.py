@@ -11,9 +11,8 @@ sandbox**; run it in a container that may be lost, as Gradescope does.
 from __future__ import annotations
 
 import ast
-import csv
+import copy
 import faulthandler
-import io
 import json
 import linecache
 import os
@@ -30,8 +29,8 @@ import torch
 
 from ..errors import InputError
 from ..files import write_text
-from .checking import Tables, check, problem, same_inputs
-from .homework import load_sheet
+from .checking import called, check, problem, same_inputs
+from .homework import as_csv, load_sheet
 from .tasks import TASKS, Task
 
 SECONDS = 60  # for all calls of one function
@@ -48,21 +47,14 @@ def grade(folder: str | Path, sheet: str, table: str | Path = "grades.csv", seed
     seed    of the hidden inputs; keep it to yourself
     raises  InputError: no such folder or sheet, nothing to grade.
     """
-    found = load_sheet(sheet)
-    names = [question["id"] for question in found["questions"] if "task" in question]
-    places = submissions(folder)
-    rows = []
+    found, places, rows = load_sheet(sheet), submissions(folder), []
     for number, (name, path) in enumerate(places.items(), 1):
         results = grade_one(path, found, seed, seconds)
         points = {result["id"]: result["points"] for result in results}
         feedback = "\n".join(f"{result['id']}: {result['text']}" for result in results)
         rows.append({"submission": name, "points": sum(points.values())} | points | {"feedback": feedback})
         print(f"{number} of {len(places)}: {name}, {rows[-1]['points']:g} points", file=sys.stderr, flush=True)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ["submission", "points", *names, "feedback"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(table, text.getvalue())
+    write_text(table, as_csv(rows))
     return rows
 
 
@@ -74,14 +66,21 @@ def submissions(folder: str | Path) -> dict[str, Path]:
     places = {}
     for path in sorted(folder.iterdir()):
         if path.is_dir():
-            inside = [one for one in sorted(path.rglob("*")) if one.suffix in (".ipynb", ".py") and one.is_file()]
-            inside = [one for one in inside if ".ipynb_checkpoints" not in one.parts]
-            places |= {path.name: inside[0] if inside else path} if not path.name.startswith(".") else {}
+            if not path.name.startswith("."):
+                places[path.name] = first_inside(path)
         elif path.suffix in (".ipynb", ".py"):
             places[path.stem] = path
     if not places:
         raise InputError(f"{folder} holds no notebook, no .py file and no folder with one; nothing to grade.")
     return places
+
+
+def first_inside(folder: Path) -> Path:
+    """The first notebook or .py file below a folder; the folder itself, which cannot be read, if there is none."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".ipynb", ".py") and path.is_file() and ".ipynb_checkpoints" not in path.parts:
+            return path
+    return folder
 
 
 def grade_one(path: Path, sheet: Mapping, seed: int, seconds: int = SECONDS) -> list[dict]:
@@ -123,14 +122,13 @@ def functions(path: Path) -> str:
 
 def is_constant(node: ast.stmt) -> bool:
     """Whether a statement gives a name to a number, a text or a list of them: WINDOW = 8."""
+    if not isinstance(node, ast.Assign) or not all(isinstance(target, ast.Name) for target in node.targets):
+        return False
     try:
-        return (
-            isinstance(node, ast.Assign)
-            and (ast.literal_eval(node.value), True)[1]
-            and all(isinstance(target, ast.Name) for target in node.targets)
-        )
+        ast.literal_eval(node.value)
     except ValueError:
         return False
+    return True
 
 
 def score(source: str, name: str, seed: int, seconds: int = SECONDS) -> tuple[float, str]:
@@ -152,11 +150,10 @@ def answered(source: str, name: str, task: Task, rounds: list[tuple], seconds: i
     """What a function returns in every round, from a process of its own; a sentence where there is nothing."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        (place / "answer.py").write_text(source, encoding="utf-8")
-        torch.save([[portable(x) for x in given] for given in rounds], place / "rounds.pt")
-        raw = isinstance(rounds[0][0], np.ndarray)
-        job = {"function": name, "no_table": task.no_table, "raw": raw, "seconds": seconds}
-        (place / "job.json").write_text(json.dumps(job))
+        inputs = [[portable(x) for x in given] for given in rounds]
+        job = {"source": source, "function": name, "rounds": inputs, "no_table": task.no_table, "seconds": seconds}
+        job["raw"] = isinstance(rounds[0][0], np.ndarray)
+        torch.save(job, place / "job.pt")
         code = "import sys; sys.path.insert(0, sys.argv[1]); from chunkkv_lib.exercises.grading import answer; answer()"
         command = [sys.executable, "-P", "-c", code, str(LIBRARY)]
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -181,9 +178,8 @@ def answered(source: str, name: str, task: Task, rounds: list[tuple], seconds: i
 
 def answer() -> None:
     """Inside a submission's own process: call the function on every round's inputs and save what it returns."""
-    job = json.loads(Path("job.json").read_text())
-    rounds, source = torch.load("rounds.pt", weights_only=True), Path("answer.py").read_text(encoding="utf-8")
-    watch = Tables
+    job = torch.load("job.pt", weights_only=True)
+    source, answers = job["source"], []
     for module in [module for module in sys.modules if module.split(".")[0] == "chunkkv_lib"]:
         sys.modules[module] = None  # importing it raises from here on
     linecache.cache["answer.py"] = len(source), None, source.splitlines(True), "answer.py"
@@ -197,25 +193,18 @@ def answer() -> None:
     if not callable(function):
         left_out = [line.removeprefix("# ") for line in source.splitlines() if line.startswith(LEFT_OUT)]
         sys.exit(f"there is no function {job['function']} in the submission" + "; ".join(["", *left_out]) + ".")
-    answers = []
     faulthandler.dump_traceback_later(job["seconds"], exit=True)  # starting Python and torch does not count
-    for given in rounds:
+    for given in job["rounds"]:
         inputs = [x.numpy() if job["raw"] and isinstance(x, torch.Tensor) else x for x in given]
-        before, tables = [x.clone() if isinstance(x, torch.Tensor) else x for x in given], None
+        before, table = copy.deepcopy(given), []
         try:
-            if job["no_table"]:
-                with watch(given[0].shape[1]) as tables:
-                    found = function(*inputs)
-            else:
-                found = function(*inputs)
-            record = {"value": portable(found)}
+            value, table = called(function, inputs, job["no_table"])
+            record = {"value": portable(value)}
         except Exception as error:
             frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename == "answer.py"]
             where = f" (in {frames[-1].line!r})" if frames else ""
             record = {"kind": type(error).__name__, "error": str(error).split("\n")[0] + where}
-        changed = [not torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(before, given)
-                   if isinstance(a, torch.Tensor) and not bool(a.isnan().any())]  # fmt: skip
-        answers.append(record | {"changed": any(changed), "table": list(tables.found or []) if tables else []})
+        answers.append(record | {"changed": not same_inputs(before, given), "table": table})
     torch.save(answers, "answers.pt")
 
 
@@ -254,13 +243,12 @@ def replayed(task: Task, rounds: list[tuple], answers: list[dict]) -> Callable:
 
 def gradescope(root: Path, sheet: str, seed: int | None = None) -> dict:
     """Grade the one submission in `root`/submission; write `root`/results/results.json as Gradescope wants it."""
-    found = load_sheet(sheet)
-    inside = sorted(path for path in (root / "submission").rglob("*") if path.suffix in (".ipynb", ".py"))
     seed = int.from_bytes(os.urandom(4)) if seed is None else seed
-    results = grade_one(inside[0] if inside else root / "submission" / "(no notebook)", found, seed)
+    results = grade_one(first_inside(root / "submission"), load_sheet(sheet), seed)
     shown = {"name": "id", "score": "points", "max_score": "of", "output": "text"}
-    tests = [{theirs: one[ours] for theirs, ours in shown.items()} | {"visibility": "visible"} for one in results]
-    written = {"tests": tests}
+    written = {
+        "tests": [{theirs: one[ours] for theirs, ours in shown.items()} | {"visibility": "visible"} for one in results]
+    }
     write_text(root / "results" / "results.json", json.dumps(written, indent=1) + "\n")
     return written
 

@@ -96,13 +96,17 @@ def homework(sheet: str, course: str = "", students: int = 0, output: str | Path
         files[f"paper/student-{number:03}.md"] = text.encode()
         keys.append({"student": number} | key)
     if keys:
-        table = io.StringIO()
-        writer = csv.DictWriter(table, keys[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(keys)
-        files["paper/key.csv"] = table.getvalue().encode()
+        files["paper/key.csv"] = as_csv(keys).encode()
     folder = Path(output) / found["name"]
     return write_new({folder / name: content for name, content in files.items()})
+
+
+def as_csv(rows: list[dict]) -> str:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue()
 
 
 def write_new(files: Mapping[Path, bytes]) -> list[Path]:

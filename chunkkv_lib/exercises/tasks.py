@@ -21,29 +21,19 @@ from . import inputs
 
 @dataclass(frozen=True)
 class Task:
-    """Something a student can write.
+    """Something a student can write."""
 
-    summary    what the function takes and returns
-    right      the arguments of one round -> the right answer; its keywords make mistakes
-    draw       random generator -> the arguments of one round
-    names      of these arguments
-    mistakes   explanation -> keywords of `right`, or a function; told when a wrong answer is what these give
-    tolerance  relative and absolute; 0 for whole numbers, which must agree exactly
-    rounds     how many inputs a check tries; more where a mistake shows on few of them
-    scores     where positions are chosen: the arguments -> scores [S, p] of those that are ranked, so that another
-               choice of equal scores passes, too
-    no_table   whether a tensor with two dimensions of n is refused
-    """
-
-    summary: str
-    right: Callable
-    draw: Callable[[torch.Generator], tuple]
-    names: tuple[str, ...]
+    summary: str  # what the function takes and returns
+    right: Callable  # the arguments of one round -> the right answer; its keywords make mistakes
+    draw: Callable[[torch.Generator], tuple]  # the arguments of one round
+    names: tuple[str, ...]  # of these arguments
+    # explanation -> keywords of `right`, or a function; told when a wrong answer is what these give
     mistakes: Mapping[str, Mapping | Callable] = field(default_factory=dict)
-    tolerance: float = 1e-4
-    rounds: int = 5
+    tolerance: float = 1e-4  # relative and absolute; 0 for whole numbers, which must agree exactly
+    rounds: int = 5  # how many inputs a check tries; more where a mistake shows on few of them
+    # where positions are chosen: the arguments -> scores [S, p], so that another choice of equal scores passes, too
     scores: Callable | None = None
-    no_table: bool = False
+    no_table: bool = False  # whether a tensor with two dimensions of n is refused
 
 
 # --- attention ----------------------------------------------------------------------------------------------------
@@ -253,9 +243,12 @@ def rank_agreement(x: np.ndarray, y: np.ndarray, ranks: bool = True, within: boo
 
 # --- the tasks ----------------------------------------------------------------------------------------------------
 
-NOT_SCALED = {"the logits are not divided by the root of d.": {"scale": False}}
-OTHER_HEAD = {
-    "query heads read the wrong KV head: h reads h // group (repeat_interleave, not repeat).": {"own_head": False}
+WRONG_LOGITS = {
+    "the logits are not divided by the root of d.": {"scale": False},
+    "query heads read the wrong KV head: h reads h // group (repeat_interleave, not repeat).": {"own_head": False},
+}
+WINDOW_NOT_CAUSAL = {
+    "the window's queries may not look at later tokens: mask them before the softmax.": {"causal": False}
 }
 NOT_CAUSAL = {"queries look at later tokens: the causal mask is missing.": {"causal": False}}
 MASK_LATE = {
@@ -311,13 +304,13 @@ TASKS: dict[str, Task] = {
     "window_attention": Task(
         f"({_LAYER}, window) -> [Hq, window, n], causal attention of the last queries",
         window_attention, inputs.window, ("queries", "keys", "window"),
-        mistakes=NOT_CAUSAL | MASK_LATE | NOT_SCALED | OTHER_HEAD,
+        mistakes=NOT_CAUSAL | MASK_LATE | WRONG_LOGITS,
     ),
     "evicted_attention": Task(
         "(query [Hq, d] of a new token, keys [Hkv, n, d], values [Hkv, n, d], kept [Hkv, b]) -> [Hq, d], what "
         "attention gives the new token when only the kept tokens are left",
         evicted_attention, inputs.decoding_step, ("query", "keys", "values", "kept"),
-        mistakes=NOT_SCALED | OTHER_HEAD | {
+        mistakes=WRONG_LOGITS | {
             "the shares of the kept tokens must add up to 1 again.": {"again": False},
             "evicted tokens still take part.": {"evict": False},
         },
@@ -325,7 +318,7 @@ TASKS: dict[str, Task] = {
     "column_sums": Task(
         f"({_LAYER}) -> [Hq, n], causal attention that each key receives from all queries, {_NO_TABLE}",
         column_sums, inputs.long_layer, ("queries", "keys"), tolerance=1e-3, rounds=3, no_table=True,
-        mistakes=NOT_CAUSAL | MASK_LATE | NOT_SCALED | OTHER_HEAD | {
+        mistakes=NOT_CAUSAL | MASK_LATE | WRONG_LOGITS | {
             "this adds up over the keys, so each query gives 1; add up over the queries.": {"over": 2},
             "this is the mean over the queries, not the sum.": {"mean": True},
         },
@@ -340,8 +333,7 @@ TASKS: dict[str, Task] = {
         f"(queries, keys, budget) {_KEPT}. {_VOTES}the query heads of a KV head, then the maximum over 7 neighbouring "
         "positions, of those before the window",
         choice(snapkv_scores), **_CHOICE, scores=snapkv_scores,
-        mistakes=NOT_SCALED | OTHER_HEAD | {
-            "the window's queries may not look at later tokens: mask them before the softmax.": {"causal": False},
+        mistakes=WRONG_LOGITS | WINDOW_NOT_CAUSAL | {
             "neighbours are not pooled.": {"kernel": 1},
             "this pools by the mean; take the maximum.": {"pool": F.avg_pool1d},
             "cut the window off before pooling, else it lends its scores to its neighbours.": {"cut_first": False},
@@ -354,8 +346,7 @@ TASKS: dict[str, Task] = {
         f"tokens that fit. {_VOTES}the query heads of a KV head; a chunk's score is the sum of its positions' scores; "
         "ties go to the lower chunk",
         chunkkv, **_CHOICE | {"rounds": 30},
-        mistakes=NOT_SCALED | OTHER_HEAD | {
-            "the window's queries may not look at later tokens: mask them before the softmax.": {"causal": False},
+        mistakes=WRONG_LOGITS | WINDOW_NOT_CAUSAL | {
             "these are the best single tokens; choose whole chunks.": {"size": 1},
             "a chunk's score is the sum of its tokens, not their mean: the last chunk may be short.": {"mean": True},
             "of the chunk that does not fit whole its *first* tokens stay, not its last.": {"part": "last"},
@@ -368,7 +359,7 @@ TASKS: dict[str, Task] = {
         f"(queries, keys, budget) {_KEPT}. Scores: column sums of the causal attention of all prompt queries, mean "
         "over the query heads of a KV head",
         choice(h2o_scores), **_CHOICE, scores=h2o_scores,
-        mistakes=NOT_SCALED | OTHER_HEAD | NOT_CAUSAL | MASK_LATE | {
+        mistakes=WRONG_LOGITS | NOT_CAUSAL | MASK_LATE | {
             "only the window's queries vote; H2O asks all of them.": {"voters": 8},
             LOST_WINDOW: lambda q, k, b: best(votes(q, k, None, None), b),
         },
@@ -416,7 +407,7 @@ TASKS: dict[str, Task] = {
         "(queries [Hq, m, d] of the m tokens after the prompt, keys [Hkv, n, d], kept [Hkv, b]) -> [Hq, m], cosine "
         "of the attention over the prompt with the full and with the compressed cache",
         attention_cosine, inputs.probes, ("queries", "keys", "kept"),
-        mistakes=NOT_SCALED | OTHER_HEAD | {
+        mistakes=WRONG_LOGITS | {
             "this is the attention mass, the sum of the kept shares.": {"what": "mass"},
             "a root is missing: this is the square of the cosine.": {"what": "square"},
             "this compares the logits; take the softmax first.": {"what": "logits"},

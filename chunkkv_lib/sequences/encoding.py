@@ -11,6 +11,8 @@ from ..errors import InputError, check_whole
 from ..sequence import Sequence, text_hash
 
 MIN_TOKENS = 16  # below this a prompt is neither question nor text
+# verbose: a prompt longer than the model's context is no mistake here, it is truncated afterwards
+_PLAIN = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
 _TAIL = 64  # characters; more than the longest token, so the end of the prompt is split as in the whole
 
 
@@ -24,9 +26,7 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
 
     LongBench's own program does otherwise: there such a text within a row ends it, or changes the speaker.
     """
-    # verbose: a prompt longer than the model's context is no mistake here, it is truncated afterwards
-    options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-    return tokenizer(text, **options)["input_ids"] if text else []
+    return tokenizer(text, **_PLAIN)["input_ids"] if text else []
 
 
 def evidence_spans(tokenizer: Any, text: str, passages: Iterable[str], max_tokens: int) -> tuple[tuple[int, int], ...]:
@@ -35,22 +35,17 @@ def evidence_spans(tokenizer: Any, text: str, passages: Iterable[str], max_token
     Of each passage its first occurrence. One that truncation cut, wholly or in part, is left out, and so are all with
     a tokenizer that cannot say which characters a token stands for.
     """
-    places = [(text.find(passage), len(passage)) for passage in passages if passage]
+    places = [(start, start + len(one)) for one in passages if one and (start := text.find(one)) >= 0]
     if not places or not getattr(tokenizer, "is_fast", False):
         return ()
-    encoded = tokenizer(
-        text, add_special_tokens=False, split_special_tokens=True, verbose=False, return_offsets_mapping=True
-    )
+    encoded = tokenizer(text, **_PLAIN, return_offsets_mapping=True)
     offsets = [(0, 0)] * len(_opening(tokenizer)) + encoded["offset_mapping"]
-    left = truncate_middle(range(len(offsets)), max_tokens)
-    position = {token: i for i, token in enumerate(left)}
+    position = {token: i for i, token in enumerate(truncate_middle(range(len(offsets)), max_tokens))}
     spans = []
-    for start, length in places:
-        inside = [token for token, (a, b) in enumerate(offsets) if a < start + length and b > start and start >= 0]
-        if inside and all(token in position for token in inside):
-            first, last = position[inside[0]], position[inside[-1]]
-            if last - first == inside[-1] - inside[0]:
-                spans.append((first, last + 1))
+    for start, stop in places:
+        inside = [token for token, (first, last) in enumerate(offsets) if first < stop and last > start]
+        if inside and position.keys() >= set(inside):
+            spans.append((position[inside[0]], position[inside[-1]] + 1))
     return tuple(spans)
 
 
@@ -108,10 +103,8 @@ def sentence_with(text: str, answer: str) -> str:
 def truncate_middle(ids: Tokens[int], max_tokens: int) -> tuple[int, ...]:
     """The first and the last half of `max_tokens` of `ids`; all of `ids` if they fit.
 
-    An odd `max_tokens` gives its extra token to the first half, so a prompt that is too long ends up with exactly
-    `max_tokens` tokens. LongBench's `pred.py` decodes both halves and tokenises the joined text again, which
-    can come out a few tokens longer or shorter; here the halves are joined as tokens. A BOS stays: it is in
-    the first half.
+    An odd `max_tokens` gives its extra token to the first half. LongBench's `pred.py` decodes both halves and tokenises
+    the joined text again, which can come out a few tokens longer or shorter; here the halves are joined as tokens.
     """
     check_whole(MIN_TOKENS, max_tokens=max_tokens)
     if len(ids) <= max_tokens:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib.metadata import version
-from itertools import islice
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,10 @@ def load_rows(
     source: str = "open", path: str | Path | None = None, categories: Iterable[str] = CATEGORIES
 ) -> list[dict]:
     """All rows of a source: dicts with LongBench's fields, `evidence` and `document` (see `schema.FIELDS`)."""
-    wanted = check_categories(categories)
-    rows = _source(source, path).read(path, wanted)
-    check_keys(rows)
+    rows = _source(source, path).read(path, check_categories(categories))
+    for (dataset, id), times in Counter((row["dataset"], row["_id"]) for row in rows).most_common(1):
+        if times > 1:
+            raise InputError(f"data set {dataset!r} has more than one row with _id {id!r}; ids must be unique.")
     return rows
 
 
@@ -91,10 +92,9 @@ def sample(rows: list[dict], per_category: int, seed: int, skip: int = 0) -> lis
     Within a category the data sets take turns, so they contribute evenly until one is exhausted; categories take
     turns too, so that every prefix of the result is balanced. The draw depends on ids and seed alone, not on
     the order of `rows`, and a smaller `per_category` draws a subset of a larger one.
-    raises InputError: `per_category` below 1, an unknown data set, an id that occurs twice.
+    raises InputError: `per_category` below 1.
     """
     check_whole(per_category=per_category)
-    check_keys(rows)
     members: dict[str, list[dict]] = defaultdict(list)
     for row in rows:
         members[row["dataset"]].append(row)
@@ -106,24 +106,13 @@ def sample(rows: list[dict], per_category: int, seed: int, skip: int = 0) -> lis
     categories = []
     for category in CATEGORIES:
         sets = [sorted(members[name], key=ticket) for name in _ORDER if CATEGORY_OF[name] == category]
-        categories.append(list(islice(_take_turns(sets), skip, skip + per_category)))
-    return list(_take_turns(categories))
+        categories.append(_take_turns(sets)[skip : skip + per_category])
+    return _take_turns(categories)
 
 
-def check_keys(rows: list[dict]) -> None:
-    """InputError unless every data set is known and no (data set, id) occurs twice."""
-    keys = [(row["dataset"], row["_id"]) for row in rows]
-    for dataset in dict.fromkeys(dataset for dataset, _ in keys):
-        check_known("data set", dataset, CATEGORY_OF)
-    if len(set(keys)) < len(keys):
-        dataset, id = Counter(keys).most_common(1)[0][0]
-        raise InputError(f"data set {dataset!r} has more than one row with _id {id!r}; ids must be unique.")
-
-
-def _take_turns(queues: list[list[dict]]) -> Iterator[dict]:
+def _take_turns(queues: list[list[dict]]) -> list[dict]:
     """One item of each queue in turn; a queue that is empty drops out."""
-    for turn in range(max(map(len, queues), default=0)):
-        yield from (queue[turn] for queue in queues if turn < len(queue))
+    return [row for turn in zip_longest(*queues) for row in turn if row is not None]
 
 
 def sequence(tokenizer: Any, row: dict, max_tokens: int, max_answer_tokens: int) -> Sequence:

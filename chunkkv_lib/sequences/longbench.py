@@ -45,7 +45,7 @@ def read(path: str | Path | None, categories: Iterable[str]) -> list[dict]:
 
     A null `_id` becomes a hash of the prompt.
 
-    path  None for the hub, else a local `data.zip`, or a folder with `data/<name>.jsonl` or `<name>.jsonl`
+    path  None for the hub, else a local `data.zip` or folder, with `data/<name>.jsonl` or `<name>.jsonl`
     raises InputError: not there, not a zip, a data set or a field missing, hub files that are not the official ones.
     """
     names = [name for category in categories for name in DATASETS["longbench"][category]]
@@ -53,10 +53,11 @@ def read(path: str | Path | None, categories: Iterable[str]) -> list[dict]:
     files = _present(place, names)
     if missing := [name for name in names if name not in files]:
         if place.is_dir():
-            elsewhere = [file.relative_to(place).as_posix() for file in sorted(place.glob(f"*/*/{missing[0]}.jsonl"))]
+            inside = [file.relative_to(place).as_posix() for file in sorted(place.glob("*/*/*.jsonl"))]
         else:
             with zipfile.ZipFile(place) as archive:
-                elsewhere = [member for member in archive.namelist() if member.endswith(f"{missing[0]}.jsonl")]
+                inside = archive.namelist()
+        elsewhere = [file for file in inside if file.endswith(f"{missing[0]}.jsonl")]
         hint = f"it has {elsewhere[0]}: the files must lie in data/ itself" if elsewhere else "leave out the category"
         wanted = ", ".join(f"data/{name}.jsonl" for name in missing)
         raise InputError(f"{place} lacks {wanted}; {hint}, or get the whole data.zip of {REPOSITORY}.")
@@ -111,15 +112,11 @@ def _local(path: str | Path) -> Path:
 
 def _present(place: Path, names: Iterable[str]) -> dict[str, tuple[str, bytes]]:
     """Data set -> (where it was found, its bytes), of those that are there."""
-    if place.is_dir():
-        choices = {name: (place / "data" / f"{name}.jsonl", place / f"{name}.jsonl") for name in names}
-        found = {name: next(filter(Path.is_file, files), None) for name, files in choices.items()}
-        return {name: (str(file), file.read_bytes()) for name, file in found.items() if file}
     try:
-        with zipfile.ZipFile(place) as archive:
-            members = {name: f"data/{name}.jsonl" for name in names}
-            inside = set(archive.namelist())
-            return {name: (f"{place}:{m}", archive.read(m)) for name, m in members.items() if m in inside}
+        root = place if place.is_dir() else zipfile.Path(place)
+        choices = {name: (root / "data" / f"{name}.jsonl", root / f"{name}.jsonl") for name in names}
+        found = {name: next((file for file in files if file.is_file()), None) for name, files in choices.items()}
+        return {name: (str(file), file.read_bytes()) for name, file in found.items() if file}
     except RuntimeError as error:  # what zipfile raises for a password, and for a compression that it does not know
         raise InputError(f"{place} cannot be read ({error}); unpack it and pass the folder.") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:

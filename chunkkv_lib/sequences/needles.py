@@ -20,6 +20,7 @@ from ..sequence import text_hash
 from . import Sequence
 from .encoding import encode_prompt, encode_text
 from .open_data import BUILDERS
+from .open_rows import fill
 
 SOURCE = "needles"
 DATASET = "needle"
@@ -35,21 +36,15 @@ THINGS = ("lighthouse", "bakery", "harbour", "library", "orchard", "windmill", "
 
 @dataclass(frozen=True)
 class Form:
-    """How a needle and its question are worded. `{name}` and `{code}` stand for the needle's own.
+    """How a needle and its question are worded. `{name}` and `{code}` stand for the needle's own."""
 
-    needle    the hidden sentence
-    question  what is asked after the text
-    start     how the answer begins, up to the code
-    others    needles with other names and codes, hidden at other places of the same text
-    chat      the question is put through the model's chat template. The prompt then ends with the template's own
-              tokens, and the start of the answer is read after the compression (`Sequence.question_ids`); otherwise
-              both are the end of the prompt, where the observation window sees them
-    """
-
-    needle: str
-    question: str
-    start: str
-    others: int = 0
+    needle: str  # the hidden sentence
+    question: str  # what is asked after the text
+    start: str  # how the answer begins, up to the code
+    others: int = 0  # needles with other names and codes, hidden at other places of the same text
+    # The question is put through the model's chat template. The prompt then ends with the template's own tokens, and
+    # the start of the answer is read after the compression (`Sequence.question_ids`); otherwise both are the end of the
+    # prompt, where the observation window sees them.
     chat: bool = False
 
 
@@ -136,11 +131,6 @@ def needle_setting(id: str) -> dict[str, object]:
     return {"form": form, "answer_tokens": int(tokens), "depth": int(percent) / 100, "round": int(i)}
 
 
-def hide(hay: Many[int], needle: Many[int], at: int) -> tuple[list[int], tuple[int, int]]:
-    """The needle after the first `at` tokens of the hay, and its positions (start, end exclusive)."""
-    return [*hay[:at], *needle, *hay[at:]], (at, at + len(needle))
-
-
 def nearest_border(borders: Many[int], depth: float) -> int:
     """Of the places between two sentences, ascending, the nearest to a depth (0: the first, 1: the last)."""
     wanted = borders[0] + depth * (borders[-1] - borders[0])
@@ -178,11 +168,12 @@ def _needle(
     hay = list(encode_text(tokenizer, text)[:room])
     borders = _borders(tokenizer, hay)
     places = [nearest_border(borders, depth), *draw.choices(borders, k=words.others)]
-    body, span = hay[: borders[-1]], (0, 0)
+    body, start = hay[: borders[-1]], 0
     # From the end of the text to its beginning, so that a place counts in tokens of the text alone.
     for k in sorted(range(len(places)), key=lambda k: -places[k]):
-        body, found = hide(body, sentences[k], places[k])
-        span = found if k == 0 else tuple(edge + len(sentences[k]) for edge in span)
+        body[places[k] : places[k]] = sentences[k]
+        start = places[0] if k == 0 else start + len(sentences[k])
+    start += len(head)
     prompt = (*head, *body, *asked)
     return Sequence(
         id=id,
@@ -193,7 +184,7 @@ def _needle(
         answer_ids=tuple(encode_text(tokenizer, codes[0])),
         answers=(codes[0],),
         text_hash=text_hash(" ".join(map(str, prompt))),
-        evidence_spans=(tuple(len(head) + edge for edge in span),),
+        evidence_spans=((start, start + len(sentences[0])),),
         document=text_hash(texts[article]),
     )
 
@@ -229,17 +220,10 @@ def _code(tokenizer: Any, draw: random.Random, tokens: int) -> str:
 
 def _prose(texts: Many[str], first: int, skipped: float, characters: int) -> str:
     """Paragraphs of a text from a share of it on, then those of the next texts, until there is enough."""
-    paragraphs = texts[first].split("\n")
-    found, length = [], 0
-    remaining = paragraphs[int(skipped * len(paragraphs)) :]
-    for step in range(1, len(texts) + 1):
-        for paragraph in remaining:
-            found.append(paragraph)
-            length += len(paragraph) + 1
-            if length >= characters:
-                return "\n".join(found)
-        remaining = texts[(first + step) % len(texts)].split("\n")
-    return "\n".join(found)
+    own = texts[first].split("\n")
+    others = (text.split("\n") for text in (*texts[first + 1 :], *texts[:first]))
+    paragraphs = itertools.chain(own[int(skipped * len(own)) :], *others)
+    return "".join(fill((f"{one}\n" for one in paragraphs), characters=characters)).removesuffix("\n")
 
 
 def _borders(tokenizer: Any, hay: Many[int]) -> list[int]:

