@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -62,10 +64,9 @@ def cache(g: torch.Generator) -> tuple[Tensor, Tensor]:
     return keys, kept_set(g, *keys.shape[:2])
 
 
-def window(g: torch.Generator) -> tuple[Tensor, Tensor, int]:
-    """A layer and the size of an observation window."""
-    queries, keys = grouped_layer(g)
-    return queries, keys, between(g, 2, 9)
+def layer_and_number(low: int, high: int) -> Callable[[torch.Generator], tuple[Tensor, Tensor, int]]:
+    """How to draw a layer and a number from `low` to `high`: the size of a window, or a budget in tokens."""
+    return lambda g: (*grouped_layer(g), between(g, low, high))
 
 
 def long_layer(g: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -81,12 +82,6 @@ def normalised(g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     logits = queries @ keys.repeat_interleave(len(queries) // len(keys), 0).mT / keys.shape[2] ** 0.5
     later = torch.ones(logits.shape[1:], dtype=torch.bool).triu(1)
     return queries, keys, logits.masked_fill(later, -torch.inf).logsumexp(-1)
-
-
-def selection(g: torch.Generator) -> tuple[Tensor, Tensor, int]:
-    """A layer and a budget in tokens; heads in groups, so that reading the wrong KV head shows."""
-    queries, keys = grouped_layer(g)
-    return queries, keys, between(g, 14, 38)
 
 
 def sized_cache(g: torch.Generator) -> tuple[Tensor, Tensor, int]:

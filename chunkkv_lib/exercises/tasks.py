@@ -263,7 +263,12 @@ _KEPT = (
 _VOTES = (
     "Scores of the positions before the window: attention of the window's queries, summed over them, mean over the "
 )
-_CHOICE = {"draw": inputs.selection, "names": ("queries", "keys", "budget"), "tolerance": 0, "rounds": 20}
+_CHOICE = {
+    "draw": inputs.layer_and_number(14, 38),
+    "names": ("queries", "keys", "budget"),
+    "tolerance": 0,
+    "rounds": 20,
+}
 _NO_TABLE = "without a tensor that has two dimensions of n"
 
 TASKS: dict[str, Task] = {
@@ -303,7 +308,7 @@ TASKS: dict[str, Task] = {
     ),
     "window_attention": Task(
         f"({_LAYER}, window) -> [Hq, window, n], causal attention of the last queries",
-        window_attention, inputs.window, ("queries", "keys", "window"),
+        window_attention, inputs.layer_and_number(2, 9), ("queries", "keys", "window"),
         mistakes=NOT_CAUSAL | MASK_LATE | WRONG_LOGITS,
     ),
     "evicted_attention": Task(

@@ -19,7 +19,7 @@ from ..errors import InputError, check_known, check_whole
 from ..sequence import text_hash
 from . import Sequence
 from .encoding import encode_prompt, encode_text
-from .open_data import BUILDERS
+from .open_data import squad_articles
 from .open_rows import fill
 
 SOURCE = "needles"
@@ -110,7 +110,7 @@ def needle_sequences(
             raise InputError(f"needles of form {form!r} need a chat template, which this model has not; leave it out.")
     for length in answer_tokens:
         check_whole(answer_tokens=length)
-    texts = articles() if texts is None else list(texts)
+    texts = list(dict.fromkeys(row["context"] for row in squad_articles()) if texts is None else texts)
     if not texts:
         raise InputError("there is no text to hide a needle in; pass at least one.")
     order = random.Random(f"{DATASET}:{seed}").sample(range(len(texts)), len(texts))
@@ -141,11 +141,6 @@ def nearest_border(borders: Many[int], depth: float) -> int:
 def hit(text: str, code: str) -> bool:
     """Whether a text begins with exactly this code."""
     return re.match(rf"\s*{re.escape(code)}(?!\d)", text) is not None
-
-
-def articles() -> list[str]:
-    """The texts of the open articles, each once."""
-    return list(dict.fromkeys(row["context"] for row in BUILDERS["squad_articles"]()))
 
 
 def _needle(
