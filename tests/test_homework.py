@@ -183,7 +183,7 @@ def test_a_folder_of_submissions_becomes_a_table(sheet, tmp_path):
     assert "chunkkv_lib" in table["cheat"]["feedback"]
 
 
-LINE = "index 10000 is out of bounds for dimension 0 with size 3 (in 'return x[10_000]')"
+LINE = "index 10000 is out of bounds for dimension 0 with size 3 (in 'return x[10000]')"
 
 
 @pytest.mark.parametrize(

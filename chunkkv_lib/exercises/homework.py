@@ -164,12 +164,12 @@ def figure(layers) -> bytes:
 def notebook(sheet: Mapping, numbers: Mapping, picture: bytes | None, solved: bool) -> bytes:
     """The hand-out, or its solutions: plain Markdown, numbers filled in, stubs that raise, checks that hint."""
     head = f"# {sheet['title']}\n\n{sheet['course']}{sheet['points']} points, about {sheet['minutes']} minutes. "
+    imports = "import numpy as np\nimport torch\n\nfrom chunkkv_lib.exercises import check, example"
     cells = [
         ("title", markdown(head + sheet["before"])),
         ("install", new_code_cell(part("install.txt").decode().rstrip())),
+        ("imports", new_code_cell(imports)),
     ]
-    imports = "import numpy as np\nimport torch\n\nfrom chunkkv_lib.exercises import check, example"
-    cells.append(("imports", new_code_cell(imports)))
     if picture:
         cell = markdown("![Mean KV-cache L1 loss by layer](attachment:figure.png)")
         cell["attachments"] = {"figure.png": {"image/png": base64.b64encode(picture).decode()}}

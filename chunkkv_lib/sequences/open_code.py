@@ -112,7 +112,6 @@ def _names(line: str) -> set[str]:
     return set(re.findall(r"\w+", line))
 
 
-DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 COMPLETED = (  # statements that make a fair answer: no definitions, no imports, no bare keywords
     *(ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Return, ast.Expr, ast.Raise),
     *(ast.If, ast.For, ast.While, ast.With),
@@ -141,7 +140,7 @@ def outline(text: str) -> Outline:
         if isinstance(node, ast.ImportFrom):
             imported += [(node.level, node.module or "", a.name, a.asname or a.name) for a in node.names]
     for node in tree.body:
-        if isinstance(node, DEFINITIONS):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             definitions[node.name] = first, node.end_lineno
     return Outline(frozenset(begun), tuple(imported), definitions)

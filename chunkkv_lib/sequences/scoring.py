@@ -94,10 +94,8 @@ def _metrics() -> ModuleType:
 
     # Imports of the file that are not installed get a substitute for as long as it loads.
     substitutes = {"jieba": {}, "fuzzywuzzy": {"fuzz": SimpleNamespace(ratio=ratio)}, "rouge": {"Rouge": _NoRouge}}
-    missing = [name for name in substitutes if name not in sys.modules and importlib.util.find_spec(name) is None]
-    for name in missing:
-        sys.modules[name] = ModuleType(name)
-        vars(sys.modules[name]).update(substitutes[name])
+    missing = [name for name in substitutes if importlib.util.find_spec(name) is None]
+    sys.modules.update({name: SimpleNamespace(**substitutes[name]) for name in missing})
     try:
         spec.loader.exec_module(module)
     finally:
