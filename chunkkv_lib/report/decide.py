@@ -22,7 +22,7 @@ RULES = {
     "ChunkKV": ("ChunkKV, chunks of 10", "10", WINDOW, "ChunkKV"),
     "ChunkKV, chunk_size 40": ("ChunkKV, chunks of 40", "40", WINDOW, ""),
 }
-FUSED = {NONE: "yes", WINDOW: "yes: the last 8 queries are asked once more", SUMS: "needs a second pass"}
+FUSED = {NONE: "yes", WINDOW: "yes", SUMS: "needs a second pass"}
 
 
 def decisions(needles: Any, bench: Report, questions: Any = None) -> pd.DataFrame:
