@@ -41,7 +41,6 @@ REDIRECT = """\
 <body><p><a href="{page}">{title}</a></p></body>
 </html>
 """
-Report = Callable[..., None]  # called like `print`
 
 
 def measured_live(profile: str | None, values: dict[str, object]) -> dict[str, object]:
@@ -64,7 +63,6 @@ def build_book(
     solutions: bool = True,
     prepare: Callable[[str | None, dict[str, object]], dict[str, object]] = measured_live,
     root: str | Path | None = None,
-    report: Report = print,
 ) -> Path:
     """Execute every chapter and build the site; the folder of its pages.
 
@@ -76,7 +74,6 @@ def build_book(
     times        whether the seconds that every chapter took are written to `versions.TIMES` at the end
     prepare      called with the profile and the checked values before the first chapter; what it returns is passed to
                  the chapters as well, and wins
-    report       called like `print` with the progress
     raises       InputError: a wrong parameter, a failed chapter, a warning, a faulty site, a second build meanwhile.
     """
     root = Path(root).resolve() if root else project_root()
@@ -90,7 +87,7 @@ def build_book(
     with only_build(root), clean_environment(folder):
         values |= prepare(profile, values)
         fresh_sources(root, chapters, folder)
-        seconds = execute_chapters(chapters, values, root, folder, report)
+        seconds = execute_chapters(chapters, values, root, folder)
         for chapter in chapters:
             path = folder / f"{chapter.name}{chapter.path.suffix}"
             if not chapter.is_notebook:
@@ -100,18 +97,18 @@ def build_book(
                 notebook = read_notebook(path)
                 notebook.cells = for_readers(notebook.cells, chapter.path.stem, solutions)
                 for statement in stamp(notebook, chapter, values, folder / EXTRA):
-                    report(f"{chapter.name}: does not hold in the runs shown: {statement}")
+                    print(f"{chapter.name}: does not hold in the runs shown: {statement}")
                 nbformat.write(notebook, str(path))
         if (root / "chapters" / "lecture").is_dir():
             write_deck(root, folder / EXTRA / "lecture.html")
-        with timed_step("Building the pages", report):
+        with timed_step("Building the pages"):
             html = build_html(folder)
         if problems := check_site(html):
             raise InputError("the site has problems:\n" + "\n".join(problems))
         exchange(html, output)
     if times:
         record_times(seconds, root / TIMES)
-    report(f"The book is at {output / 'index.html'}", flush=True)
+    print(f"The book is at {output / 'index.html'}", flush=True)
     return output
 
 
@@ -157,7 +154,7 @@ def clean_environment(folder: Path) -> Iterator[None]:
 
 
 def execute_chapters(
-    chapters: list[Chapter], values: Mapping[str, object], root: Path, folder: Path, report: Report = print
+    chapters: list[Chapter], values: Mapping[str, object], root: Path, folder: Path
 ) -> dict[str, float]:
     """Execute every notebook of `chapters` into `folder`, in order, and stop at the first that fails.
 
@@ -170,23 +167,23 @@ def execute_chapters(
     for number, chapter in enumerate(notebooks, start=1):
         own = {name: value for name, value in values.items() if name in chapter.parameters}
         started = time.monotonic()
-        with timed_step(f"[{number}/{len(notebooks)}] {chapter.name}", report):
+        with timed_step(f"[{number}/{len(notebooks)}] {chapter.name}"):
             execute(chapter, own, root, folder / f"{chapter.name}.ipynb")
         seconds[chapter.name] = time.monotonic() - started
     return seconds
 
 
 @contextmanager
-def timed_step(label: str, report: Report) -> Iterator[None]:
-    """Report a step of the build when it begins, and on the same line its seconds when it ends."""
-    report(label, end=" ... ", flush=True)
+def timed_step(label: str) -> Iterator[None]:
+    """Print a step of the build when it begins, and on the same line its seconds when it ends."""
+    print(label, end=" ... ", flush=True)
     started = time.monotonic()
     try:
         yield
     except BaseException:
-        report("stopped", flush=True)
+        print("stopped", flush=True)
         raise
-    report(f"{time.monotonic() - started:.1f} s", flush=True)
+    print(f"{time.monotonic() - started:.1f} s", flush=True)
 
 
 def execute(chapter: Chapter, values: Mapping[str, object], root: Path, target: Path) -> None:

@@ -28,19 +28,6 @@ import sys
 if "google.colab" in sys.modules:
     get_ipython().run_line_magic("pip", "install --quiet 'chunkkv-lib[book] @ git+{address}'")"""
 
-README = """\
-# The chapters, to work in
-
-Copies without solutions, for JupyterLab, VS Code or Colab. They need the book's library: in a clone of its repository
-`make setup` installs it into `.venv` (on Windows: `py -m venv .venv`, then `.venv\\Scripts\\pip install -r
-requirements.txt -e .`), and `pip install jupyterlab` adds a program to open them with. Numbers in the text are those of
-the book; where one is missing, "…" stands for it, and the cell above computes it.
-
-`AGENTS.md` asks an AI assistant to explain and not to solve.
-
-{licence}
-"""
-
 
 def student_copies(output: str | Path, force: bool = False, root: str | Path | None = None) -> list[Path]:
     """Write a copy of every notebook chapter, without solutions, into the folder `output`; the copies.
@@ -61,7 +48,7 @@ def student_copies(output: str | Path, force: bool = False, root: str | Path | N
             copy.cells = [plain(chapter.path.stem).cell(cell) for cell in copy.cells]
             copies[output / chapter.path.name] = nbformat.writes(copy) + "\n"
     chapters = list(copies)
-    copies[output / "README.md"] = README.format(licence=LICENCE)
+    copies[output / "README.md"] = part("chapters.md").decode().format(licence=LICENCE)
     copies[output / "AGENTS.md"] = part("AGENTS.md").decode()
     for path in sorted((root / "chapters" / "templates").glob("*.ipynb")):
         copies[output / "templates" / path.name] = path.read_text(encoding="utf-8")
