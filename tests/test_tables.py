@@ -148,7 +148,7 @@ def test_pairwise_tells_a_metric_that_foretells_from_an_order_that_never_changes
     found = damage.pairwise(records, hurt, names=("nll_increase",)).set_index(["metric", "baseline"])
     cosine, l1 = found.loc[(PRIMARY[1], "SnapKV")], found.loc[(PRIMARY[0], "SnapKV")]
     assert slope * cosine["estimate"] > 0.4 and cosine["low"] * cosine["high"] > 0
-    assert (cosine["right"] > 0.6) == (slope > 0) and l1["low"] < 0 < l1["high"] and l1["n"] == 60
+    assert (cosine["right"] > 0.5) == (slope > 0) and l1["low"] < 0 < l1["high"] and l1["n"] == 60
     assert within_sequence_rank_correlation(*metric_and_damage(records, hurt, PRIMARY[0], "nll_increase")).excludes(0)
     _, wide = read(damage.pairwise_table({"a": found.reset_index()}, "nll_increase", ("ChunkKV", "SnapKV"), "Told?"))
     assert wide["Definition"].tolist() == ["KV-cache L1 loss", "Attention cosine similarity"]
