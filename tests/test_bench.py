@@ -282,8 +282,6 @@ def test_figures_without_numbers_are_refused_and_peers_are_dashed(report):
 def test_tables_and_single_numbers(report):
     text = costs.costs_table(report, 8192, "tab-x")
     assert "8,160 prompt tokens" in text and "kvpress ObservedAttention" in text and "| 2.00 (2.00 to 2.00) |" in text
-    with refused("length=2048", "1024, 4096, 8192"):
-        costs.costs_table(report, 2048)
     assert "| Column sums, log-sum-exp at hand | 4.0 | 2.00 |" in costs.pieces_table(report)
     assert report.value("all methods", "time_ratio", 4096) == pytest.approx(2)
     assert report.value("ObservedAttention", "time_ratio", 4096, "kvpress") == pytest.approx(2)

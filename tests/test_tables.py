@@ -150,11 +150,9 @@ def test_pairwise_tells_a_metric_that_foretells_from_an_order_that_never_changes
     assert slope * cosine["estimate"] > 0.4 and cosine["low"] * cosine["high"] > 0
     assert (cosine["right"] > 0.5) == (slope > 0) and l1["low"] < 0 < l1["high"] and l1["n"] == 60
     assert within_sequence_rank_correlation(*metric_and_damage(records, hurt, PRIMARY[0], "nll_increase")).excludes(0)
-    _, wide = read(damage.pairwise_table({"a": found.reset_index()}, "nll_increase", ("ChunkKV", "SnapKV"), "Told?"))
-    assert wide["Definition"].tolist() == ["KV-cache L1 loss", "Attention cosine similarity"]
-    assert wide["a"][1].endswith("n = 60")
-    both = damage.pairwise(records, hurt, PRIMARY[:1])
-    _, long = read(damage.pairwise_table({"a": both, "b": both[:1]}, None, ("ChunkKV", "SnapKV"), "Told?"))
+    both = damage.pairwise(records, hurt, PRIMARY[:1], pairs=[("ChunkKV", "SnapKV")])
+    _, long = read(damage.pairwise_table({"a": both, "b": both[:1]}, "Told?"))
+    assert long["Definition"].tolist() == ["KV-cache L1 loss"] * 2 and long["a"][1].endswith("n = 60")
     assert long["Damage"].tolist() == ["Increase of the answer's NLL", "KL divergence from the full cache"]
     assert long["b"].tolist()[1] == "–" != long["b"].tolist()[0]
 

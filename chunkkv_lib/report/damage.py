@@ -48,23 +48,16 @@ def pairwise(
     return pd.DataFrame(rows)
 
 
-def pairwise_table(
-    found: Mapping[str, pd.DataFrame], outcome: str | None, pair: tuple[str, str], caption: str, name: str = ""
-) -> str:
-    """`pairwise` of several runs side by side, for one pair: a row per metric and outcome (None: every outcome)."""
+def pairwise_table(found: Mapping[str, pd.DataFrame], caption: str, name: str = "") -> str:
+    """`pairwise` of several runs side by side, for one pair of methods: a row per metric and outcome."""
     columns = {}
     for label, table in found.items():
-        mine = table[(table["method"] == pair[0]) & (table["baseline"] == pair[1])]
-        mine = mine if outcome is None else mine[mine["outcome"] == outcome]
-        texts = [f"{number(row, 2)}, n = {row.n}" for row in mine.itertuples()]
-        columns[label] = pd.Series(texts, pd.MultiIndex.from_frame(mine[["metric", "outcome"]]))
-    table = pd.DataFrame(columns).fillna(MISSING)
-    table = table.sort_index(key=lambda names: names.map(list(METRICS).index)).reset_index()
-    for column, head in {"metric": "Definition", "outcome": "Damage"}.items():
-        table = table.assign(**{column: table[column].map(lambda one: METRICS[one].label)}).rename(
-            columns={column: head}
-        )
-    return myst_table(table if outcome is None else table.drop(columns="Damage"), caption, name, right=list(columns))
+        texts = [f"{number(row, 2)}, n = {row.n}" for row in table.itertuples()]
+        columns[label] = pd.Series(texts, pd.MultiIndex.from_frame(table[["metric", "outcome"]]))
+    table = pd.DataFrame(columns).fillna(MISSING).sort_index(key=lambda names: names.map(list(METRICS).index))
+    labels = [tuple(METRICS[name].label for name in names) for names in table.index]
+    table.index = pd.MultiIndex.from_tuples(labels, names=["Definition", "Damage"])
+    return myst_table(table.reset_index(), caption, name, right=list(columns))
 
 
 def rules(run: Any, metrics: Sequence[str] = PRIMARY, budget: float = 0.1) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from textwrap import fill
 
@@ -19,23 +18,17 @@ from .style import INK, SMALL, brief, headline, legible, look, panels, styled, t
 SIZES, ATTENTION = "look at sizes", "look at attention"  # keys and values, or what queries see
 
 
-def definition_ranks(
-    records: pd.DataFrame,
-    category: str | None = None,
-    methods: Iterable[str] | None = None,
-    definitions: Sequence[str] | None = None,
-) -> pd.DataFrame:
-    """Rank of each method (1 best) under every recorded definition.
+def definition_ranks(records: pd.DataFrame, category: str | None = None) -> pd.DataFrame:
+    """Rank of each method (1 best) under every recorded definition that holds values.
 
-    category     one row of Table 11, or None for all sequences together
-    definitions  metric columns; None: all recorded ones that hold values
-    return       columns metric, family, method, rank, estimate, low, high, n, tied: not distinguishable from the next
-                 better method, whose paired 95 % interval to it contains zero
-    raises       InputError: unknown category or method.
+    category  one row of Table 11, or None for all sequences together
+    return    columns metric, family, method, rank, estimate, low, high, n, tied: not distinguishable from the next
+              better method, whose paired 95 % interval to it contains zero
+    raises    InputError: unknown category.
     """
-    chosen, rows = choose(records, category, methods), []
-    methods = list(methods or (name for name in METHODS + CONTROLS if name in set(chosen["method"])))
-    for metric in definitions or [d for d in DEFINITIONS if d in chosen and chosen[d].notna().any()]:
+    chosen, rows = choose(records, category), []
+    methods = [name for name in METHODS + CONTROLS if name in set(chosen["method"])]
+    for metric in [name for name in DEFINITIONS if name in chosen and chosen[name].notna().any()]:
         wide, sign = sequence_means(chosen, metric)[methods], METRICS[metric].sign
         family = SIZES if metric.startswith(("kv_", "key_", "value_")) else ATTENTION
         worth = -sign * wide.mean().to_numpy()

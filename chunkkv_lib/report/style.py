@@ -124,11 +124,9 @@ def look(method: str) -> Look:
     return LOOKS.get(method) or OTHERS[sum(method.encode()) % len(OTHERS)]
 
 
-def panels(
-    rows: int = 1, columns: int = 1, height: float = 3.2, width: float = WIDTH, **options
-) -> tuple[Figure, np.ndarray]:
+def panels(rows: int = 1, columns: int = 1, height: float = 3.2, **options) -> tuple[Figure, np.ndarray]:
     """A figure outside pyplot's global list, and its axes as a flat array; height is per row, in inches."""
-    figure = Figure(figsize=(width, height * rows), dpi=100, layout="constrained")
+    figure = Figure(figsize=(WIDTH, height * rows), dpi=100, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options).ravel()
 
 
@@ -216,19 +214,12 @@ def line_panel(
 
 
 @styled
-def dots_figure(
-    tables: Mapping[str, pd.DataFrame],
-    subject: str,
-    note: str = "",
-    zero: str = "",
-    sequences: int | None = None,
-    spacing: float = 0.17,
-) -> Figure:
+def dots_figure(tables: Mapping[str, pd.DataFrame], subject: str, zero: str = "", spacing: float = 0.17) -> Figure:
     """Dots with intervals: a panel per quantity, a line per row, a dot per method and source.
 
     tables   label of the x axis -> table with columns row, method, source, estimate, low, high; low and high are NaN
              where there is no interval. A hollow marker is the paper's; the runs' are filled, each in its own way.
-    subject, note, sequences   the figure's first lines; zero  what the line at 0 stands for, "" draws none
+    subject  the figure's first line; zero: what the line at 0 stands for, "" draws none
     spacing  inches from one dot to the next
     """
     every = pd.concat(list(tables.values()))
@@ -263,7 +254,7 @@ def dots_figure(
         letters = max(len(handle.get_label()) for handle in handles)
         columns = min(len(handles), max(1, 60 // (letters + 5)), 4)
         figure.legend(handles=handles, loc="outside lower left", ncols=columns, fontsize=SMALL)
-    headline(figure, subject, sequences, note)
+    headline(figure, subject)
     return figure
 
 
