@@ -77,24 +77,21 @@ def test_the_figure_draws_the_means_and_the_straight_line_of_the_budget(run):
     assert svg(figure) == svg(figure)
 
 
-def test_runs_are_compared_on_the_sequences_they_share(settings, tmp_path):
+def test_runs_are_compared_on_the_sequences_they_share_and_layer_by_layer(settings, tmp_path):
     runs = {}
     for reuse, count in ((1, 3), (2, 2)):
         changed = replace(settings, reuse=reuse, per_category=count)
         runs[reuse] = load_run(measure(changed, tmp_path / f"{reuse}", progress=False))
     found = across_runs(runs, "reuse", ("kv_l1_loss",), ("ChunkKV",))
     assert found["reuse"].tolist() == [1, 2] and (found["n"] == 4).all()
+    change = reuse_by_layer(runs, "attention_cosine_similarity", "SnapKV").set_index("layer")["change"]
+    first, second = (run.records[run.records["method"] == "SnapKV"] for run in runs.values())
+    own = [one.groupby("layer")["attention_cosine_similarity"].mean()
+           for one in (first[first["sequence"].isin(second["sequence"])], second)]  # fmt: skip
+    np.testing.assert_allclose(change, (own[1] - own[0]).loc[change.index], atol=1e-6)
+    assert (change[0::2] == 0).all() and (change[1::2] != 0).all()  # every second layer takes the set below
     with refused("'1'", "--profile sensitivity"):
         axis_means(runs[1], "budget")
     with refused("max_tokens=700", "seed alone"):
         other = replace(settings, max_tokens=300, per_category=2)
         across_runs({0: load_run(measure(other, tmp_path / "other", progress=False)), 1: runs[1]}, "seed")
-
-
-def test_what_sharing_changes_is_said_layer_by_layer(settings, tmp_path):
-    runs = {n: load_run(measure(replace(settings, reuse=n), tmp_path / f"{n}", progress=False)) for n in (1, 2)}
-    found = reuse_by_layer(runs, "attention_cosine_similarity", "SnapKV").set_index("layer")["change"]
-    own = [run.records.query("method == 'SnapKV'").groupby("layer")["attention_cosine_similarity"].mean()
-           for run in runs.values()]  # fmt: skip
-    np.testing.assert_allclose(found, (own[1] - own[0]).loc[found.index], atol=1e-6)
-    assert (found[0::2] == 0).all() and (found[1::2] != 0).all()  # every second layer takes the set below
