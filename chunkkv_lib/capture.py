@@ -57,7 +57,8 @@ def attention_as(model: PreTrainedModel, attend: Callable) -> Iterator[None]:
     AttentionMaskInterface.register(name, sdpa_mask)  # without it the mask would silently be another one
     try:
         model.set_attn_implementation(name)
-        yield
+        with torch.autocast(model.device.type, enabled=False):  # a caller's own would round what is measured
+            yield
     finally:
         model.set_attn_implementation(before)
         AttentionInterface._global_mapping.pop(name, None)

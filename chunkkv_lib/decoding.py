@@ -122,7 +122,7 @@ def check_decoding(model: PreTrainedModel, token_ids: Iterable[int]) -> None:
         captured = capture(model, ids, lambda layer: cache.add(layer.keys[:, :n], layer.values[:, :n],
                            [everything.to(layer.keys.device)]), logits_to_keep=len(ids) - n)  # fmt: skip
         decoded = decode(model, cache, ids[n:])[0]
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(model.device.type, enabled=False):
             expected = model(input_ids=ids[None]).logits[0, n:]
     except (InputError, torch.OutOfMemoryError):
         raise

@@ -176,7 +176,7 @@ class Measurement:
                 "pages_freed": metrics.pages_freed(kept, n),
                 "question_attention_mass": None if asked is None else metrics.row_mass(asked, kept),
             }
-            missing = torch.tensor(torch.nan, device=keys.device)
+            missing = torch.tensor(torch.nan, dtype=torch.float32, device=keys.device)
             flags = [finite.float(), self.proper[name].to(keys.device).float()]
             rows.append([missing if x is None else x.float().nanmean() for x in numbers.values()] + flags)
             self.names = list(numbers)

@@ -201,7 +201,7 @@ def prompt_cosine(attention: PromptAttention, kept_sets: Sequence[Tensor], rows:
     return [M, Hq] float32
     """
     queries, keys, n = attention.queries, attention.keys, attention.n
-    total = torch.zeros(len(kept_sets), len(queries), device=keys.device)
+    total = torch.zeros(len(kept_sets), len(queries), dtype=torch.float32, device=keys.device)
     for tile, positions in zip(queries.split(rows, 1), torch.arange(n, device=keys.device).split(rows)):
         seen = attention_rows(tile, keys, positions)
         total += torch.stack([row_cosine(seen, kept).sum(-1) for kept in kept_sets])
@@ -234,7 +234,7 @@ def overlap(kept: Tensor, other: Tensor) -> Tensor:
     if not kept.numel() or not other.numel():
         raise InputError("a kept set is empty; an overlap needs at least one position in each.")
     at = torch.searchsorted(other.contiguous(), kept.contiguous()).clamp(max=other.shape[1] - 1)  # both ascend
-    both = (other.gather(1, at) == kept).sum(-1)
+    both = (other.gather(1, at) == kept).float().sum(-1)
     return both / (kept.shape[1] + other.shape[1] - both)
 
 
@@ -243,8 +243,8 @@ def pages_freed(kept: Tensor, n: int, page: int = 16) -> Tensor:
 
     kept [S, b], n prompt tokens (the last page may be short) -> a number in 0..1
     """
-    used = torch.zeros(-(-n // page), device=kept.device).index_fill_(0, (kept // page).flatten(), 1.0)
-    return 1 - used.mean()
+    used = torch.zeros(-(-n // page), dtype=torch.float32, device=kept.device)
+    return 1 - used.index_fill_(0, (kept // page).flatten(), 1.0).mean()
 
 
 def passage_survival(kept: Tensor, spans: Iterable[tuple[int, int]], n: int) -> tuple[Tensor, Tensor]:
@@ -264,4 +264,4 @@ def passage_survival(kept: Tensor, spans: Iterable[tuple[int, int]], n: int) -> 
         raise InputError("no passage was given; at least one (start, end) is needed.")
     stays = torch.stack([((kept >= start) & (kept < end)).sum(-1) for start, end in spans])
     whole = torch.stack([count == end - start for count, (start, end) in zip(stays, spans)])
-    return stays.sum(0) / sum(end - start for start, end in spans), whole.float().mean(0)
+    return stays.float().sum(0) / sum(end - start for start, end in spans), whole.float().mean(0)

@@ -79,6 +79,22 @@ def test_columns_and_rows_are_those_of_a_run():
     assert short.attention_cosine_window.between(0, 1).all()  # a prompt shorter than the window
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, "autocast"], ids=str)
+def test_a_notebooks_own_default_dtype_or_autocast_changes_nothing(kind):
+    model, sequence = copy.deepcopy(tiny_model()), replace(SEQUENCE, evidence_spans=((2, 9),))
+    options = {"methods": METHODS_AT_A_THIRD, "all_queries": True}
+    expected, before = analyse(model, sequence, **options), torch.get_default_dtype()
+    model._chunkkv_decodes = False
+    try:
+        torch.set_default_dtype(before if kind == "autocast" else kind)
+        with torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
+            found = analyse(model, sequence, **options)
+    finally:
+        torch.set_default_dtype(before)
+    for one, other in zip(found, expected):
+        pd.testing.assert_frame_equal(one, other)
+
+
 @each_architecture
 def test_default_methods_are_the_paper_preset(architecture):
     """A prompt of 90 tokens keeps 9 at 10 %, one more than the window."""

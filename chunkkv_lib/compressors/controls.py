@@ -60,7 +60,7 @@ class Random(Compressor):
     def scores(self, attention: PromptAttention) -> Tensor:
         """Uniform random numbers, one for each block: [S, n]."""
         n, generator = attention.n, torch.Generator().manual_seed(self.seed)  # on the CPU: devices draw differently
-        drawn = torch.rand(self.sets(attention), -(-n // self.block), generator=generator)
+        drawn = torch.rand(self.sets(attention), -(-n // self.block), dtype=torch.float32, generator=generator)
         return drawn.repeat_interleave(self.block, 1)[:, :n].to(attention.keys.device)
 
 

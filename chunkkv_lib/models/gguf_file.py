@@ -62,7 +62,8 @@ def _save_copy(path: Path, folder: Path) -> None:
             f"converting {path.name} needs {size / 1e9:.1f} GB in {folder.parent}, where {free / 1e9:.1f} GB are free. "
             "Make room, or set CHUNKKV_CACHE to another folder."
         )
-    say(f"Converting {path.name} once to {size / 1e9:.1f} GB of float32, about {10 + size / 4e7:.0f} s ...")
+    memory = f"float32, through {1.8 * size / 1e9:.1f} GB of memory"
+    say(f"Converting {path.name} once to {size / 1e9:.1f} GB of {memory}, about {10 + size / 4e7:.0f} s ...")
     with guarded(path.name):
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         if fields.get("tokenizer.ggml.pre") == "smollm":  # digits are split one by one first: transformers ignores that
