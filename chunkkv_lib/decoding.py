@@ -26,9 +26,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.02, torc
 
 
 class CompressedCache:
-    """What each of M methods kept of every layer's keys and values, for one prompt of n tokens.
-
-    Filled layer by layer with `add`, then read by `decode` and `generate`.
+    """What each of M methods kept of a prompt of n tokens: keys and values, filled in layer by layer with `add`.
 
     reread  the next token is the prompt's last one, read once more at its position n - 1; False: it is a token at n
     """
