@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -107,9 +108,20 @@ MISTAKES = [(name, said) for name, task in TASKS.items() for said in task.mistak
 def test_a_common_mistake_never_passes_and_gets_its_own_hint(name, said):
     task = TASKS[name]
     wrong = task.mistakes[said]
-    for seed in range(SEEDS):
-        right, text = told(name, wrong if callable(wrong) else partial(task.right, **wrong), seed=seed)
+    functions = [wrong if callable(wrong) else partial(task.right, **wrong)]
+    if task.scores and not callable(wrong):
+        functions.append(partial(ties_to_the_higher_position, partial(task.scores, **wrong)))
+    for function, seed in product(functions, range(SEEDS)):
+        right, text = told(name, function, seed=seed)
         assert not right and f"likely: {said}" in text, f"seed {seed}: {text}"
+
+
+def ties_to_the_higher_position(scores, *given):
+    """What a rule keeps by these scores, and what is not ranked; as `topk` may choose among equal ones."""
+    found, n, budget = scores(*given), given[1].shape[1], given[-1]
+    last = found.shape[1] - 1
+    past = last - found.flip(1).sort(dim=1, descending=True, stable=True).indices[:, : budget - (n - 1 - last)]
+    return torch.cat([past, torch.arange(last + 1, n).expand(len(past), -1)], 1).sort(1).values
 
 
 def test_two_mistakes_at_once_are_both_named():

@@ -239,7 +239,7 @@ def _likely_mistake(task: Task, function: Callable, inputs: tuple, generator: to
         given, equal = inputs, set()
         for _ in range(task.rounds):
             found = _result(function, given)
-            same = {said: _same(found, _result(wrong, given), task.tolerance) for said, wrong in candidates.items()}
+            same = {said: _made_by(wrong, task, found, given) for said, wrong in candidates.items()}
             candidates = {said: wrong for said, wrong in candidates.items() if same[said] is not False}
             equal |= {said for said in candidates if same[said]}
             if not candidates:
@@ -249,6 +249,16 @@ def _likely_mistake(task: Task, function: Callable, inputs: tuple, generator: to
             if said in equal:
                 return f"\n  likely: {said}"
     return ""
+
+
+def _made_by(wrong: Callable, task: Task, found: object, inputs: tuple) -> bool | None:
+    """Whether a mistake gives what was found, whichever of equal scores was chosen; None if neither has a result."""
+    other = _result(wrong, inputs)
+    same = _same(found, other, task.tolerance)
+    ranked = task.scores and isinstance(wrong, partial) and found is not None and not _wrong_kind(found, other)
+    if same is False and ranked:
+        return _equally_good(found, other, task.scores(*inputs, **wrong.keywords))
+    return same
 
 
 def _result(function: Callable, inputs: tuple) -> object:

@@ -140,9 +140,9 @@ def score(source: str, name: str, seed: int, seconds: int = SECONDS) -> tuple[fl
         return 0.0, f"✗ {name}: {answers}"
     function, lines = replayed(task, rounds, answers), []
     if check(name, function, seed=seed, report=lines.append):
-        return 1.0, lines[0]
+        return 1.0, lines[0].partition(" (seed")[0]  # which stays hidden
     right = sum(not problem(task, function, given) for given in rounds[: task.rounds])
-    text = lines[0].split("\n  the same inputs:")[0]  # the seed stays hidden
+    text = lines[0].split("\n  the same inputs:")[0]
     return right / task.rounds / 2, f"{text}\n  {right} of {task.rounds} rounds are right."
 
 
