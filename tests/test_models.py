@@ -116,10 +116,16 @@ def reshape(weights):
     save_file(load_file(weights) | {LOST: torch.zeros(16, 64)}, weights, {"format": "pt"})
 
 
+def as_integers(weights):  # quantised, and the quantization_config removed
+    whole = load_file(weights)
+    save_file(whole | {LOST: (100 * whole[LOST]).to(torch.int8)}, weights, {"format": "pt"})
+
+
 @pytest.mark.parametrize(
     ("spoil", "text"),
-    [(truncate, "could not be loaded"), (pickle, "safetensors only"), (lose, f"lack {LOST}"), (reshape, LOST)],
-)
+    [(truncate, "could not be loaded"), (pickle, "safetensors only"), (lose, f"lack {LOST}"), (reshape, LOST),
+     (as_integers, f"{LOST} holds integers")],
+)  # fmt: skip
 def test_weights_that_are_not_whole_are_an_error_and_not_random_numbers(tmp_path, spoil, text):
     spoil(tiny_model(tmp_path) / "model.safetensors")
     assert text in message(load_model, str(tmp_path), "cpu")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
+from safetensors import safe_open
 from transformers.utils import logging as transformers_logging
 
 from ..errors import InputError
@@ -13,6 +15,7 @@ from ..files import say
 
 # Word in an exception's message -> what to do about it; the first that fits counts.
 _REMEDIES = {
+    "holds integers": "Put its quantization_config back, or take the unquantised model.",
     "custom code": "Code from a model's repository is never run here: take a model that transformers knows by itself.",
     "gated": "Ask for access on the model's page, then `hf auth login`.",
     "no file named model.safetensors": "Weights are read from safetensors only, not from pickles (.bin): load the "
@@ -70,6 +73,15 @@ def check_loaded(name: str, found: Mapping[str, Iterable]) -> None:
         )
     if found["unexpected_keys"]:
         say(f"model {name!r}: its architecture has no place for {_listed(found['unexpected_keys'])}; left out.")
+
+
+def check_stored(folder: Path) -> None:
+    """ValueError if weights are integers, which without their quantization_config would be read as plain numbers."""
+    for file in folder.glob("model*.safetensors"):
+        with safe_open(file, "pt") as stored:
+            for key in stored.offset_keys():
+                if key.endswith(".weight") and stored.get_slice(key).get_dtype()[0] in "IU":
+                    raise ValueError(f"{key} holds integers, and config.json does not say what they stand for")
 
 
 def _listed(names: Iterable[str]) -> str:

