@@ -17,15 +17,20 @@ from .statistics import interval
 from .style import GREY, INK, SMALL, headline, line_panel, look, panels, styled
 
 
+def reaches(run: Any, budget: float) -> dict[str, tuple[str, int]]:
+    """Labels of the rules that differ in reach, at a budget that the run has: label -> (family, reach)."""
+    suffix = "" if budget == run.parameters.budget else f", budget {budget}"
+    return {f"{label}{suffix}": (name, reach) for name, rules in REACHES.items() for label, reach in rules.items()}
+
+
 def along_reach(run: Any, budget: float = 0.1) -> pd.DataFrame:
     """Codes found by chunk size and by pooling kernel: the rows of `found`, with columns family and reach (tokens).
 
     Rows of the family FULL are the full cache's; their reach is 0.
     """
-    suffix = "" if budget == run.parameters.budget else f", budget {budget}"
-    reaches = {f"{label}{suffix}": (name, reach) for name, rules in REACHES.items() for label, reach in rules.items()}
-    table = found(run, "answer_tokens", [FULL, *reaches])
-    family, reach = zip(*(reaches.get(method, (FULL, 0)) for method in table["method"]))
+    rules = reaches(run, budget)
+    table = found(run, "answer_tokens", [FULL, *rules])
+    family, reach = zip(*(rules.get(method, (FULL, 0)) for method in table["method"]))
     return table.assign(family=family, reach=reach)
 
 
@@ -75,7 +80,7 @@ def asked(run: Any, name: str = "nll") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def right_digits(run: Any) -> pd.DataFrame:
+def right_digits(run: Any, budget: float = 0.1) -> pd.DataFrame:
     """How far a code is written rightly: a row per rule of `REACHES` and code that the full cache finds.
 
     return  columns sequence, family, reach, answer_tokens, right (digits before the first wrong one)
@@ -88,10 +93,9 @@ def right_digits(run: Any) -> pd.DataFrame:
     rows = []
     for sequence, text in written.loc[scores.index[scores[FULL] == 1], FULL].items():
         code = re.match(r"\d+", text).group()
-        for family, rules in REACHES.items():
-            for label, reach in rules.items():
-                right = same_start(code, written.loc[sequence, label])
-                rows.append((sequence, family, reach, needles.loc[sequence, "answer_tokens"], right))
+        for label, (family, reach) in reaches(run, budget).items():
+            right = same_start(code, written.loc[sequence, label])
+            rows.append((sequence, family, reach, needles.loc[sequence, "answer_tokens"], right))
     return pd.DataFrame(rows, columns=["sequence", "family", "reach", "answer_tokens", "right"])
 
 
