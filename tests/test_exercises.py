@@ -16,7 +16,7 @@ from scipy import stats
 import chunkkv_lib
 from chunkkv_lib.compressors import H2O, METHODS, ChunkKV, Compressor, Recent, SnapKV, WindowCompressor, budget_tokens
 from chunkkv_lib.exercises import TASKS, check, check_method, example
-from chunkkv_lib.exercises.checking import load_hints
+from chunkkv_lib.exercises.tasks import texts
 from chunkkv_lib.metrics import overlap
 from chunkkv_lib.report.arithmetic import kv_cache_bytes
 from chunkkv_lib.report.statistics import holm
@@ -149,7 +149,7 @@ def test_a_grader_can_have_an_exception_or_silence(capsys):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_wrong_answer_is_told_as_many_hints_as_it_asks_for(name):
-    steps = load_hints(name)
+    steps = texts()[name]["hints"]
     assert len(set(steps)) == 3
     for count in range(4):
         text = told(name, lambda *given: None, hints=count)[1]

@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from chunkkv_lib.book.chapters import read_notebook, tidy
 from chunkkv_lib.book.plain import Plain, glued
 from chunkkv_lib.book.students import ANSWER, student_copies, without_solutions
-from chunkkv_lib.exercises.checking import load_hints
+from chunkkv_lib.exercises.tasks import texts
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -129,7 +129,7 @@ def test_an_exercise_that_is_checked_has_its_hints_below_one_inside_the_other():
     text += '\n```python\ncheck("holm", f)\n```'
     (cell, _) = without_solutions(notebook(text), "chapter").cells
     assert cell.source.count("<details>") == cell.source.count("</details>") == 3 and "for holm" not in cell.source
-    places = [cell.source.index(hint) for hint in load_hints("overlap")]
+    places = [cell.source.index(hint) for hint in texts()["overlap"]["hints"]]
     assert places == sorted(places) and cell.source.index("</details>") > places[-1]
     assert cell.source.index("mine)`") < places[0] < cell.source.index("```python")
 

@@ -6,8 +6,8 @@
     check_method(MyMethod)                  # whether a compressor keeps the promises of chapter 12
     tasks()                                 # what can be checked, and what each function takes and returns
 
-`inputs` draws what a function is called with, `tasks` says what is right and which mistakes are common, `checking`
-compares, and `methods` knows the rules of a compressor.
+`inputs` draws what a function is called with, `tasks` says what is right and which mistakes are common, `tasks.yml`
+what is asked, with hints, `checking` compares, and `methods` knows the rules of a compressor.
 """
 
 from .checking import TASKS, check, example, tasks

@@ -9,25 +9,23 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from importlib.resources import files
 from itertools import combinations
 from numbers import Number
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import InputError, check_known, check_whole
-from .tasks import TASKS, Task
+from .tasks import TASKS, Task, texts
 
 
 def tasks() -> dict[str, str]:
     """Name of each task -> what the function takes and returns."""
-    return {name: task.summary for name, task in TASKS.items()}
+    return {name: text["asks"] for name, text in texts().items()}
 
 
 def check(
@@ -65,7 +63,7 @@ def check(
             right = False
             wrong += _likely_mistake(task, function, inputs, generator)
             sizes = ", ".join(f"{one} {_size(x)}" for one, x in zip(task.names, inputs, strict=True))
-            again, steps = f"check({name!r}, {_name(function)}", load_hints(name)
+            again, steps = f"check({name!r}, {_name(function)}", texts()[name]["hints"]
             repeat = f"example({name!r}, seed={seed}, round={number}); the whole again: {again}, seed={seed})"
             lines = [
                 f"✗ {name}, round {number} of {rounds}: {wrong}",
@@ -95,14 +93,9 @@ def example(name: str, seed: int, round: int = 1) -> dict[str, object]:
     return dict(zip(task.names, [task.draw(generator) for _ in range(round)][-1], strict=True))
 
 
-def load_hints(name: str) -> list[str]:
-    """The three hints of a task, each nearer to the code than the one before."""
-    return yaml.safe_load(files(__package__).joinpath("hints.yml").read_text(encoding="utf-8"))[name]
-
-
 def folded_hints(name: str) -> str:
-    """The same as Markdown that unfolds one inside the other, without JavaScript."""
-    steps = load_hints(name)
+    """A task's hints as Markdown that unfolds one inside the other, without JavaScript."""
+    steps = texts()[name]["hints"]
     title = "<details><summary>Hint {} of {} for {}</summary>\n\n{}"
     opened = [title.format(number, len(steps), name, hint) for number, hint in enumerate(steps, 1)]
     return "\n\n".join([*opened, "</details>" * len(steps)])

@@ -28,7 +28,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from ..compressors import H2O, ChunkKV
 from ..errors import InputError, unknown
 from ..files import replace_atomically
-from .checking import TASKS, folded_hints
+from .checking import folded_hints
+from .tasks import TASKS, texts
 
 SHEETS = Path(__file__).with_name("sheets")
 RULES, RUN, SEQUENCES = ("ChunkKV", "SnapKV", "H2O"), "published", 20
@@ -179,7 +180,7 @@ def notebook(sheet: Mapping, numbers: Mapping, picture: bytes | None, solved: bo
         unit = "point" if question["points"] == 1 else "points"
         text = f"## {number}. {name.replace('-', ' ').capitalize()} ({question['points']} {unit}, "
         text += f"{question['minutes']} minutes)\n\n{question['text'].format(**numbers)}"
-        text += f"\n\n`{task}`: {TASKS[task].summary}\n\n{folded_hints(task)}" if task else ""
+        text += f"\n\n`{task}`: {texts()[task]['asks']}\n\n{folded_hints(task)}" if task else ""
         cells.append((name, markdown(text)))
         if not task:
             cells.append((f"{name}-answer", markdown(question["solution"] if solved else "*Your answer*")))
@@ -249,7 +250,7 @@ def autograder(sheet: Mapping) -> bytes:
 def library_files(below: str) -> dict[str, bytes]:
     """The library's source by its place in an archive."""
     root = Path(__file__).resolve().parents[1]
-    found = sorted([*root.rglob("*.py"), *root.glob("exercises/hints.yml")])
+    found = sorted([*root.rglob("*.py"), *root.glob("exercises/tasks.yml")])
     return {below + path.relative_to(root).as_posix(): path.read_bytes() for path in found}
 
 

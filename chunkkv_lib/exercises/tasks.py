@@ -6,13 +6,17 @@ The tests hold every one of these functions against the library's own.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
 from itertools import product
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import yaml
 from scipy import stats
 from torch import Tensor
 
@@ -23,10 +27,8 @@ from . import inputs
 class Task:
     """Something a student can write."""
 
-    summary: str  # what the function takes and returns
     right: Callable  # the arguments of one round -> the right answer; its keywords make mistakes
     draw: Callable[[torch.Generator], tuple]  # the arguments of one round
-    names: tuple[str, ...]  # of these arguments
     # explanation -> keywords of `right`, or a function; told when a wrong answer is what these give
     mistakes: Mapping[str, Mapping | Callable] = field(default_factory=dict)
     tolerance: float = 1e-4  # relative and absolute; 0 for whole numbers, which must agree exactly
@@ -34,6 +36,18 @@ class Task:
     # where positions are chosen: the arguments -> scores [S, p], so that another choice of equal scores passes, too
     scores: Callable | None = None
     no_table: bool = False  # whether a tensor with two dimensions of n is refused
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the arguments: those of the right answer that are no mistakes."""
+        parameters = inspect.signature(self.right).parameters.values()
+        return tuple(one.name for one in parameters if one.default is one.empty and one.kind is not one.VAR_KEYWORD)
+
+
+@cache
+def texts() -> dict[str, dict]:
+    """Of each task: what its function takes and returns (`asks`), and three `hints`, each nearer to the code."""
+    return yaml.safe_load(files(__package__).joinpath("tasks.yml").read_text(encoding="utf-8"))
 
 
 # --- attention ----------------------------------------------------------------------------------------------------
@@ -129,6 +143,10 @@ def small_scores(queries: Tensor, keys: Tensor, budget: int, sign: int = -1, pow
 def largest_scores(keys: Tensor, values: Tensor, budget: int, scaled: bool = True, parts: tuple = (1, 1)) -> Tensor:
     sizes = [x.abs().double().sum(-1) for x in (keys, values)]
     return sum(part * (size / size.sum(-1, keepdim=True) if scaled else size) for part, size in zip(parts, sizes))
+
+
+def largest(keys: Tensor, values: Tensor, budget: int, **mistake: object) -> Tensor:
+    return best(largest_scores(keys, values, budget, **mistake), budget)
 
 
 def choice(scores: Callable) -> Callable:
@@ -255,26 +273,11 @@ MASK_LATE = {
     "the mask comes before the softmax, so that the shares of what is left add up to 1.": {"mask_first": False}
 }
 LOST_WINDOW = "the window is not kept; it always stays."
-_LAYER = "queries [Hq, n, d], keys [Hkv, n, d]"
-_KEPT = (
-    "-> kept [Hkv, budget], int64, ascending: the last 8 positions, the window, and before it the positions with the "
-    "highest scores; ties go to the lower position (other positions of the same score pass, too)"
-)
-_VOTES = (
-    "Scores of the positions before the window: attention of the window's queries, summed over them, mean over the "
-)
-_CHOICE = {
-    "draw": inputs.layer_and_number(14, 38),
-    "names": ("queries", "keys", "budget"),
-    "tolerance": 0,
-    "rounds": 20,
-}
-_NO_TABLE = "without a tensor that has two dimensions of n"
+CHOICE = {"draw": inputs.layer_and_number(14, 38), "tolerance": 0, "rounds": 20}
 
 TASKS: dict[str, Task] = {
     "budget_tokens": Task(
-        "(budget, n) -> how many of n tokens stay: round(n * budget) of a float, at least 1; an int is a count",
-        budget_tokens, inputs.budget_and_length, ("budget", "n"), tolerance=0, rounds=40,
+        budget_tokens, inputs.budget_and_length, tolerance=0, rounds=40,
         mistakes={
             "a float is rounded to the nearest whole number, not down.": {"rounding": int},
             "a float is rounded to the nearest whole number, not up.": {"rounding": np.ceil},
@@ -283,9 +286,7 @@ TASKS: dict[str, Task] = {
         },
     ),
     "kv_cache_bytes": Task(
-        "(tokens, layers, kv_heads, head_dim, bytes_per_number) -> bytes of one sequence's KV cache",
-        kv_cache_bytes, inputs.cache_sizes, ("tokens", "layers", "kv_heads", "head_dim", "bytes_per_number"),
-        tolerance=0,
+        kv_cache_bytes, inputs.cache_sizes, tolerance=0,
         mistakes={
             "keys *and* values are stored: a factor of 2 is missing.": {"both": 1},
             "these are bits; a byte has 8.": {"bits": 8},
@@ -293,9 +294,7 @@ TASKS: dict[str, Task] = {
         },
     ),
     "truncate_middle": Task(
-        "(ids, limit) -> the ids that stay: all if they fit, else the first and the last half of `limit`; an odd "
-        "limit gives its extra token to the first half",
-        truncate_middle, inputs.tokens_and_limit, ("ids", "limit"), tolerance=0, rounds=40,
+        truncate_middle, inputs.tokens_and_limit, tolerance=0, rounds=40,
         mistakes={
             "this drops the end; what goes is the middle.": {"first": lambda limit: limit, "last": lambda limit: 0},
             "this drops the beginning; what goes is the middle.": {"first": lambda limit: 0, "last": lambda x: x},
@@ -307,37 +306,28 @@ TASKS: dict[str, Task] = {
         },
     ),
     "window_attention": Task(
-        f"({_LAYER}, window) -> [Hq, window, n], causal attention of the last queries",
-        window_attention, inputs.layer_and_number(2, 9), ("queries", "keys", "window"),
-        mistakes=NOT_CAUSAL | MASK_LATE | WRONG_LOGITS,
+        window_attention, inputs.layer_and_number(2, 9), mistakes=NOT_CAUSAL | MASK_LATE | WRONG_LOGITS,
     ),
     "evicted_attention": Task(
-        "(query [Hq, d] of a new token, keys [Hkv, n, d], values [Hkv, n, d], kept [Hkv, b]) -> [Hq, d], what "
-        "attention gives the new token when only the kept tokens are left",
-        evicted_attention, inputs.decoding_step, ("query", "keys", "values", "kept"),
+        evicted_attention, inputs.decoding_step,
         mistakes=WRONG_LOGITS | {
             "the shares of the kept tokens must add up to 1 again.": {"again": False},
             "evicted tokens still take part.": {"evict": False},
         },
     ),
     "column_sums": Task(
-        f"({_LAYER}) -> [Hq, n], causal attention that each key receives from all queries, {_NO_TABLE}",
-        column_sums, inputs.long_layer, ("queries", "keys"), tolerance=1e-3, rounds=3, no_table=True,
+        column_sums, inputs.long_layer, tolerance=1e-3, rounds=3, no_table=True,
         mistakes=NOT_CAUSAL | MASK_LATE | WRONG_LOGITS | {
             "this adds up over the keys, so each query gives 1; add up over the queries.": {"over": 2},
             "this is the mean over the queries, not the sum.": {"mean": True},
         },
     ),
     "tiled_sums": Task(
-        f"({_LAYER}, lse [Hq, n], the log-sum-exp of each query's causal logits) -> [Hq, n], the column sums, "
-        f"{_NO_TABLE}",
-        tiled_sums, inputs.normalised, ("queries", "keys", "lse"), tolerance=1e-3, rounds=3, no_table=True,
+        tiled_sums, inputs.normalised, tolerance=1e-3, rounds=3, no_table=True,
         mistakes=NOT_CAUSAL | {"subtract each query's log-sum-exp before the exponential.": {"subtract": False}},
     ),
     "snapkv": Task(
-        f"(queries, keys, budget) {_KEPT}. {_VOTES}the query heads of a KV head, then the maximum over 7 neighbouring "
-        "positions, of those before the window",
-        choice(snapkv_scores), **_CHOICE, scores=snapkv_scores,
+        choice(snapkv_scores), **CHOICE, scores=snapkv_scores,
         mistakes=WRONG_LOGITS | WINDOW_NOT_CAUSAL | {
             "neighbours are not pooled.": {"kernel": 1},
             "this pools by the mean; take the maximum.": {"pool": F.avg_pool1d},
@@ -346,11 +336,7 @@ TASKS: dict[str, Task] = {
         },
     ),
     "chunkkv": Task(
-        "(queries, keys, budget) -> kept [Hkv, budget], int64, ascending: the last 8 positions, the window, and before "
-        f"it the best chunks of 10 positions, counted from 0, until the budget is full; of the last one only its first "
-        f"tokens that fit. {_VOTES}the query heads of a KV head; a chunk's score is the sum of its positions' scores; "
-        "ties go to the lower chunk",
-        chunkkv, **_CHOICE | {"rounds": 30},
+        chunkkv, **CHOICE | {"rounds": 30},
         mistakes=WRONG_LOGITS | WINDOW_NOT_CAUSAL | {
             "these are the best single tokens; choose whole chunks.": {"size": 1},
             "a chunk's score is the sum of its tokens, not their mean: the last chunk may be short.": {"mean": True},
@@ -361,18 +347,14 @@ TASKS: dict[str, Task] = {
         },
     ),
     "h2o": Task(
-        f"(queries, keys, budget) {_KEPT}. Scores: column sums of the causal attention of all prompt queries, mean "
-        "over the query heads of a KV head",
-        choice(h2o_scores), **_CHOICE, scores=h2o_scores,
+        choice(h2o_scores), **CHOICE, scores=h2o_scores,
         mistakes=WRONG_LOGITS | NOT_CAUSAL | MASK_LATE | {
             "only the window's queries vote; H2O asks all of them.": {"voters": 8},
             LOST_WINDOW: lambda q, k, b: best(votes(q, k, None, None), b),
         },
     ),
     "both_votes": Task(
-        f"(queries, keys, budget) {_KEPT}. Scores: H2O's plus SnapKV's, each divided by its sum over the positions "
-        "before the window",
-        choice(both_scores), **_CHOICE, scores=both_scores,
+        choice(both_scores), **CHOICE, scores=both_scores,
         mistakes={
             "the scores are not scaled, so H2O's, which are larger, decide.": {"scaled": False},
             "only H2O votes.": {"parts": (1, 0)},
@@ -380,8 +362,7 @@ TASKS: dict[str, Task] = {
         },
     ),
     "small_keys": Task(
-        f"(queries, keys, budget) {_KEPT}. Score: minus the L2 norm of the key",
-        choice(small_scores), **_CHOICE, scores=small_scores,
+        choice(small_scores), **CHOICE, scores=small_scores,
         mistakes={
             "these are the largest keys.": {"sign": 1},
             "this is the L1 norm.": {"power": 1},
@@ -389,10 +370,7 @@ TASKS: dict[str, Task] = {
         },
     ),
     "largest": Task(
-        "(keys [Hkv, n, d], values [Hkv, n, d], budget) -> kept [Hkv, budget], int64, ascending: the positions with "
-        "the largest share of the L1 mass of the head's keys plus that of its values",
-        lambda k, v, b, **mistake: best(largest_scores(k, v, b, **mistake), b),
-        inputs.sized_cache, ("keys", "values", "budget"), tolerance=0, scores=largest_scores,
+        largest, inputs.sized_cache, tolerance=0, scores=largest_scores,
         mistakes={
             "only the keys count.": {"parts": (1, 0)},
             "only the values count.": {"parts": (0, 1)},
@@ -400,8 +378,7 @@ TASKS: dict[str, Task] = {
         },
     ),
     "kv_l1_loss": Task(
-        "(x [Hkv, n, d], kept [Hkv, b]) -> [Hkv], share of the sum of |x| that is evicted",
-        kv_l1_loss, inputs.cache, ("x", "kept"),
+        kv_l1_loss, inputs.cache,
         mistakes={
             "this is the share that stays; the loss is what is gone.": {"gone": False},
             "this adds up squares; take absolute values.": {"power": 2},
@@ -409,9 +386,7 @@ TASKS: dict[str, Task] = {
         },
     ),
     "attention_cosine": Task(
-        "(queries [Hq, m, d] of the m tokens after the prompt, keys [Hkv, n, d], kept [Hkv, b]) -> [Hq, m], cosine "
-        "of the attention over the prompt with the full and with the compressed cache",
-        attention_cosine, inputs.probes, ("queries", "keys", "kept"),
+        attention_cosine, inputs.probes,
         mistakes=WRONG_LOGITS | {
             "this is the attention mass, the sum of the kept shares.": {"what": "mass"},
             "a root is missing: this is the square of the cosine.": {"what": "square"},
@@ -419,8 +394,7 @@ TASKS: dict[str, Task] = {
         },
     ),
     "overlap": Task(
-        "(kept [S, b], other [S, b']) -> [S], Jaccard index of each pair of rows",
-        overlap, inputs.two_sets, ("kept", "other"),
+        overlap, inputs.two_sets,
         mistakes={
             "divide by how many different positions both have together, not by the size of one set.": {"below": "one"},
             "shared positions are counted twice below the line.": {"below": "sum"},
@@ -428,8 +402,7 @@ TASKS: dict[str, Task] = {
         },
     ),
     "layers_first": Task(
-        "(values [sequences, layers], some of them nan) -> the mean over layers, then over sequences",
-        layers_first, inputs.values_with_gaps, ("values",), tolerance=1e-6,
+        layers_first, inputs.values_with_gaps, tolerance=1e-6,
         mistakes={
             "this averages everything at once: sequences with more values count more.": {"axis": None},
             "this averages over sequences first; the mean over layers comes first.": {"axis": 0},
@@ -438,8 +411,7 @@ TASKS: dict[str, Task] = {
         },
     ),
     "holm": Task(
-        "(p [m]) -> [m], Holm's corrected p-values in the order given, none above 1",
-        holm, inputs.p_values, ("p",), tolerance=1e-6, rounds=10,
+        holm, inputs.p_values, tolerance=1e-6, rounds=10,
         mistakes={
             "this is Bonferroni's correction: only the smallest p-value is multiplied by m.": {"steps": "bonferroni"},
             "this is Benjamini and Hochberg's correction, of the false discovery rate.": {"steps": "fdr"},
@@ -450,8 +422,7 @@ TASKS: dict[str, Task] = {
         },
     ),
     "sign_flip": Task(
-        "(difference [n]) -> two-sided p: the share of random signs under which the mean is at least as far from 0",
-        sign_flip, inputs.differences, ("difference",), tolerance=0.02,  # room for ten thousand random signs
+        sign_flip, inputs.differences, tolerance=0.02,  # room for ten thousand random signs
         mistakes={
             "this counts one side only; compare absolute values.": {"sides": 1},
             "as far from 0 counts too: at least, not more than.": {"compare": np.greater},
@@ -459,9 +430,7 @@ TASKS: dict[str, Task] = {
         },
     ),
     "rank_agreement": Task(
-        "(x [sequences, settings], y [sequences, settings]) -> Spearman's correlation of x and y over the settings, "
-        "for each sequence by itself, then the mean",
-        rank_agreement, inputs.two_tables, ("x", "y"), tolerance=1e-6,
+        rank_agreement, inputs.two_tables, tolerance=1e-6,
         mistakes={
             "this ranks all sequences together; rank within each.": {"within": False},
             "this correlates the values; Spearman correlates their ranks.": {"ranks": False},
