@@ -49,7 +49,7 @@ def test_a_statement_says_how_it_is_judged(id):
     assert one["direction"] != "within" or one["smallest"] > 0
     assert "value" in one or id in APPENDIX, "judged by the plan, or by the claims of the same id"
     labels = {"Full", "Recent", "SnapKV-15", "ChunkKV-15"}
-    labels |= variants("reach", {name: preset()[name] for name in SETTINGS["reach"][0]})[1].keys()
+    labels |= variants("reach", {name: preset()[name] for name in SETTINGS["reach"][0]}).keys()
     value = one.get("value", {})
     assert "spearman" in value or {value[key] for key in ("of", "minus") if key in value} <= labels
     assert {*value.get("kendall", ()), *value.get("among", ())} <= labels

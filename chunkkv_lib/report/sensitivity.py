@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ..errors import InputError
 from ..runs import Parameters
-from ..runs.variants import along, own_value, variants
+from ..runs.variants import along, own_value
 from .records import METHODS, METRICS, PRIMARY, damage, layer_values, sequence_means
 from .statistics import interval
 from .style import GREY, INK, headline, label_ends, line_panel, panels, say_start, styled
@@ -36,12 +36,11 @@ def axis_means(run: Any, field: str, metrics: Sequence[str] = (*PRIMARY, OUTCOME
     return   columns metric, method, <field>, estimate, low, high, n; in the order of the axis
     raises   InputError: the run has no variants; an unknown field or metric.
     """
-    settings, base = run.parameters, run.parameters.methods_alone
-    if settings.variants is None:
+    if run.parameters.variants is None:
         remedy = "measure some: python -m chunkkv_lib measure --profile sensitivity."
         raise InputError(f"run {run.name!r} has no variants; {remedy}")
-    listed, _ = variants(settings.variants, base)
-    found = [_means(along(_records(run, metric), listed, field, base), field, metric) for metric in metrics]
+    base = run.parameters.methods_alone
+    found = [_means(along(_records(run, metric), field, base), field, metric) for metric in metrics]
     return pd.concat(found, ignore_index=True)
 
 

@@ -125,8 +125,7 @@ class Parameters:
         """The chosen methods with these hyper-parameters in the order of their list, then the variants by label."""
         from .variants import variants
 
-        base = self.methods_alone
-        return base if self.variants is None else variants(self.variants, base)[1]
+        return self.methods_alone if self.variants is None else variants(self.variants, self.methods_alone)
 
     @functools.cached_property
     def methods_alone(self) -> dict[str, Compressor]:

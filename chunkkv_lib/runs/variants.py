@@ -7,8 +7,8 @@ are lists of settings.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
 import pandas as pd
 
@@ -56,27 +56,14 @@ SETTINGS: dict[str, tuple[dict[str, tuple[dict[str, object], ...]], tuple[float,
         (),
     ),
 }  # fmt: skip
-SETS = ("sensitivity", *SETTINGS)
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A label's meaning: the method, and the fields and values in which it differs."""
-
-    method: str
-    changes: tuple[tuple[str, object], ...] = ()
-
-    @property
-    def label(self) -> str:
-        return ", ".join([self.method, *(f"{field} {value}" for field, value in self.changes)])
-
-
-def variants(name: str, methods: Mapping[str, Compressor]) -> tuple[list[Variant], dict[str, Compressor]]:
-    """The variants of a set, and the compressors by label: the methods themselves first.
+def variants(name: str, methods: Mapping[str, Compressor]) -> dict[str, Compressor]:
+    """Label -> compressor: the methods themselves, then the variants of a set.
 
     raises InputError: an unknown set.
     """
-    check_known("set of variants", name, SETS)
+    check_known("set of variants", name, ("sensitivity", *SETTINGS))
     if name == "sensitivity":
         wanted = [
             (method, {field: value})
@@ -92,22 +79,20 @@ def variants(name: str, methods: Mapping[str, Compressor]) -> tuple[list[Variant
             for method, changes in settings.items()
             for change in changes
         ]
-    listed, compressors = [Variant(method) for method in methods], dict(methods)
+    found = dict(methods)
     for method, changes in wanted:
-        if method in methods:
-            base = methods[method]
-            one = Variant(method, tuple((k, v) for k, v in changes.items() if own_value(base, k) != v))
-            fields = dict(one.changes)
+        if base := methods.get(method):
+            fields = {field: value for field, value in changes.items() if own_value(base, field) != value}
+            label = ", ".join([method, *(f"{field} {value}" for field, value in fields.items())])
             if "preset" in fields:
                 fields = PRESETS[fields["preset"]].get(type(base).__name__, {})
             changed = replace(base, **fields)
             if changed != base:  # otherwise it is measured already
-                listed.append(one)
-                compressors[one.label] = changed
-    return listed, compressors
+                found[label] = changed
+    return found
 
 
-def along(records: pd.DataFrame, listed: Iterable[Variant], field: str, base: Mapping[str, Compressor]) -> pd.DataFrame:
+def along(records: pd.DataFrame, field: str, base: Mapping[str, Compressor]) -> pd.DataFrame:
     """The records of one axis, in its order: `method` becomes the method's name, a column named `field` its value.
 
     records  of a sensitivity run, `method` holding labels
@@ -116,16 +101,14 @@ def along(records: pd.DataFrame, listed: Iterable[Variant], field: str, base: Ma
     """
     check_known("axis", field, AXES)
     owners, values = AXES[field]
-    alone = [one for one in listed if [name for name, _ in one.changes] == [field]]  # nothing else is changed
-    labels = {(one.method, one.changes[0][1]): one.label for one in alone}
-    labels |= {(name, own_value(base[name], field)): name for name in owners if name in base}
-    parts = [
-        records[records["method"] == labels[name, value]].assign(method=name, **{field: value})
+    places = [
+        (name if own_value(base[name], field) == value else f"{name}, {field} {value}", name, value)
         for name in owners
+        if name in base
         for value in values
-        if (name, value) in labels
     ]
-    return pd.concat(parts, ignore_index=True)
+    axis = pd.DataFrame(places, columns=["label", "method", field])
+    return axis.merge(records.rename(columns={"method": "label"}), on="label").drop(columns="label")
 
 
 def own_value(method: Compressor, field: str) -> object:
