@@ -123,8 +123,8 @@ Markdown('''
 :name: tab-demo
 | category | paper | published | live |
 |:---|---:|---:|---:|
-| Single-Document QA | [0.8741]{.paper} | [0.8802]{.published} | [0.8799]{.live} |
-| Synthetic & Code | [0.8726]{.paper} | [0.8911]{.published} | [0.8903]{.live} |
+| Single-Document QA | 0.8741 | 0.8802 | 0.8799 |
+| Synthetic & Code | 0.8726 | 0.8911 | 0.8903 |
 :::
 ''')
 """
