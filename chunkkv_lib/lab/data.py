@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from collections.abc import Sequence as Many
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from ..decoding import CompressedCache, decode, generate
 from ..errors import InputError
 from ..runs.answers import opening
 from ..sequence import Sequence
+from ..sequences.encoding import token_texts
 from .codes import WINDOWS, LayerCodes, layer_codes, packed
 from .rules import METHODS, Setting, kept_tokens
 
@@ -96,21 +95,6 @@ def probe_tokens(tokenizer: Any, answer: list[int]) -> list[int]:
     """Which tokens of the answer are looked at: the first that are not blank, at most PROBES."""
     words = [i for i, token in enumerate(answer) if tokenizer.decode([token]).strip()]
     return (words or [0])[:PROBES]
-
-
-def token_texts(tokenizer: Any, ids: Many[int], text: str | None = None) -> list[str]:
-    """What each token adds to the prompt's text. Of a letter made of several tokens, the last one shows it.
-
-    text  the prompt's, where it is known: then the tokenizer tells where each token ends in it
-    """
-    if text is not None and tokenizer.is_fast:
-        encoded = tokenizer(text, split_special_tokens=True, return_offsets_mapping=True, verbose=False)
-        ends = [end for _, end in encoded["offset_mapping"]]
-        if len(ends) == len(ids):
-            pieces = [text[before:end] for before, end in zip([0, *accumulate(ends, max)], ends)]
-            return pieces if pieces[0] else [tokenizer.decode(ids[:1]), *pieces[1:]]  # a mark of the beginning
-    pairs = zip([[], *([one] for one in ids)], ids)  # as if the tokens were decoded one after the other
-    return [tokenizer.decode([*lead, one])[len(tokenizer.decode(lead)) :] for lead, one in pairs]
 
 
 def _line_ends(tokenizer: Any) -> list[int]:

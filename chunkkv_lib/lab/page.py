@@ -14,16 +14,14 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 
+from ..report.style import OTHERS, look
 from .codes import LayerCodes
 from .rules import METHODS, Setting, kept_tokens, measured
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("rules", "codes", "metrics", "expression", "results", "charts", "view", "tour", "lab")
 #: Of the book's figures; the reader's own rule has one of the spare colours.
-COLOURS = {
-    "ChunkKV": "#0072B2", "SnapKV": "#D55E00", "H2O": "#009E73", "StreamingLLM": "#6b6b6b", "Recent": "#6b6b6b",
-    "Random": "#6b6b6b", "Oracle": "#6b6b6b", "Own rule": "#CC79A7",
-}  # fmt: skip
+COLOURS = {name: look(name).colour for name in METHODS} | {"Own rule": OTHERS[0].colour}
 LEFT, RIGHT = Setting("ChunkKV"), Setting("SnapKV")  # what a page opens with
 LINKS = ((LEFT, RIGHT), (Setting("ChunkKV", 20.0, chunk_size=5), Setting("SnapKV", 20.0)))  # in the book's page
 DRAWS = (1, 2, 3, 4)  # seeds of the random choices, as in lab.js

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
-from typing import TYPE_CHECKING
+
+from IPython.display import HTML
 
 from .. import budget_tokens
 from ..report.arithmetic import PRESETS, readable, serving_memory
 from .page import rendered
-
-if TYPE_CHECKING:
-    from IPython.display import HTML
 
 SHAPE = ("layers", "kv_heads", "head_dim", "hidden", "intermediate", "weights")
 WAYS = {"whole": "Whole cache", "after": "Compressed after the prefill", "layer": "Compressed layer by layer"}
@@ -23,8 +21,6 @@ def calculator(tokens: int = 8192, budget: float = 0.1, model: str = "Llama-3-8B
 
     budget  part of the prompt that stays; model: a name of `PRESETS`; device: its memory in GiB
     """
-    from IPython.display import HTML
-
     kept = budget_tokens(budget, tokens)
     found = serving_memory(PRESETS[model], tokens, kept, device * 2**30)
     rows = {}
@@ -47,8 +43,6 @@ def toy(
     table   n rows of whole numbers, row i has i + 1 of them
     answer  n numbers: the attention of the answer's token
     """
-    from IPython.display import HTML
-
     settings = {"budget": budget, "window": window, "chunk": chunk, "kernel": kernel}
     return HTML(rendered("toy.html", words=words, table=table, answer=answer, **settings))
 
@@ -60,8 +54,6 @@ def guess(name: str, metric: str, measured: Mapping[str, float], lower_is_better
     metric    in words
     measured  method -> value between 0 and 1, "Random" among them. Needs JavaScript
     """
-    from IPython.display import HTML
-
     rounded = {method: round(float(value), 6) for method, value in measured.items()}
     methods, sign = [method for method in rounded if method != "Random"], 1 if lower_is_better else -1
     return HTML(rendered("guess.html", name=name, metric=metric, measured=rounded, methods=methods, sign=sign))

@@ -309,13 +309,12 @@ def cards_frame(cards: Mapping[str, Sequence[Claim]]) -> pd.DataFrame:
     cards   label of a run -> its `scorecard`; says: the statement, as the plan words it
     """
     says = {one["id"]: one["says"] for one in statements()}
-    return pd.DataFrame(
-        {"run": run, "id": one.id, "says": says[one.id], "verdict": one.verdict, "evidence": one.evidence}
-        | {"digits": one.digits}
-        | vars(one.number)
+    rows = (
+        {"run": run, "id": one.id, "says": says[one.id]} | vars(one) | vars(one.number)
         for run, found in cards.items()
         for one in found
     )
+    return pd.DataFrame(rows).drop(columns="number")
 
 
 def cards_table(found: pd.DataFrame, caption: str, name: str = "", brief: bool = False) -> str:

@@ -16,7 +16,7 @@ from ..files import DATA
 from ..sequences.needles import SOURCE as NEEDLES
 from ..sequences.needles import needle_setting
 from .records import METRICS
-from .statistics import Interval, members_of, resampled_means
+from .statistics import Interval, members_of, resampled_means, resampled_rank_correlation
 from .tables import myst_table, number
 
 PLAN = DATA / "plan.yml"
@@ -27,7 +27,6 @@ REACHES = {
     "ChunkKV": {"ChunkKV, chunk_size 5": 5, "ChunkKV": 10, "ChunkKV, chunk_size 20": 20, "ChunkKV, chunk_size 40": 40},
 }
 REACH_ANSWERS = (5, 9, 16)  # tokens; shorter answers are within nearly every rule's reach
-CORRELATIONS = 1000  # resamples of a rank correlation
 
 
 def statements() -> list[dict[str, Any]]:
@@ -173,16 +172,13 @@ def _foretells(run: Any, value: dict[str, Any]) -> Interval:
     tables = []
     for name, found in zip(names, [first, *(found.reindex(first.index) for found, _ in others)]):
         turn = -1 if METRICS[name].sign > 0 else 1
-        tables.append(turn * np.stack([found[a] - found[b] for a, b in pairs], axis=1))
-    used = ~np.isnan(np.hstack(tables)).any(axis=1)
+        tables.append(turn * np.stack([found[a] - found[b] for a, b in pairs]))
+    used = ~np.isnan(tables).any(axis=(0, 1))
     if used.sum() < 3:
         raise InputError(f"run {run.name!r} has too few sequences for a correlation.")
     members = members_of(sequences["document"], used)
-    draws = np.random.default_rng(0).integers(len(members), size=(CORRELATIONS, len(members)))
-    drawn = []
-    for draw in (range(len(members)), *draws):
-        rows = np.concatenate([members[i] for i in draw])
-        x, y, *other = (stats.rankdata(table[rows], axis=0).T for table in tables)
-        told = [np.mean([np.corrcoef(*ranks)[0, 1] for ranks in zip(one, y)]) for one in (x, *other)]
-        drawn.append(told[0] - sum(told[1:]))
-    return Interval.of(np.array(drawn), len(members), int(used.sum()))
+    x, y, *other = tables
+    told = [
+        np.mean([resampled_rank_correlation(*pair, members) for pair in zip(one, y)], axis=0) for one in (x, *other)
+    ]
+    return Interval.of(told[0] - sum(told[1:]), len(members), int(used.sum()))

@@ -52,16 +52,6 @@ def shown_sequence(
     return max(drawn, key=lambda one: (len(one.answer_ids) > 1, len(one.evidence_spans) > 0))
 
 
-def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """What each token adds to the text: as if the tokens were decoded one after the other."""
-    texts = [tokenizer.decode([token]) for token in ids]
-    for place, lead in enumerate(texts[:-1], start=1):
-        both = tokenizer.decode(list(ids[place - 1 : place + 1]))
-        if both.startswith(lead):
-            texts[place] = both[len(lead) :]
-    return texts
-
-
 def attribution(dataset: str) -> Attribution | None:
     """Whose text a data set is, if its licence allows quoting; else None."""
     return next((one for one in ATTRIBUTION if one.dataset == dataset and one.licence.startswith(FREE)), None)
@@ -85,7 +75,7 @@ def credit(dataset: str) -> str:
 def cut_excerpt(texts: Sequence[str], max_tokens: int, dataset: str, around: int = 40) -> HTML:
     """A prompt's beginning, both edges of the cut, and its end, with the number of tokens left out between them.
 
-    texts       of all the prompt's tokens, before truncation (`token_texts`)
+    texts       of all the prompt's tokens, before truncation (`sequences.encoding.token_texts`)
     max_tokens  what stays, first half and last half
     around      tokens shown at each place
     """

@@ -195,22 +195,15 @@ def comparisons(
                 both = wide.reindex(columns=list(pair)).dropna()
                 a, b = both.iloc[:, 0], both.iloc[:, 1]
                 row = {by: name, "metric": metric, "method": pair[0], "baseline": pair[1]}
-                row |= dict.fromkeys(
-                    ("difference", "low", "high", "n", "p", "cohen_d", "rank_biserial", "margin"), np.nan
-                )
                 if len(both) > 1:
                     found = interval(a - b)
                     row |= {"difference": found.estimate, "low": found.low, "high": found.high}
-                    row |= {
-                        "p": st.paired_test(a, b),
-                        "cohen_d": st.cohen_d(a, b),
-                        "rank_biserial": st.rank_biserial(a, b),
-                    }
-                    row |= {"margin": st.smallest_margin(a - b)}
+                    row |= {"p": st.paired_test(a, b), "margin": st.smallest_margin(a - b)}
+                    row |= {"cohen_d": st.cohen_d(a, b), "rank_biserial": st.rank_biserial(a, b)}
                 rows.append(row | {"n": len(both)})
-    table = pd.DataFrame(rows)
-    table.insert(table.columns.get_loc("p") + 1, "p_holm", st.holm(table["p"]))
-    return table
+    numbers = ["difference", "low", "high", "n", "p", "p_holm", "cohen_d", "rank_biserial", "margin"]
+    table = pd.DataFrame(rows).reindex(columns=[by, "metric", "method", "baseline", *numbers])
+    return table.assign(p_holm=st.holm(table["p"]))
 
 
 def damage(answers: pd.DataFrame) -> pd.DataFrame:

@@ -211,16 +211,24 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None
     if used.sum() < 3:  # two always correlate
         return Interval(np.nan, np.nan, np.nan, int(used.sum()))
     members = members_of(groups, used)
+    found = resampled_rank_correlation(x, y, members)
+    if np.isnan(found[0]):
+        return Interval(np.nan, np.nan, np.nan, int(used.sum()))
+    return Interval.of(found, len(members), int(used.sum()))
+
+
+def resampled_rank_correlation(x: np.ndarray, y: np.ndarray, members: list[np.ndarray]) -> np.ndarray:
+    """Spearman's correlation of x and y [n] over the rows of `members` and over resamples of its groups.
+
+    return  [1 + RESAMPLES // 4]; NaN where a resample is constant
+    """
     rows = np.concatenate(members)
     held = times_drawn(len(members), RESAMPLES // 4, 0).repeat([len(one) for one in members], axis=1)
     ranks = (_weighted_ranks(values[rows], held) for values in (x, y))
     a, b = (one - (held * one).sum(axis=1, keepdims=True) / held.sum(axis=1, keepdims=True) for one in ranks)
     scale = np.sqrt((held * a**2).sum(axis=1) * (held * b**2).sum(axis=1))
-    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may be constant: NaN
-        found = np.where(scale > 1e-9, (held * a * b).sum(axis=1) / scale, np.nan)
-    if np.isnan(found[0]):
-        return Interval(np.nan, np.nan, np.nan, len(rows))
-    return Interval.of(found, len(members), len(rows))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(scale > 1e-9, (held * a * b).sum(axis=1) / scale, np.nan)
 
 
 def within_sequence_rank_correlation(x: ArrayLike, y: ArrayLike) -> Interval:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 
 from ..errors import InputError
 from .records import CONTROLS
 from .statistics import Interval
-
-if TYPE_CHECKING:
-    from IPython.display import Markdown
 
 MISSING = "–"
 
@@ -37,8 +35,6 @@ def myst_table(rows: pd.DataFrame, caption: str, name: str = "", right: Iterable
 
 def show(text: str) -> Markdown:
     """What a notebook cell ends with: the table as Markdown output."""
-    from IPython.display import Markdown
-
     return Markdown(text)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from collections.abc import Sequence as Tokens
+from itertools import accumulate
 from typing import Any
 
 from ..errors import InputError, check_whole
@@ -111,6 +112,21 @@ def truncate_middle(ids: Tokens[int], max_tokens: int) -> tuple[int, ...]:
         return tuple(ids)
     last = max_tokens // 2
     return (*ids[: max_tokens - last], *ids[-last:])
+
+
+def token_texts(tokenizer: Any, ids: Tokens[int], text: str | None = None) -> list[str]:
+    """What each token adds to the prompt's text. Of a letter made of several tokens, the last one shows it.
+
+    text  the prompt's, where it is known: then the tokenizer tells where each token ends in it
+    """
+    if text is not None and tokenizer.is_fast:
+        encoded = tokenizer(text, split_special_tokens=True, return_offsets_mapping=True, verbose=False)
+        ends = [end for _, end in encoded["offset_mapping"]]
+        if len(ends) == len(ids):
+            pieces = [text[before:end] for before, end in zip([0, *accumulate(ends, max)], ends)]
+            return pieces if pieces[0] else [tokenizer.decode(ids[:1]), *pieces[1:]]  # a mark of the beginning
+    pairs = zip([[], *([one] for one in ids)], ids)  # as if the tokens were decoded one after the other
+    return [tokenizer.decode([*lead, one])[len(tokenizer.decode(lead)) :] for lead, one in pairs]
 
 
 def _opening(tokenizer: Any) -> list[int]:
