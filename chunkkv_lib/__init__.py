@@ -25,8 +25,23 @@ if TYPE_CHECKING:  # so that an editor finds every name; at run time each is imp
 
 __version__ = "0.1.0"
 
-# Loaded when first used, so that the pure functions do not pay for transformers, datasets or matplotlib.
-_HOMES = {
+
+def _lazily(package: str, homes: dict[str, tuple[str, ...]]) -> tuple:
+    """`__all__` and `__getattr__` of a package: module -> its names, each loaded when it is first used.
+
+    So the pure functions do not pay for transformers, datasets or matplotlib, and no `--help` for torch.
+    """
+    home = {name: module for module, names in homes.items() for name in names}
+
+    def __getattr__(name: str) -> object:
+        if name not in home:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(_import_module(f".{home[name]}", package), name)
+
+    return sorted(home), __getattr__
+
+
+__all__, __getattr__ = _lazily(__name__, {
     "compressors": (
         "ChunkKV", "SnapKV", "H2O", "StreamingLLM", "Recent", "Random", "Oracle", "METHODS", "budget_tokens", "preset",
         "Compressor", "WindowCompressor",
@@ -43,16 +58,7 @@ _HOMES = {
     "decoding": ("generate",),
     "measure": ("analyse",),
     "runs": ("live_run", "load_run", "trial_run"),
-}  # fmt: skip
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
-
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(_import_module(f".{_HOME[name]}", __name__), name)
+})  # fmt: skip
 
 
 def __dir__() -> list[str]:

@@ -14,9 +14,11 @@ and what a chapter itself calls:
 Importing this package is cheap: only building the book needs papermill and Sphinx.
 """
 
-from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
+from .. import _lazily
+
+# ruff: noqa: F401
 if TYPE_CHECKING:
     from .build import build_book
     from .chapters import read_chapters
@@ -24,16 +26,10 @@ if TYPE_CHECKING:
     from .page import Page, project_root, provenance
     from .parameters import parameter_table
 
-_HOME = {
-    "build_book": "build", "read_chapters": "chapters", "check_site": "checks",
-    "Page": "page", "project_root": "page", "provenance": "page",
-    "parameter_table": "parameters",
-}  # fmt: skip
-
-__all__ = ["Page", "build_book", "check_site", "parameter_table", "project_root", "provenance", "read_chapters"]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(_import_module(f".{_HOME[name]}", __name__), name)
+__all__, __getattr__ = _lazily(__name__, {
+    "build": ("build_book",),
+    "chapters": ("read_chapters",),
+    "checks": ("check_site",),
+    "page": ("Page", "project_root", "provenance"),
+    "parameters": ("parameter_table",),
+})  # fmt: skip
