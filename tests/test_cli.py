@@ -34,7 +34,7 @@ def test_help_names_every_option_with_its_default(command, capsys):
         (["measure", "--methods", "ChunkKV,SnapKv"], "Did you mean 'SnapKV'"),
         (["measure", "--model", "smolm2-135m"], "Did you mean 'smollm2-135m'"),
         (["measure", "--device", "cuda:9"], "not present"),
-        (["measure", "--profile", "needles", "--data-path", "data.zip"], "no meaning for source 'needles'"),
+        (["measure", "--profile", "needles", "--data-path", "data.zip"], "for source 'longbench' alone"),
         (["verify", "no-such-run"], "no run at"),
         (["book", "--profile", "nope"], "unknown profile"),
         (["book", "-p", "budgte=0.1"], "Did you mean 'budget'"),

@@ -39,12 +39,8 @@ def data_identity(settings: Parameters) -> dict[str, object]:
     own = {one.SOURCE: one.VERSION for one in (needles, second_question)}
     if settings.source not in own:
         return source_identity(settings.source, settings.data_path)
-    if settings.data_path is not None:
-        raise InputError(
-            f"data_path={settings.data_path!r} has no meaning for source {settings.source!r}, which is made of the "
-            "open texts; leave it out, or choose source 'longbench'."
-        )
-    return source_identity("open") | {"source": settings.source, "source_version": own[settings.source]}
+    found = source_identity("open", settings.data_path)  # the texts that they are made of
+    return found | {"source": settings.source, "source_version": own[settings.source]}
 
 
 def refuse_another_run(folder: Path, manifest: dict, identity: dict) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from collections.abc import Sequence as Tokens
 from itertools import accumulate
@@ -10,6 +9,7 @@ from typing import Any
 
 from ..errors import InputError, check_whole
 from ..sequence import Sequence, text_hash
+from .open_rows import sentence_at
 
 MIN_TOKENS = 16  # below this a prompt is neither question nor text
 # verbose: a prompt longer than the model's context is no mistake here, it is truncated afterwards
@@ -93,12 +93,7 @@ def own_sequence(
 def sentence_with(text: str, answer: str) -> str:
     """The first sentence of the text that holds the answer, in any case of letters; "" if none does."""
     at = text.lower().find(answer.lower())
-    if at < 0:
-        return ""
-    ends = [match.end() for match in re.finditer(r"[.!?][\"')\]]*\s+|\n+", text)]
-    first = max((end for end in ends if end <= at), default=0)
-    last = min((end for end in ends if end >= at + len(answer)), default=len(text))
-    return text[first:last].strip()
+    return sentence_at(text, at, at + len(answer), r"[.!?][\"')\]]*\s+|\n+") if at >= 0 else ""
 
 
 def truncate_middle(ids: Tokens[int], max_tokens: int) -> tuple[int, ...]:

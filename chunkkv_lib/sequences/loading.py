@@ -15,7 +15,7 @@ from ..sequence import Sequence, text_hash
 from . import longbench, open_data
 from .encoding import MIN_TOKENS, encode_answer, encode_prompt, evidence_spans
 from .prompts import prompt
-from .schema import CATEGORIES, CATEGORY_OF, DATASETS, check_categories
+from .schema import CATEGORIES, CATEGORY_OF, DATASETS
 
 SOURCES = {"open": open_data, "longbench": longbench}
 _ORDER = [name for sets in DATASETS.values() for names in sets.values() for name in names]
@@ -61,8 +61,16 @@ def load_sequences(
 def load_rows(
     source: str = "open", path: str | Path | None = None, categories: Iterable[str] = CATEGORIES
 ) -> list[dict]:
-    """All rows of a source: dicts with LongBench's fields, `evidence` and `document` (see `schema.FIELDS`)."""
-    rows = _source(source, path).read(path, check_categories(categories))
+    """All rows of a source: dicts with LongBench's fields, `evidence` and `document` (see `schema.FIELDS`).
+
+    categories  in any order; a single name may stand for itself
+    """
+    wanted = (categories,) if isinstance(categories, str) else tuple(categories)
+    for name in wanted:
+        check_known("category", name, CATEGORIES)
+    if not wanted:
+        raise InputError(f"no categories given; choose from {', '.join(CATEGORIES)}.")
+    rows = _source(source, path).read(path, [name for name in CATEGORIES if name in wanted])
     for (dataset, id), times in Counter((row["dataset"], row["_id"]) for row in rows).most_common(1):
         if times > 1:
             raise InputError(f"data set {dataset!r} has more than one row with _id {id!r}; ids must be unique.")
@@ -77,7 +85,7 @@ def source_identity(source: str, path: str | Path | None = None) -> dict:
 def _source(source: str, path: str | Path | None) -> Any:
     check_known("source", source, SOURCES)
     if source == "open" and path is not None:
-        raise InputError(f"path={str(path)!r} has no meaning for source 'open'; drop it, or choose source 'longbench'.")
+        raise InputError(f"path={str(path)!r} is for source 'longbench' alone; drop it, or choose that source.")
     return SOURCES[source]
 
 

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..files import sha256
 from ..sequence import text_hash
 from .prompts import prompt
-from .schema import DATASETS, check_row
+from .schema import DATASETS, problems
 
 REPOSITORY = "zai-org/LongBench"  # formerly THUDM/LongBench
 REVISION = "5e628be450b7e67fb7ae6e201bd6d8f7056f7672"
@@ -133,7 +133,8 @@ def _rows(name: str, place: str, content: bytes) -> list[dict]:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:  # also: not UTF-8; brackets without end
             raise InputError(f"{here}: not a JSON object ({error}).") from error
-        check_row(row, here)
+        for problem in problems(row):
+            raise InputError(f"{here}: {problem}.")
         if row["dataset"] != name:
             raise InputError(f"{here}: field 'dataset' is {row['dataset']!r}, but the file is {name}'s.")
         row["_id"] = row["_id"] or f"text-{text_hash(prompt(row))}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from bisect import bisect_left
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Any
@@ -134,8 +133,7 @@ def needle_setting(id: str) -> dict[str, object]:
 def nearest_border(borders: Many[int], depth: float) -> int:
     """Of the places between two sentences, ascending, the nearest to a depth (0: the first, 1: the last)."""
     wanted = borders[0] + depth * (borders[-1] - borders[0])
-    after = min(bisect_left(borders, wanted), len(borders) - 1)
-    return min(borders[max(after - 1, 0)], borders[after], key=lambda border: (abs(border - wanted), border))
+    return min(borders, key=lambda border: (abs(border - wanted), border))
 
 
 def hit(text: str, code: str) -> bool:

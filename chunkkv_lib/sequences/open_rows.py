@@ -62,9 +62,12 @@ def fill(parts: Iterable[str], start: int = 0, characters: int = CHARACTERS) -> 
     return chosen
 
 
-def sentence_at(text: str, start: int, stop: int) -> str:
-    """The sentence, or sentences, of `text` that hold its characters start..stop-1, verbatim and trimmed."""
-    ends = [match.end() for match in re.finditer(r"[.!?][\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])", text)]
+def sentence_at(text: str, start: int, stop: int, border: str = r"[.!?][\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])") -> str:
+    """The sentence, or sentences, of `text` that hold its characters start..stop-1, verbatim and trimmed.
+
+    border  regular expression of what lies between two sentences
+    """
+    ends = [match.end() for match in re.finditer(border, text)]
     first = max((end for end in ends if end <= start), default=0)
     last = min((end for end in ends if end >= stop), default=len(text))
     return text[first:last].strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ..errors import InputError, check_known
+from ..errors import check_known
 
 # The rows of Paper Table 11. Per source: which data sets make up a category. Order matters: draws go round in it.
 DATASETS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -62,24 +62,8 @@ def longbench_name(dataset: str) -> str:
     return MODELLED_ON.get(dataset, dataset)
 
 
-def check_categories(categories: object) -> tuple[str, ...]:
-    """The wanted categories in table order, each once; a single name may stand for itself."""
-    wanted = (categories,) if isinstance(categories, str) else tuple(categories)
-    for name in wanted:
-        check_known("category", name, CATEGORIES)
-    if not wanted:
-        raise InputError(f"no categories given; choose from {', '.join(CATEGORIES)}.")
-    return tuple(name for name in CATEGORIES if name in wanted)
-
-
-def check_row(row: object, place: str) -> None:
-    """InputError, naming `place` (file and line) and field, unless `row` is a LongBench row with an answer."""
-    for problem in _problems(row):
-        raise InputError(f"{place}: {problem}.")
-
-
-def _problems(row: object) -> Iterator[str]:
-    """What is wrong with a row; only the first is asked for, so the later checks may rely on the earlier ones."""
+def problems(row: object) -> Iterator[str]:
+    """What keeps `row` from being a LongBench row with an answer. Ask for the first only: later checks rely on that."""
     if not isinstance(row, dict):
         yield f"expected a JSON object with LongBench's fields, found {type(row).__name__}"
     for name, kinds in FIELDS.items():
