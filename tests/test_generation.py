@@ -172,7 +172,7 @@ def test_a_run_holds_numbers_and_no_text(setting, tmp_path):
 def test_a_run_of_needles(setting, tmp_path, monkeypatch, form, max_new_tokens):
     """Sequences that cannot be made leave the place free."""
     text = "\n".join(f"The cat {i} sat on a mat and read about keys." for i in range(80))
-    monkeypatch.setattr(needles, "articles", lambda: [text])
+    monkeypatch.setattr(needles, "squad_articles", lambda: [{"context": text}])
     own = {"source": "needles", "data_path": None, "forms": (form,), "per_category": 1}
     with refused("max_tokens=10", "too little text"):
         measured(setting, tmp_path / "run", max_tokens=10, **own)
@@ -186,7 +186,8 @@ def test_a_run_of_needles(setting, tmp_path, monkeypatch, form, max_new_tokens):
         answers = run.answers.merge(run.sequences, on="sequence")
         assert (answers["written"].str.strip() != "").all()
         assert (answers["scored_tokens"] == answers["answer_tokens"]).all()
-    assert verify(folder, 1, progress=False, report=lambda line: None, model=setting["model"]).agrees
+    worst = verify(folder, 1, progress=False, report=lambda line: None, model=setting["model"])
+    assert (worst["difference"] <= worst["limit"]).all()
 
 
 def test_a_run_of_second_questions(setting, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -24,25 +24,6 @@ TOLERANCE["float16"] = TOLERANCE["bfloat16"]
 NOT_COMPARED = {"sequence", "method", "layer", "kl", "top1_agreement"}  # what follows from the others, or is coarse
 
 
-@dataclass(frozen=True)
-class Verification:
-    """What measuring again showed.
-
-    sequences  ids that were measured again
-    worst      per column the largest difference of a sequence and method: columns column, difference, limit, sequence,
-               method
-    """
-
-    run: str
-    sequences: tuple[str, ...]
-    worst: pd.DataFrame
-
-    @property
-    def agrees(self) -> bool:
-        """Whether every difference is within its limit."""
-        return bool((self.worst["difference"] <= self.worst["limit"]).all())
-
-
 def verify(
     name: str | Path,
     count: int = 3,
@@ -50,12 +31,13 @@ def verify(
     progress: bool = True,
     report: Callable[[str], None] = print,
     **places: object,
-) -> Verification:
+) -> pd.DataFrame:
     """Measure `count` random sequences of a run again, with the manifest's parameters, and compare.
 
     seed    of the choice of sequences; None: another choice every time
     places  where this machine has what a manifest names but does not locate: model="path.gguf", data_path="data.zip";
             also device
+    return  per column of the records, the largest difference, its limit, and the sequence and method that have it
     Written answers are not compared: a near-tie between two tokens, and the rest of a text is another one.
     raises  InputError: no such run, its model or data are not here or are others than those it was measured with.
     """
@@ -94,13 +76,12 @@ def verify(
     layers, answers = (pd.concat(frames) for frames in zip(*again))
     nll = TOLERANCE[dtype]["nll"]
     worst = _worst(run.layers, layers, {}, TOLERANCE[dtype]["layers"]) + _worst(run.answers, answers, {"nll": nll}, 0.0)
-    columns = ["column", "difference", "limit", "sequence", "method"]
-    found = Verification(run.name, tuple(chosen), pd.DataFrame(worst, columns=columns))
-    report(f"run {found.run}: {len(chosen)} sequences measured again: {', '.join(chosen)}")
-    for row in found.worst.itertuples():
+    worst = pd.DataFrame(worst, columns=["column", "difference", "limit", "sequence", "method"])
+    report(f"run {run.name}: {len(chosen)} sequences measured again: {', '.join(chosen)}")
+    for row in worst.itertuples():
         mark = "ok" if row.difference <= row.limit else f"TOO FAR ({row.method}, {row.sequence})"
         report(f"  {row.column:<30} differs by {row.difference:.1e} at most, limit {row.limit:g}  {mark}")
-    return found
+    return worst
 
 
 def verify_runs(names: list[str], count: int = 3, seed: int | None = None, report=print, **places: object) -> None:
@@ -108,15 +89,15 @@ def verify_runs(names: list[str], count: int = 3, seed: int | None = None, repor
 
     raises  InputError: a run does not agree with its records, or there was nothing to verify.
     """
-    found = []
+    found = {}
     for name in names or run_names(published=True):
         try:
-            found.append(verify(name, count, seed, report=report, **places))
+            found[name] = verify(name, count, seed, report=report, **places)
         except InputError as error:
             if names:
                 raise
             report(f"run {name}: cannot be verified here: {error}")
-    if wrong := [one.run for one in found if not one.agrees]:
+    if wrong := [name for name, worst in found.items() if (worst["difference"] > worst["limit"]).any()]:
         raise InputError(f"{', '.join(wrong)}: measuring again gives other numbers than the records. Measure anew.")
     if not found:
         raise InputError("no run could be verified. Name one below runs/ or data/runs, or measure one first.")
