@@ -31,9 +31,8 @@ from chunkkv_lib.capture import capture
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.lab import lab_view
 from chunkkv_lib.lab.codes import SCORES, WINDOWS, LayerCodes, layer_codes, packed
-from chunkkv_lib.lab.data import probe_tokens, prompt_data
+from chunkkv_lib.lab.data import open_prompts, probe_tokens, prompt_data, question_about
 from chunkkv_lib.lab.page import lab_page
-from chunkkv_lib.lab.prompts import open_prompts, question_about
 from chunkkv_lib.lab.rules import METHODS, Setting, keep, kept_tokens, measured, random_numbers
 from chunkkv_lib.sequences.encoding import encode_prompt, own_sequence, sentence_with, token_texts
 

@@ -3,7 +3,7 @@
     python -m chunkkv_lib lab my.txt --question "Who wrote it?" --answer "Ada" --output my.html
 
 `codes.py` makes a layer's attention into small codes, `rules.py` chooses from them with the library's compressors,
-`data.py` runs a prompt, `page.py` writes the HTML; the scripts under `assets/` do the same sums in the page.
+`data.py` makes a prompt and runs it, `page.py` writes the HTML; the scripts in `assets/` do the same sums in the page.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ def lab_view(model: PreTrainedModel, tokenizer: Any) -> HTML:
     from IPython.display import HTML
 
     from ..report.prompt import credit
-    from .data import prompt_data
+    from .data import TEXTS_OF, open_prompts, prompt_data
     from .page import LINKS, lab_fragment
-    from .prompts import TEXTS_OF, open_prompts
 
     source = credit(TEXTS_OF)
     prompts = [prompt_data(model, tokenizer, one, source) for one in open_prompts(tokenizer)]
@@ -48,9 +47,8 @@ def write_lab(
         that is not to be had.
     """
     from ..models import load_model
-    from .data import RECORDED, prompt_data
+    from .data import RECORDED, prompt_data, question_about
     from .page import lab_page
-    from .prompts import question_about
 
     output = Path(output)
     if output.exists() and not (output.is_file() and MARK in output.read_text(encoding="utf-8", errors="replace")):

@@ -1,7 +1,8 @@
-"""One prompt run through a model: all that the lab's page shows of it, ready for JSON."""
+"""The lab's prompts, two of open text or a reader's own, and what the page shows of one that ran through a model."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,11 +15,15 @@ from ..decoding import CompressedCache, decode, generate
 from ..errors import InputError
 from ..runs.answers import opening
 from ..sequence import Sequence
-from ..sequences.encoding import token_texts
+from ..sequences.encoding import encode_prompt, own_sequence, sentence_with, token_texts
+from ..sequences.open_data import articles
 from .codes import WINDOWS, LayerCodes, layer_codes, packed
 from .rules import METHODS, Setting, kept_tokens
 
+LONGEST = 4000  # tokens of a prompt that a page can hold
+TEXTS_OF = "squad_articles"  # the open data set whose texts the book's prompts quote
 PROBES = 2  # tokens of the answer whose attention is shown
+WRITTEN = 8  # tokens of an answer that the model writes
 BUDGETS = (5.0, 10.0, 20.0, 40.0)
 #: Settings for which the page tells what the model wrote; all other settings are only looked at.
 RECORDED = tuple(
@@ -28,20 +33,76 @@ RECORDED = tuple(
 )
 
 
+def question_about(
+    tokenizer: Any,
+    text: str,
+    question: str,
+    answer: str,
+    evidence: str | None = None,
+    name: str = "your text",
+    lead: str = "",
+) -> Sequence:
+    """A text, a question about it, and its answer, as one sequence: the question stands at the end of the prompt.
+
+    evidence  the passage that holds the answer; None: the first sentence in which the answer stands, if there is one
+    lead      how the answer begins, as a part of the prompt
+    raises InputError: an empty text, question or answer, or a prompt of more than LONGEST tokens.
+    """
+    for what, given in (("text", text), ("question", question), ("answer", answer)):
+        if not given.strip():
+            raise InputError(f"the {what} is empty; give at least one word.")
+    text = text.strip()
+    prompt = f"{text}\n\nQuestion: {question.strip()}\nAnswer: {lead}".rstrip()
+    ids = encode_prompt(tokenizer, prompt, 10**9)
+    if len(ids) > LONGEST:
+        raise InputError(
+            f"the text and the question have {len(ids):,} tokens, and the page takes at most {LONGEST:,}. "
+            f"Shorten the text by about {100 * (1 - LONGEST / len(ids)):.0f} %."
+        )
+    return own_sequence(tokenizer, prompt, answer, evidence or sentence_with(text, answer.strip()), 10**9, name)
+
+
+def open_prompts(tokenizer: Any) -> list[Sequence]:
+    """The two prompts of the book's page: a number hidden in an encyclopedia's article, and a question about another.
+
+    The texts are those of the open data set `squad_articles`; they are downloaded once.
+    """
+    paragraphs = {one["title"]: [part["context"] for part in one["paragraphs"]] for one in articles()}
+    sentences = re.split(r"(?<=[.!?])\s+(?=[A-Z])", "\n".join(paragraphs["Normans"][27:35]))
+    needle = "The door code of the library is 65125."
+    return [
+        question_about(
+            tokenizer,
+            " ".join([*sentences[:2], needle, *sentences[2:]]),
+            "What is the door code of the library?",
+            "65125",
+            evidence=needle,
+            name="A number hidden in an article on the Normans",
+            lead="The door code of the library is",
+        ),
+        question_about(
+            tokenizer,
+            "\n".join(paragraphs["Victoria_(Australia)"][7:13]),
+            "What group can amend the Victorian constitution?",
+            "Parliament of Victoria",
+            name="A question about an article on Victoria",
+            lead="The Victorian constitution can be amended by the",
+        ),
+    ]
+
+
 def prompt_data(
     model: PreTrainedModel,
     tokenizer: Any,
     sequence: Sequence,
     credit: str = "",
     recorded: Iterable[Setting] = RECORDED,
-    max_new_tokens: int = 8,
 ) -> tuple[dict, list[LayerCodes]]:
     """What the page's scripts read of a prompt (assets/codes.js), and every layer's codes.
 
     sequence        its evidence is outlined in the page
     credit          one line: whose text it is
     recorded        settings whose caches the model writes an answer from
-    max_new_tokens  of such an answer
     raises InputError: a prompt too short for a window, or what `capture` refuses.
     """
     n, answer, recorded = len(sequence.prompt_ids), list(sequence.answer_ids), list(recorded)
@@ -69,7 +130,7 @@ def prompt_data(
         settings = [one for one in recorded if one.tokens(n) == tokens] + ["full"] * (tokens == n)
         # The prompt's last token is read once more, so that the answer's first one comes from the compressed cache too.
         logits = decode(model, cache, torch.tensor(sequence.prompt_ids[-1:]), append=True, logits_to_keep=1)[:, 0]
-        ids = generate(model, cache, [opening(row, stops)[0] for row in logits], max_new_tokens, stops)
+        ids = generate(model, cache, [opening(row, stops)[0] for row in logits], WRITTEN, stops)
         written |= dict(zip(settings, (tokenizer.decode(row).strip() for row in ids), strict=True))
     heads = len(layers[0].columns)
     return {

@@ -17,7 +17,7 @@ PLAIN, OURS = ("#f4f4f4", "#8a8a8a"), ("#fdf4e3", "#8a5a00")
 @styled
 def sequence_layout(prompt_tokens: int, answer_tokens: int, window: int = 8) -> Figure:
     """One sequence on the axis of positions, and whose queries each method and each metric reads. Not to scale."""
-    figure, ax = _canvas(height=2.75, across=100, up=50)
+    figure, ax = _canvas(height=2.75, up=50)
     past, last, end = 62, 77, 99  # where the window begins, where the prompt ends, where the answer ends
     blocks = (
         (1, past, "prompt", PLAIN, 0),
@@ -48,7 +48,7 @@ def sequence_layout(prompt_tokens: int, answer_tokens: int, window: int = 8) -> 
 @styled
 def capture_hook() -> Figure:
     """One layer of a transformer, with the attention function that also shows its inputs to a visitor."""
-    figure, ax = _canvas(height=4.6, across=100, up=80)
+    figure, ax = _canvas(height=4.6, up=80)
     _box(ax, 22, 71, 44, 7, "hidden states of layer l", PLAIN)
     for x, name, colours in ((6, "queries", QUERY), (33, "keys", KEY), (60, "values", VALUE)):
         _arrow(ax, 44, 71, x + 11, 65)
@@ -71,9 +71,9 @@ def capture_hook() -> Figure:
     return figure
 
 
-def _canvas(height: float, across: float, up: float) -> tuple[Figure, Axes]:
+def _canvas(height: float, up: float) -> tuple[Figure, Axes]:
     figure, (ax,) = panels(height=height)
-    ax.set(xlim=(0, across), ylim=(0, up))
+    ax.set(xlim=(0, 100), ylim=(0, up))
     ax.set_axis_off()
     return figure, ax
 
