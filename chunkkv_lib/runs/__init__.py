@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__, __getattr__ = _lazily(__name__, {
     "driver": ("measure",),
-    "folder": ("Run", "find_run", "load_run", "run_names"),
+    "folder": ("Run", "load_run", "run_names"),
     "live": ("live_run", "trial_run"),
     "parameters": ("Parameters", "load_profile", "profiles"),
     "verification": ("verify",),

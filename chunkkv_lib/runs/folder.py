@@ -83,18 +83,6 @@ class Run:
 # --- where runs lie -----------------------------------------------------------------------------------------------
 
 
-def find_run(name: str | Path) -> Path | None:
-    """The folder of a run, or None: a bare name is looked for in runs/ and data/runs/, one with a slash is a path.
-
-    raises InputError: both have a run of this name.
-    """
-    places = [OWN / name, PUBLISHED / name] if _is_bare(name) else [Path(name).expanduser()]
-    found = [folder for folder in places if (folder / "manifest.json").exists()]
-    if len(found) == 2:
-        raise InputError(f"there is a run {name!s} in {OWN} and in {PUBLISHED}; rename yours, or give a path.")
-    return found[0] if found else None
-
-
 def run_names(published: bool = False) -> list[str]:
     """Names of the runs that hold records, in alphabetical order: those of the project, and the reader's besides."""
     places = [PUBLISHED] if published else [PUBLISHED, OWN]
@@ -132,13 +120,17 @@ def _is_bare(name: str | Path) -> bool:
 
 
 def load_run(name: str | Path) -> Run:
-    """Read a finished or partial run: a name in runs/ or data/runs/, or a path.
+    """Read a finished or partial run: a bare name is looked for in runs/ and data/runs/, one with a slash is a path.
 
-    raises InputError: no such run, or a damaged file, with the way to mend it.
+    raises InputError: no such run, one in both places, or a damaged file, with the way to mend it.
     """
-    folder = find_run(name)
-    if folder is None:
+    places = [OWN / name, PUBLISHED / name] if _is_bare(name) else [Path(name).expanduser()]
+    found = [place for place in places if (place / "manifest.json").exists()]
+    if not found:
         raise InputError(f"no run at {name}. Measure one: python -m chunkkv_lib measure --profile quick --run {name}")
+    if len(found) == 2:
+        raise InputError(f"there is a run {name!s} in {OWN} and in {PUBLISHED}; rename yours, or give a path.")
+    folder = found[0]
     manifest = read_manifest(folder)
     frames = {table: read_parquet(folder / f"{table}.parquet") for table in ("sequences", *TABLES)}
     if missing := [table for table, frame in frames.items() if frame is None]:

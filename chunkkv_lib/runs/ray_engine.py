@@ -83,7 +83,17 @@ class RayEngine:
     def __init__(
         self, settings: Parameters, address: str | None, workers: int | None, report: Callable[[str], None]
     ) -> None:
-        _check(settings, workers)
+        if workers is not None:
+            check_whole(workers=workers)
+        if settings.device_map or ":" in settings.device:
+            given = f"device_map={settings.device_map}" if settings.device_map else f"device={settings.device}"
+            raise InputError(f"{given} does not go with --engine ray, which gives each worker one GPU. Leave it out.")
+        try:
+            import ray
+        except ImportError:
+            raise InputError("--engine ray needs Ray. Install it with: pip install -r requirements-ray.txt") from None
+        if ray.is_initialized():
+            raise InputError("this process is connected to a Ray cluster already. Call ray.shutdown() first.")
         local = settings.model not in EMBEDDED and Path(settings.model).expanduser().exists()
         full = str(Path(settings.model).expanduser().resolve())  # workers may stand in another folder
         self.settings = replace(settings, model=full) if local else settings
@@ -215,21 +225,6 @@ class RayEngine:
             )
         gpus = sorted({*self.machine.get("gpus", ()), *answer.machine.get("gpus", ())})
         self.machine = answer.machine | self.machine | ({"gpus": gpus} if gpus else {})
-
-
-def _check(settings: Parameters, workers: int | None) -> None:
-    """Refuse what cannot work before anything is started."""
-    if workers is not None:
-        check_whole(workers=workers)
-    if settings.device_map or ":" in settings.device:
-        given = f"device_map={settings.device_map}" if settings.device_map else f"device={settings.device}"
-        raise InputError(f"{given} does not go with --engine ray, which gives each worker one GPU. Leave it out.")
-    try:
-        import ray
-    except ImportError:
-        raise InputError("--engine ray needs Ray. Install it with: pip install -r requirements-ray.txt") from None
-    if ray.is_initialized():
-        raise InputError("this process is connected to a Ray cluster already. Call ray.shutdown() first.")
 
 
 def _connect(address: str | None) -> None:
