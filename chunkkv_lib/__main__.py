@@ -125,7 +125,7 @@ def book(
                                               "(default output: _build/html-without-solutions)")] = False,
 ) -> None:  # fmt: skip
     """Execute every chapter, on the published runs or on a live one, build the static site and check it."""
-    from .book import build_book
+    from .book.build import build_book
     from .runs import load_profile
 
     if profile is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from chunkkv_lib.book import build_book
+from chunkkv_lib.book.build import build_book
 from chunkkv_lib.book.chapters import tidy
 
 ROOT = Path(__file__).resolve().parents[1]

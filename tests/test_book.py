@@ -22,21 +22,12 @@ from demo_book import ROOT, SAID, built_demo, first_chapter, measured_elsewhere,
 from matplotlib.figure import Figure
 from pypdf import PdfReader
 
-from chunkkv_lib.book import (
-    Page,
-    build,
-    build_book,
-    check_site,
-    parameter_table,
-    pdf,
-    provenance,
-    read_chapters,
-    versions,
-)
-from chunkkv_lib.book.chapters import Chapter, tidy
-from chunkkv_lib.book.checks import addresses
+from chunkkv_lib.book import Page, build, pdf, provenance, versions
+from chunkkv_lib.book.build import build_book
+from chunkkv_lib.book.chapters import Chapter, read_chapters, tidy
+from chunkkv_lib.book.checks import addresses, check_site
 from chunkkv_lib.book.page import MIME
-from chunkkv_lib.book.parameters import Parameter, parse_assignments, read_parameters
+from chunkkv_lib.book.parameters import Parameter, parameter_table, parse_assignments, read_parameters
 from chunkkv_lib.book.stamp import stamp
 from chunkkv_lib.errors import InputError
 
@@ -377,7 +368,7 @@ def provenance_cell(manifest: dict, line: str = "a line") -> nbformat.NotebookNo
 def test_the_injected_cell_is_folded_and_only_changed_parameters_are_shown(tmp_path):
     metadata = {"tags": ["injected-parameters"], "papermill": {"duration": 1}}
     injected = nbformat.v4.new_code_cell("b = 2", metadata=metadata)
-    parameters = {"b": Parameter("b", 1, ("int",), "a | b"), "c": Parameter("c", 1, ("int",))}
+    parameters = read_parameters("b = 1  # a | b\nc = 1", "chapter")
     title = nbformat.v4.new_markdown_cell("# Title\n\nText.")
     notebook = stamped([title, injected], {"b": 2, "c": 1, "other": 5}, tmp_path, parameters)
     assert notebook.cells[1].metadata["tags"] == ["hide-input", "injected-parameters"]

@@ -17,7 +17,7 @@ from common import refused
 from demo_book import built_demo
 from prose import MAIN
 
-from chunkkv_lib.book import check_site
+from chunkkv_lib.book.checks import check_site
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILT = ROOT / "_build" / "html"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -13,8 +12,8 @@ import pytest
 from common import refused
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from chunkkv_lib.book.chapters import read_notebook, tidy
-from chunkkv_lib.book.plain import Plain, glued
+from chunkkv_lib.book.chapters import glued, read_notebook, tidy
+from chunkkv_lib.book.plain import Plain
 from chunkkv_lib.book.students import ANSWER, student_copies, without_solutions
 from chunkkv_lib.exercises.tasks import texts
 
@@ -195,9 +194,7 @@ def test_copies_of_the_book_hold_nothing_that_only_the_site_understands(tmp_path
     assert pictures >= 3
 
 
-def test_numbers_come_from_the_executed_chapter(tmp_path):
+def test_numbers_come_from_the_executed_chapter():
     output = {"output_type": "display_data", "metadata": {"scrapbook": {"name": "toy_kept"}},
               "data": {"application/papermill.record/text/plain": "'6'"}}  # fmt: skip
-    path = tmp_path / "executed.ipynb"
-    path.write_text(json.dumps({"cells": [{"cell_type": "code", "outputs": [output]}]}))
-    assert glued(path) == {"toy_kept": "6"}
+    assert glued(new_notebook(cells=[new_code_cell(outputs=[nbformat.from_dict(output)])])) == {"toy_kept": "6"}

@@ -19,7 +19,7 @@ import nbformat
 import yaml
 from filelock import FileLock, Timeout
 
-from chunkkv_lib.book.chapters import TOC, Chapter, for_readers, page_for_readers, read_chapters, read_notebook
+from chunkkv_lib.book.chapters import SOLUTION, TOC, Chapter, for_readers, read_chapters, read_notebook, with_hints
 from chunkkv_lib.book.checks import check_site
 from chunkkv_lib.book.deck import write_deck
 from chunkkv_lib.book.page import project_root
@@ -92,7 +92,7 @@ def build_book(
             path = folder / f"{chapter.name}{chapter.path.suffix}"
             if not chapter.is_notebook:
                 text = path.read_text(encoding="utf-8")
-                path.write_text(page_for_readers(text, solutions), encoding="utf-8")
+                path.write_text(with_hints(text if solutions else SOLUTION.sub("", text)), encoding="utf-8")
             else:
                 notebook = read_notebook(path)
                 notebook.cells = for_readers(notebook.cells, chapter.path.stem, solutions)

@@ -93,6 +93,16 @@ def tags(cell: NotebookNode) -> set[str]:
     return set(cell.metadata.get("tags", []))
 
 
+def glued(notebook: NotebookNode) -> dict[str, str]:
+    """Name -> text of everything that an executed notebook glued."""
+    found = {}
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
+        if name := output.get("metadata", {}).get("scrapbook", {}).get("name"):
+            text = next((data for kind, data in output.get("data", {}).items() if kind.endswith("text/plain")), "")
+            found[name] = "".join(text).strip("'\"")
+    return found
+
+
 def set_stable_ids(notebook: NotebookNode, name: str) -> None:
     """Give every cell an id made from the chapter's name and the cell's own source.
 
@@ -175,11 +185,6 @@ def for_readers(cells: Iterable[NotebookNode], name: str, solutions: bool, answe
         elif answer and re.match(r"`{3,}\{solution(-start)?\}", cell.source):
             kept.append(new_code_cell(answer))
     return kept
-
-
-def page_for_readers(text: str, solutions: bool) -> str:
-    """The same for a page of Markdown."""
-    return with_hints(text if solutions else SOLUTION.sub("", text))
 
 
 def tidy(notebook: NotebookNode, name: str) -> NotebookNode:

@@ -26,7 +26,7 @@ TYPES = {"bool", "int", "float", "str", "list", "dict", "None"}
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a chapter: its name, the default, the names of the types it takes, and what it means."""
+    """One parameter of a chapter: name, default, names of its types, and what it means, as Markdown."""
 
     name: str
     default: object
@@ -36,11 +36,6 @@ class Parameter:
     @property
     def expected(self) -> str:
         return " or ".join(self.types)
-
-    @property
-    def cell(self) -> str:
-        """The help in a Markdown table, where a bar would start a new column."""
-        return self.help.replace("|", "\\|")
 
     def parse(self, text: str) -> object:
         """The value that `-p name=text` means; InputError where it has none of the parameter's types.
@@ -91,7 +86,7 @@ def read_parameters(source: str, where: str) -> dict[str, Parameter]:
             raise InputError(
                 f"{where}: the type {kind!r} of parameter {name} is not made of {', '.join(sorted(TYPES))}."
             )
-        found[name] = Parameter(name, default, types, help)
+        found[name] = Parameter(name, default, types, help.replace("|", "\\|"))  # a bar would start a new column
     return found
 
 
@@ -137,5 +132,5 @@ def parameter_table(chapters: Iterable[Chapter] | None = None) -> str:
         numbers = [re.sub(r"^(\d+)_.*", r"\1", chapter.path.stem) for chapter in owners]  # "04_one_prompt" -> "04"
         links = [f"[{number}](/{one.name}{one.path.suffix})" for number, one in zip(numbers, owners)]
         one = owners[0].parameters[name]
-        rows.append(f"| `{name}` | `{one.default!r}` | {one.expected} | {one.cell} | {', '.join(links)} |")
+        rows.append(f"| `{name}` | `{one.default!r}` | {one.expected} | {one.help} | {', '.join(links)} |")
     return "\n".join(rows)

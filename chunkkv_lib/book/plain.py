@@ -7,7 +7,6 @@ travel inside the notebook, and formulas know no macros.
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +14,9 @@ from pathlib import Path
 
 import yaml
 from nbformat import NotebookNode
+from pybtex.database import parse_file
 
-from chunkkv_lib.book.chapters import read_chapters, read_notebook
+from chunkkv_lib.book.chapters import glued, read_chapters, read_notebook
 
 OPEN = re.compile(r"^(`{3,}|:{3,})\{([\w:-]+)\}[ \t]*(.*)$")
 ROLE = re.compile(r"\{([a-z:]+)\}`([^`]*)`")
@@ -128,29 +128,10 @@ def plain_chapters(root: Path) -> Callable[[str], Plain]:
         executed |= {chapter.path.stem: built[-1]} if built else {}
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     macros = config["sphinx"]["config"]["mathjax3_config"]["tex"]["macros"]
-    works = bibliography(root / "chapters" / "references.bib")
-    return lambda name: Plain(root, titles, works, macros, glued(executed[name]) if name in executed else {})
-
-
-def glued(path: Path) -> dict[str, str]:
-    """Name -> text of everything that an executed notebook glued."""
-    outputs = [out for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] for out in cell.get("outputs", ())]
-    found = {}
-    for output in outputs:
-        name = output.get("metadata", {}).get("scrapbook", {}).get("name")
-        text = "".join(next((data for kind, data in output.get("data", {}).items() if kind.endswith("text/plain")), ""))
-        if name:
-            found[name] = text.strip("'\"")
-    return found
-
-
-def bibliography(path: Path) -> dict[str, tuple[str, str]]:
-    """Key -> authors as one cites them, and year."""
-    found = {}
-    for entry in re.split(r"^@\w+\{", path.read_text(encoding="utf-8"), flags=re.M)[1:]:
-        authors = re.search(r"author\s*=\s*\{(.*)\},?\s*$", entry, flags=re.M)
-        year = re.search(r"year\s*=\s*\{(\d+)\}", entry)
-        names = [one.split(",")[0].strip("{} ") for one in (authors[1] if authors else "").split(" and ")]
-        cited = names[0] if len(names) == 1 else " and ".join(names) if len(names) == 2 else f"{names[0]} et al."
-        found[entry.partition(",")[0]] = cited, year[1] if year else ""
-    return found
+    works = {}
+    for key, entry in parse_file(root / "chapters" / "references.bib").entries.items():
+        names = [" ".join([*one.prelast_names, *one.last_names]).strip("{}") for one in entry.persons["author"]]
+        authors = " and ".join(names) if len(names) < 3 else f"{names[0]} et al."
+        works[key] = authors, entry.fields.get("year", "")
+    values = {name: glued(read_notebook(path)) for name, path in executed.items()}
+    return lambda name: Plain(root, titles, works, macros, values.get(name, {}))

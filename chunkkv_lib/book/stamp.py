@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from chunkkv_lib.book.chapters import Chapter, set_stable_ids, strip_timing, tags
+from chunkkv_lib.book.chapters import Chapter, glued, set_stable_ids, strip_timing, tags
 from chunkkv_lib.book.page import MIME, RUN_MIME, SHARE_MIME, STATEMENT_MIME
 from chunkkv_lib.errors import InputError
 
@@ -59,11 +59,10 @@ def stamp(notebook: NotebookNode, chapter: Chapter, values: Mapping[str, object]
 
 def mark_missing(notebook: NotebookNode) -> None:
     """Put a dash and a dagger where the text names a number that no cell could compute."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    glued = {output.get("metadata", {}).get("scrapbook", {}).get("name") for output in outputs}
+    known = glued(notebook)
 
     def filled(text: str) -> str:
-        return GLUED.sub(lambda role: role[0] if role[1] in glued else "–†", text)
+        return GLUED.sub(lambda role: role[0] if role[1] in known else "–†", text)
 
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -90,7 +89,7 @@ def banner(changed: Mapping[str, object], runs: list[str], statements: list[str]
     lines += ["| parameter | here | default | meaning |", "|:---|:---|:---|:---|"] if changed else []
     for name, value in changed.items():
         parameter = chapter.parameters[name]
-        lines.append(f"| `{name}` | `{value!r}` | `{parameter.default!r}` | {parameter.cell} |")
+        lines.append(f"| `{name}` | `{value!r}` | `{parameter.default!r}` | {parameter.help} |")
     lines += ["", *(f"It shows: {run}\n" for run in runs)]
     if statements:
         lines.append("The text is about the published runs. These of its statements do not hold here (†):\n")

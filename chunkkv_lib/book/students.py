@@ -17,8 +17,7 @@ from chunkkv_lib.book.chapters import for_readers, read_chapters, read_notebook,
 from chunkkv_lib.book.page import project_root
 from chunkkv_lib.book.plain import plain_chapters
 from chunkkv_lib.errors import InputError
-from chunkkv_lib.exercises.homework import LICENCE, part
-from chunkkv_lib.files import write_text
+from chunkkv_lib.exercises.homework import LICENCE, part, write_new
 
 ANSWER = "# your answer"
 COLAB = """\
@@ -52,14 +51,7 @@ def student_copies(output: str | Path, force: bool = False, root: str | Path | N
     copies[output / "AGENTS.md"] = part("AGENTS.md").decode()
     for path in sorted((root / "chapters" / "templates").glob("*.ipynb")):
         copies[output / "templates" / path.name] = path.read_text(encoding="utf-8")
-    edited = [path for path, text in copies.items() if path.exists() and path.read_text(encoding="utf-8") != text]
-    if edited and not force:
-        raise InputError(
-            f"{edited[0]} and {len(edited) - 1} more have other content than a new copy, perhaps somebody's answers. "
-            "Choose another --output, or replace them with --force."
-        )
-    for path, text in copies.items():
-        write_text(path, text)
+    write_new({path: text.encode() for path, text in copies.items()}, force)
     return chapters
 
 

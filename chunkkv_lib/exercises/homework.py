@@ -14,7 +14,6 @@ nothing, and a file that somebody has changed is never replaced.
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import zipfile
 from collections.abc import Mapping
@@ -70,6 +69,8 @@ def homework(sheet: str, course: str = "", students: int = 0, output: str | Path
     students  how many paper sheets; number s is made with seed s
     raises    InputError: an unknown sheet; a file that differs from what would be written, before anything is.
     """
+    import pandas as pd
+
     from .questions import moodle  # which needs the numbers that are recorded here
 
     found = load_sheet(sheet)
@@ -97,29 +98,24 @@ def homework(sheet: str, course: str = "", students: int = 0, output: str | Path
         files[f"paper/student-{number:03}.md"] = text.encode()
         keys.append({"student": number} | key)
     if keys:
-        files["paper/key.csv"] = as_csv(keys).encode()
+        files["paper/key.csv"] = pd.DataFrame(keys).to_csv(index=False, lineterminator="\n").encode()
     folder = Path(output) / found["name"]
     return write_new({folder / name: content for name, content in files.items()})
 
 
-def as_csv(rows: list[dict]) -> str:
-    table = io.StringIO()
-    writer = csv.DictWriter(table, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return table.getvalue()
+def write_new(files: Mapping[Path, bytes], force: bool | None = None) -> list[Path]:
+    """Write files; InputError before anything is written if one is there that differs, unless `force` is given.
 
-
-def write_new(files: Mapping[Path, bytes]) -> list[Path]:
-    """Write files that are not there; InputError before anything is written if one is there that differs."""
+    force   None: the command has no such option
+    """
+    edited = [path for path, content in files.items() if path.exists() and path.read_bytes() != content]
+    if edited and not force:
+        raise InputError(
+            f"{edited[0]} is there and differs from what would be written; it may hold somebody's work. Move it away, "
+            f"or choose another --output{'' if force is None else ', or replace it with --force'}."
+        )
     for path, content in files.items():
-        if path.exists() and path.read_bytes() != content:
-            raise InputError(
-                f"{path} is there and differs from what would be written; it may hold somebody's work. Move it away, "
-                "or choose another --output."
-            )
-    for path, content in files.items():
-        if not path.exists():
+        if path in edited or not path.exists():
             with replace_atomically(path) as temporary:
                 temporary.write_bytes(content)
     return list(files)
