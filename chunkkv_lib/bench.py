@@ -76,6 +76,8 @@ def bench(
     raises InputError: a length, model, dtype or device that is not there; a peer that cannot be installed; nothing
         could be measured.
     """
+    from transformers import LlamaConfig
+
     from . import load_model
     from .files import write_text
     from .report.arithmetic import Architecture
@@ -97,7 +99,7 @@ def bench(
         for library in libraries
     ]
     paper = paper_job(common, rounds)
-    shapes = {model: Architecture.of(config), paper["model"]: Architecture.of(llama_config(paper["config"]))}
+    shapes = {model: Architecture.of(config), paper["model"]: Architecture.of(LlamaConfig(**paper["config"]))}
     report = {
         "model": model, "dtype": dtype, "device": device, "rounds": rounds, "answer_tokens": ANSWER_TOKENS,
         "versions": versions(), "peers": list(PEER) if peers else [], "machine": machine(),
@@ -147,7 +149,7 @@ def paper_job(common: dict, rounds: int) -> dict:
     """The paper's setting with random weights: on a CPU one layer, without the vocabulary that stands around it."""
     if common["device"] == "cpu":
         config, name = LLAMA_3_8B | {"num_hidden_layers": 1, "vocab_size": 1024}, "one layer of Llama-3-8B"
-        rounds = min(rounds, PAPER_ROUNDS)
+        rounds = PAPER_ROUNDS
     else:
         config, name = LLAMA_3_8B, "Llama-3-8B"
     draw = random.Random(0)
@@ -289,12 +291,12 @@ def our_steps(job: dict) -> dict[str, Step]:
     from . import Sequence, analyse, load_model, preset
 
     if job["config"]:
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, LlamaConfig
 
         options = {"dtype": getattr(torch, job["dtype"]), "attn_implementation": "sdpa"}
         with torch.device(job["device"]):  # random weights, made on the device itself
             torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(llama_config(job["config"]), **options).eval()
+            model = AutoModelForCausalLM.from_config(LlamaConfig(**job["config"]), **options).eval()
     else:
         model, _ = load_model(job["model"], device=job["device"], dtype=job["dtype"])
     methods = preset()
@@ -315,13 +317,6 @@ def our_steps(job: dict) -> dict[str, Step]:
 
     steps = {"prefill": prefill, "all methods": analysis(*methods)}
     return steps if job["config"] else steps | {"SnapKV + ChunkKV": analysis("SnapKV", "ChunkKV")}
-
-
-def llama_config(fields: Mapping[str, int]):
-    """transformers' configuration of a Llama of these sizes."""
-    from transformers import LlamaConfig
-
-    return LlamaConfig(**fields)
 
 
 def piece_steps(job: dict) -> dict[str, Step]:

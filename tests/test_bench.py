@@ -13,6 +13,7 @@ import pytest
 import torch
 from common import refused
 from tiny import tiny_model
+from transformers import LlamaConfig
 
 from chunkkv_lib import bench
 from chunkkv_lib.attention import attention_rows
@@ -226,8 +227,8 @@ def test_parts_add_up_and_only_the_column_sums_gain_weight():
 def test_an_architecture_is_read_from_a_configuration():
     fields = {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
               "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}  # fmt: skip
-    assert Architecture.of(bench.llama_config(fields)) == SMOL
-    assert Architecture.of(bench.llama_config(bench.LLAMA_3_8B)) == ARCHITECTURES["Meta-Llama-3-8B-Instruct"]
+    assert Architecture.of(LlamaConfig(**fields)) == SMOL
+    assert Architecture.of(LlamaConfig(**bench.LLAMA_3_8B)) == ARCHITECTURES["Meta-Llama-3-8B-Instruct"]
 
 
 def test_a_report_is_read_back(report):

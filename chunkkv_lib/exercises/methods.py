@@ -61,17 +61,11 @@ def _broken_promise(method: Callable[..., Compressor], queries: Tensor, keys: Te
         return f"it raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     if not (torch.equal(before[0], queries) and torch.equal(before[1], keys)):
         return "it changed the queries or keys; work on a copy, or without in-place operations."
-    if problem := _bad_kept_set(kept, made.sets(PromptAttention(queries, keys)), keys, budget, made):
-        return problem
-    return "" if torch.equal(kept, again) else "it chose otherwise when asked again; draw from a fixed seed."
-
-
-def _bad_kept_set(kept: object, sets: int, keys: Tensor, budget: float | int, made: Compressor) -> str:
-    window = getattr(made, "window", 0)
     n, tokens = keys.shape[1], budget_tokens(budget, keys.shape[1])
     if not isinstance(kept, Tensor) or kept.dim() != 2 or kept.dtype != torch.int64:
         what = f"{list(kept.shape)} {kept.dtype}" if isinstance(kept, Tensor) else type(kept).__name__
         return f"select returned {what}, expected positions [sets, {tokens}] of dtype int64."
+    sets = made.sets(PromptAttention(queries, keys))
     if len(kept) != sets:
         return (
             f"it returned {len(kept)} sets; its granularity {made.granularity!r} means {sets} here: pass scores per "
@@ -83,6 +77,7 @@ def _bad_kept_set(kept: object, sets: int, keys: Tensor, budget: float | int, ma
         return f"positions span {int(kept.min())} to {int(kept.max())}; a prompt of {n} tokens has 0 to {n - 1}."
     if not (kept.diff(dim=1) > 0).all():
         return "positions are not ascending, or one is kept twice."
+    window = getattr(made, "window", 0)
     if window and not (kept[:, -window:] == torch.arange(n - window, n)).all():
         return f"the last {window} tokens, its window, do not all stay."
-    return ""
+    return "" if torch.equal(kept, again) else "it chose otherwise when asked again; draw from a fixed seed."
