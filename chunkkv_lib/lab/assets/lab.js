@@ -35,7 +35,7 @@ var Lab = globalThis.Lab || (globalThis.Lab = {});
       page.update();
     };
     const fromAddress = () => {
-      const [mark, ...rest] = location.hash.slice(1).split("&");
+      const [mark, ...rest] = (location.hash || location.search).slice(1).split("&");
       if (mark === "lab") page.set(Object.fromEntries(new URLSearchParams(rest.join("&"))));
     };
 
