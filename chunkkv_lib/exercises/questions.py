@@ -97,10 +97,20 @@ def as_html(questions: list[dict]) -> str:
 
 
 def quiz(chapter: str):
-    """The questions of a chapter, by the name of its file without suffix, to be displayed in its page."""
+    """The questions of a chapter, by the name of its file without suffix, to be displayed in its page.
+
+    Outside a clone of the book's repository there are no recorded runs to take the answers from: then a line says so.
+    """
     from IPython.display import HTML
 
-    return HTML(as_html(load_questions(chapter)))
+    from ..runs.folder import PUBLISHED
+
+    try:
+        return HTML(as_html(load_questions(chapter)))
+    except InputError:
+        if PUBLISHED.is_dir():
+            raise
+        return HTML("<p>These questions are answered by recorded runs: they are on this page in the book itself.</p>")
 
 
 def bank() -> str:
