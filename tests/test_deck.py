@@ -58,7 +58,7 @@ def test_the_plan_on_the_teaching_page_names_slides_and_minutes(slides):
 def test_the_settings_of_the_lab_that_are_shown_to_a_class_are_those_that_the_lab_itself_links(lecture):
     """Whose answers a test of the lab holds: ChunkKV keeps the answer in one, SnapKV in the other."""
     for text in (html.unescape(lecture.read_text(encoding="utf-8")), teaching()):
-        given = [dict(parse_qsl(one)) for one in re.findall(r'lab\.html#lab&([^"]+)"', text)]
+        given = [dict(parse_qsl(one)) for one in re.findall(r'lab\.html[#?]lab&([^"]+)"', text)]
         linked = [{name: str(value) for name, value in controls_at(*sides, 0).items()} for sides in LINKS]
         opened = {name: str(value) for name, value in controls_at(LEFT, RIGHT, 0).items()}
         assert [opened | one for one in given] == linked
