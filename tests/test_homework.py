@@ -352,6 +352,15 @@ def test_every_chapter_has_two_or_three_questions_of_its_own():
         questions.quiz("06_layer")
 
 
+def test_outside_a_clone_a_quiz_says_where_its_answers_are(monkeypatch, tmp_path):
+    monkeypatch.setattr("chunkkv_lib.runs.folder.PUBLISHED", tmp_path / "runs")
+    assert "in the book itself" in questions.quiz("05_two_yardsticks").data
+    assert "<fieldset>" in questions.quiz("01_kv_cache").data, "it asks for no number of a run"
+    (tmp_path / "runs").mkdir()
+    with refused("no run at"):
+        questions.quiz("05_two_yardsticks")
+
+
 def test_a_question_whose_answer_the_run_no_longer_gives_is_noticed(monkeypatch):
     known = questions.numbers()
     monkeypatch.setattr(questions, "numbers", lambda: known | {"random": known["kv_1"] + 0.01})

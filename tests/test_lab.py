@@ -315,6 +315,13 @@ def test_the_address_holds_the_setting_and_brings_it_back(tab):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("mark", ["#", "?"])
+def test_a_link_opens_a_setting(tab, mark):
+    """By a fragment, as the lab itself writes it, or by a query, which the theme's script does not stumble over."""
+    state = reopened(tab, f"{tab.page.as_uri()}{mark}lab&budget=20&chunk=5")
+    assert (state["budget"], state["chunk"]) == (20, 5)
+
+
 def test_an_address_cannot_bring_in_what_the_controls_do_not_offer(tab):
     state = reopened(
         tab, f"{tab.page.as_uri()}#lab&left=<b>x</b>&budget=9999&layer=-4&window=7&formula=alert(1)&left2=x"
