@@ -314,7 +314,7 @@ def cut_by_mask(ids, limit):
 
 def holm_by_pandas(p):
     ascending = pd.Series(p).sort_values()
-    return (ascending * range(len(p), 0, -1)).cummax().clip(upper=1).sort_index().to_numpy()
+    return (ascending * np.arange(len(p), 0, -1)).cummax().clip(upper=1).sort_index().to_numpy()
 
 
 def holm_by_loop(p):
