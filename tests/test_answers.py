@@ -11,7 +11,6 @@ from common import refused
 from chunkkv_lib.report import answers, reach
 from chunkkv_lib.report import damage as dm
 from chunkkv_lib.report.records import PRIMARY, damage
-from chunkkv_lib.report.style import svg
 from chunkkv_lib.runs import Parameters
 
 CODE = "1234567890123456"
@@ -66,20 +65,17 @@ def test_the_map_names_every_count_and_shades_the_better_value_of_a_metric_darke
     found = answers.found(needles, "answer_tokens", methods)
     drawn = answers.needle_map(found, "Tokens", answers.beside(needles, methods))
     ax = drawn.axes[0]
-    texts = {text.get_text(): patch.get_facecolor() for text, patch in zip(ax.texts, ax.patches, strict=True)}
+    shade = {text.get_text(): sum(patch.get_facecolor()) for text, patch in zip(ax.texts, ax.patches, strict=True)}
     counts = [text.get_text() for text in ax.texts]
     assert sorted(counts[:9]) == sorted(["6", "6", "12", "6", "0", "6", "0", "0", "0"])
     assert counts[9:] == ["0.901", "0.904", "0.010", "0.040"]
-    assert sum(texts["0.901"]) < sum(texts["0.904"]), "a lower L1 loss is better: darker"
-    assert sum(texts["0.040"]) < sum(texts["0.010"]), "a higher cosine is better: darker"
-    assert "of 6 in a column and 12 in all" in drawn.get_suptitle() and svg(drawn).count(b"<path") > 9
+    assert shade["0.901"] < shade["0.904"] and shade["0.040"] < shade["0.010"], "less loss, more cosine: darker"
 
 
 def test_what_was_written_is_shown_with_its_right_beginning_in_bold_and_no_markup_of_its_own(needles):
     html = answers.bubbles(needles, "needle:code:16:000:00", ["Full", "SnapKV", "Random"]).data
     assert html.count('role="listitem"') == 3 and "SnapKV: “<strong>1234</strong><span>x&lt;b&gt;</span>”" in html
     assert "Random: “<span>x&lt;b&gt;</span>”" in html and "<b>" not in html
-    assert answers.same_start("12345", "12x45") == 2 and answers.same_start("", "1") == 0
 
 
 def test_right_digits_and_what_reach_finds(needles):
@@ -110,8 +106,7 @@ def test_rules_of_one_budget_stand_beside_their_metrics(needles):
 
 
 def test_damage_to_a_score_by_hand():
-    answers = pd.DataFrame({"sequence": ["A:0"] * 2, "method": ["Full", "SnapKV"], "nll": [1.0, 1.5],
-                            "score": [0.8, 0.5], "token_f1": [1.0, 0.4]})  # fmt: skip
-    mine = damage(answers).iloc[0]
+    table = pd.DataFrame({"sequence": ["A:0"] * 2, "method": ["Full", "SnapKV"], "nll": [1.0, 1.5],
+                          "score": [0.8, 0.5], "token_f1": [1.0, 0.4]})  # fmt: skip
+    mine = damage(table).iloc[0]
     assert mine["method"] == "SnapKV" and mine["score_loss"] == pytest.approx(0.3) and mine["answer_change"] == 0.6
-    assert "score_loss" not in damage(answers.drop(columns="score"))

@@ -32,13 +32,10 @@ APPENDIX = {
 }  # fmt: skip
 
 
-def test_ids_are_unique_and_the_appendix_is_complete():
-    assert len(STATEMENTS) == len(PLAN["statements"]) and STATEMENTS.keys() >= APPENDIX
-
-
 @pytest.mark.parametrize("id", STATEMENTS)
 def test_a_statement_says_how_it_is_judged(id):
     one = STATEMENTS[id]
+    assert len(STATEMENTS) == len(PLAN["statements"]) and STATEMENTS.keys() >= APPENDIX
     assert one["says"].endswith(".") and one["statistic"]
     if one["statistic"].startswith("none;"):
         return
@@ -79,10 +76,10 @@ def test_no_confirming_run_holds_a_text_that_was_looked_at():
 
 def run_of(source: str, sequences: list[dict], values: dict[str, np.ndarray], name: str = "score") -> SimpleNamespace:
     """A run in memory: one column of numbers, an array by method of a value for each sequence."""
-    table, manifest = pd.DataFrame(sequences), {"parameters": {"source": source}}
+    table = pd.DataFrame(sequences)
     answers = pd.DataFrame(values, index=table["sequence"]).rename_axis(columns="method").stack().rename(name)
-    return SimpleNamespace(name="made", manifest=manifest, sequences=table, answers=answers.reset_index(),
-                           layers=pd.DataFrame())  # fmt: skip
+    return SimpleNamespace(name="made", manifest={"parameters": {"source": source}}, sequences=table,
+                           answers=answers.reset_index(), layers=pd.DataFrame())  # fmt: skip
 
 
 def needles() -> list[dict]:
@@ -115,20 +112,19 @@ def test_a_paired_difference_by_hand_with_one_taken_from_another():
     assert plan.compute(run, value | {"where": {"category": ["other"]}}).estimate == pytest.approx(3)
     split = plan.compute(run, value | {"where": {"category": ["other"]}, "split": {"category": ["own"]}})
     assert (split.low, split.estimate, split.high) == pytest.approx((2, 2, 2)) and split.n == 40
-    alone = plan.compute(run, {"column": "nll", "of": "Full"})
-    assert alone.estimate == pytest.approx(noise.mean()) and alone.low < noise.mean() < alone.high
+    assert plan.compute(run, {"column": "nll", "of": "Full"}).estimate == pytest.approx(noise.mean())
     for wrong, said in (({"column": "kl"}, "no column 'kl'"), ({"minus": "H2O"}, "no method 'H2O'")):
         with refused(said, "measure it"):
             plan.compute(run, value | wrong)
 
 
-@pytest.mark.parametrize(("turned", "tau"), [(1, 1), (-1, -1)])
-def test_the_order_of_methods_between_two_windows(turned, tau):
+def test_the_order_of_methods_between_two_windows():
     sequences = asked(9, asks="ab")
-    side = np.array([1 if one["category"] == "a" else turned for one in sequences])
-    run = run_of("second-question", sequences, {name: k * side for k, name in enumerate("wxyz")}, "nll")
     value = {"kendall": list("wxyz"), "column": "nll", "between": ["a", "b"]}
-    assert plan.compute(run, value).estimate == pytest.approx(tau)
+    for tau in (1, -1):
+        side = np.array([1 if one["category"] == "a" else tau for one in sequences])
+        run = run_of("second-question", sequences, {name: k * side for k, name in enumerate("wxyz")}, "nll")
+        assert plan.compute(run, value).estimate == pytest.approx(tau)
 
 
 def test_what_foretells_is_a_correlation_of_differences():
@@ -139,10 +135,12 @@ def test_what_foretells_is_a_correlation_of_differences():
     noise = rng.normal(size=(3, 60))
     for column, values in {"kl": error, "attention_cosine_similarity": -error, "kv_l1_loss": noise}.items():
         run.answers[column] = values.T.ravel()
-    pairs = {"pairs": [["x", "y"]]}
-    assert plan.compute(run, {"spearman": ["injected_error", "kl"], **pairs}).estimate == pytest.approx(1)
-    assert plan.compute(run, {"spearman": ["attention_cosine_similarity", "kl"], **pairs}).estimate == pytest.approx(1)
-    assert abs(plan.compute(run, {"spearman": ["kv_l1_loss", "kl"], **pairs}).estimate) < 0.3
+
+    def between(first):
+        return plan.compute(run, {"spearman": [first, "kl"], "pairs": [["x", "y"]]})
+
+    assert between("injected_error").estimate == between("attention_cosine_similarity").estimate == pytest.approx(1)
+    assert abs(between("kv_l1_loss").estimate) < 0.3
     gain = plan.compute(run, {"spearman": ["injected_error", "kl"], "minus": "kv_l1_loss", "among": list("xyz")})
     assert gain.estimate > 0.6 and gain.low > 0.4
 
@@ -163,20 +161,19 @@ def test_verdicts_by_hand(low, high, direction, verdict):
 def test_judged_has_a_row_for_each_statement_and_run_that_is_there():
     sequences = needles()
     labels = {label for rules in plan.REACHES.values() for label in rules}
-    made = run_of("needles", sequences, {label: np.ones(len(sequences)) for label in labels})
+    made = {"needles-smollm2": run_of("needles", sequences, {label: np.ones(len(sequences)) for label in labels})}
 
     def load(name):
-        if name != "needles-smollm2":
-            raise InputError("no such run.")
-        return made
+        if name in made:
+            return made[name]
+        raise InputError("no such run.")
 
     table = plan.judged(load)
     assert set(table["run"]) == {"needles-smollm2"} and "reach-snapkv" in set(table["id"])
     assert set(table["verdict"]) <= {"confirmed", "refuted", "left open"} and not table["known"].any()
     text = plan.judged_table(table, "Judged.", "tab-x")
-    assert ":name: tab-x" in text and "(`reach-snapkv`) | **refuted** | 0.00 [0.00," in text
-    two_runs = plan.judged_table(pd.concat([table, table.assign(run="b")]), "Judged.")
-    assert "| Run |" not in text and "| Run |" in two_runs
+    assert "(`reach-snapkv`) | **refuted** | 0.00 [0.00," in text and "| Run |" not in text
+    assert "| Run |" in plan.judged_table(pd.concat([table, table.assign(run="b")]), "Judged.")
 
 
 def test_what_the_window_saw_by_method():
