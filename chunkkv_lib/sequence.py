@@ -52,15 +52,13 @@ class Sequence:
                 raise InputError(f"sequence {self.id!r}: {name} is empty; give at least one token id.")
 
     @classmethod
-    def from_ids(
-        cls, prompt_ids: Iterable, answer_ids: Iterable, id: str = "sequence", category: str = "", dataset: str = ""
-    ) -> Sequence:
+    def from_ids(cls, prompt_ids: Iterable, answer_ids: Iterable, id: str = "sequence") -> Sequence:
         """A sequence from token ids alone: lists, arrays or tensors, of shape [n] or [1, n].
 
         raises InputError: no ids, or something that is not a token id.
         """
         prompt, answer = token_ids(prompt_ids, "prompt_ids"), token_ids(answer_ids, "answer_ids")
-        return cls(id, category, dataset, prompt, answer, text_hash=text_hash(" ".join(map(str, prompt))))
+        return cls(id, "", "", prompt, answer, text_hash=text_hash(" ".join(map(str, prompt))))
 
 
 def token_ids(ids: Iterable, name: str) -> tuple[int, ...]:

@@ -11,8 +11,9 @@ from common import refused
 from tiny import tiny_model
 
 from chunkkv_lib.models import load_tokenizer
-from chunkkv_lib.sequences import needle_sequences
-from chunkkv_lib.sequences.needles import DEPTHS, FORMS, _code, hit, nearest_border, needle_setting
+from chunkkv_lib.sequences import Sequence, needle_sequences
+from chunkkv_lib.sequences.needles import DATASET, DEPTHS, FORMS, _code, needle_setting
+from chunkkv_lib.sequences.scoring import answer_score
 
 TEXTS = [
     "\n".join(f"The cat number {i} sat on mat {chr(97 + i % 26)}. It read about {word}." for i in range(60))
@@ -122,22 +123,16 @@ def test_a_round_holds_every_form_and_length_and_six_rounds_every_depth(tokenize
     assert not {one.answers for one in other} & {one.answers for one in needles[:12]}, "the seed decides"
 
 
-@pytest.mark.parametrize(("depth", "border"), [(0, 1), (0.1, 1), (0.2, 4), (0.5, 4), (0.6, 9), (0.99, 11), (1, 11)])
-def test_the_nearest_border_by_hand(depth, border):
-    """Of 1, 4, 9, 11; depth 0.5 is place 6, as near to 4 as 0.6 (place 7) is to 9."""
-    assert nearest_border([1, 4, 9, 11], depth) == border
-
-
 def test_only_the_number_itself_is_a_hit():
-    assert all(hit(text, "58231") for text in (" 58231. And", "58231", "\n58231\n"))
-    assert not any(hit(text, "58231") for text in (" 582310", " is 58231", ""))
+    one = Sequence("needle:code:5:000:00", "0 %", DATASET, (1,), (2,), ("58231",))
+    assert all(answer_score(one, text) == 1 for text in (" 58231. And", "58231", "\n58231\n"))
+    assert not any(answer_score(one, text) for text in (" 582310", " is 58231", ""))
 
 
 def test_what_does_not_work_is_told(tokenizer):
     for values, parts in (
         ({"each": 0}, ("each=0", "at least 1")),
         ({"max_tokens": 60}, ("max_tokens=60", "give")),
-        ({"depths": [1.5]}, ("depth=1.5", "0 to 1")),
         ({"forms": ["gates"]}, ("'gates'", "'gate'?")),
         ({"answer_tokens": [0]}, ("answer_tokens=0", "at least 1")),
         ({"texts": []}, ("no text",)),

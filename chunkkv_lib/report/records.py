@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..errors import InputError, unknown
+from ..errors import InputError, check_known
 from ..files import DATA
 from . import statistics as st
 from .statistics import LEVEL, Interval, documents_of, interval, members_of, resampled_means
@@ -23,7 +22,6 @@ METHODS = ("ChunkKV", "SnapKV", "H2O")
 CONTROLS = ("StreamingLLM", "Recent", "Random", "Oracle")
 PRIMARY = ("kv_l1_loss", "attention_cosine_similarity")
 PAIRS = (("ChunkKV", "SnapKV"), ("ChunkKV", "H2O"))
-PAPER_TABLE_11 = DATA / "paper" / "table11.csv"
 
 
 @dataclass(frozen=True)
@@ -90,18 +88,10 @@ METRICS = {
 DEFINITIONS = tuple(name for name in METRICS if name.startswith(("kv_l1", "key_", "value_", "attention_", "injected")))
 
 
-def paper_table_11(path: str | Path = PAPER_TABLE_11) -> pd.DataFrame:
-    """Paper Table 11: columns category, method and the two primary metrics, named as in our records.
-
-    raises  InputError: no such file, or not its columns.
-    """
-    try:
-        table = pd.read_csv(path).rename(columns={"kv_cache_l1_loss": PRIMARY[0]})
-        return table[["category", "method", *PRIMARY]]
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(
-            f"cannot read the paper's table {path} ({error}): restore the file from the repository."
-        ) from None
+def paper_table_11() -> pd.DataFrame:
+    """Paper Table 11: columns category, method and the two primary metrics, named as in our records."""
+    table = pd.read_csv(DATA / "paper" / "table11.csv").rename(columns={"kv_cache_l1_loss": PRIMARY[0]})
+    return table[["category", "method", *PRIMARY]]
 
 
 def choose(records: pd.DataFrame, category: str | None = None, methods: Iterable[str] | None = None) -> pd.DataFrame:
@@ -110,11 +100,12 @@ def choose(records: pd.DataFrame, category: str | None = None, methods: Iterable
     raises  InputError: a category or method that the records do not hold, naming those they do.
     """
     if category is not None:
-        _known("category", [category], records["category"].unique())
+        check_known("category", category, [*records["category"].unique()])
         records = records[records["category"] == category]
     if methods is not None:
-        methods = list(methods)
-        _known("method", methods, records["method"].unique())
+        methods, measured = list(methods), list(records["method"].unique())
+        for method in methods:
+            check_known("method", method, measured)
         records = records[records["method"].isin(methods)]
     return records
 
@@ -137,7 +128,7 @@ def sequence_means(records: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def _wide(records: pd.DataFrame, metric: str, columns: str) -> pd.DataFrame:
     """Mean of the metric by sequence and another column, both in order of appearance."""
-    _known("metric", [metric], [name for name in METRICS if name in records.columns])
+    check_known("metric", metric, [name for name in METRICS if name in records.columns])
     means = records.groupby(["sequence", columns], sort=False)[metric].mean().unstack(columns, sort=False)
     wide = means.reindex(index=records["sequence"].unique(), columns=records[columns].unique())
     wide.index.name = "sequence"
@@ -186,8 +177,7 @@ def comparisons(
             margin (the smallest within which the difference is equivalent to none). Fewer than 2 pairs: NaN and n.
     raises  InputError: a method that the records do not hold at all.
     """
-    _known("method", [name for pair in pairs for name in pair], records["method"].unique())
-    rows = []
+    records, rows = choose(records, methods=[name for pair in pairs for name in pair]), []
     for name, group in records.groupby(by, sort=False):
         for metric in metrics:
             wide = sequence_means(group, metric)
@@ -267,10 +257,3 @@ def draws(records: pd.DataFrame, metric: str, methods: Iterable[str] | None = No
     if not drawn:
         raise InputError(f"no sequence has a value of {metric} for every method; measure more sequences.")
     return Draws(dict(zip(names, np.stack(drawn).transpose(2, 1, 0))), sizes)
-
-
-def _known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
-    known = list(known)
-    for name in names:
-        if name not in known:
-            raise unknown(kind, name, known)

@@ -153,18 +153,17 @@ def smallest_margin(difference: ArrayLike) -> float:
     return float(max(abs(found.low), abs(found.high)))
 
 
-def paired_test(a: ArrayLike, b: ArrayLike, groups: ArrayLike | None = None) -> float:
+def paired_test(a: ArrayLike, b: ArrayLike) -> float:
     """Wilcoxon's two-sided p-value of "a and b do not differ", a and b [n] paired by sequence.
 
-    groups  documents as in `interval`: each then counts once, with the mean of its differences
+    Where the index of `a` names documents, each counts once, with the mean of its differences.
     return  1.0 where all pairs are equal or of one document. The smallest value n pairs can give is 2 / 2**n.
     raises  InputError: different shapes, fewer than 2 pairs.
     """
-    groups = documents_of(a) if groups is None else groups
-    difference = _pairs(a, b)
-    if groups is not None:
+    difference, documents = _pairs(a, b), documents_of(a)
+    if documents is not None:
         given = pd.Series(np.asarray(a, dtype=float) - np.asarray(b, dtype=float))
-        difference = given.groupby(np.asarray(groups), sort=False).mean().dropna().to_numpy()
+        difference = given.groupby(documents, sort=False).mean().dropna().to_numpy()
     if len(difference) == 1 or not difference.any():
         return 1.0
     return float(stats.wilcoxon(difference).pvalue)
@@ -199,22 +198,21 @@ def rank_biserial(a: ArrayLike, b: ArrayLike) -> float:
     return float((np.sign(difference) * ranks).sum() / ranks.sum()) if len(difference) else 0.0
 
 
-def rank_correlation(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Interval:
+def rank_correlation(x: ArrayLike, y: ArrayLike) -> Interval:
     """Spearman's correlation of two columns [n], one value per sequence; NaN pairs are left out.
 
     This is the test of a metric against damage that carries information: x is the difference of the metric between two
     methods, y that of the damage. A constant x or y gives NaN.
     """
-    groups = documents_of(x) if groups is None else groups
-    x, y = _measured(x), _measured(y)
+    documents, x, y = documents_of(x), _measured(x), _measured(y)
     used = ~(np.isnan(x) | np.isnan(y))
-    if used.sum() < 3:  # two always correlate
-        return Interval(np.nan, np.nan, np.nan, int(used.sum()))
-    members = members_of(groups, used)
+    n = int(used.sum())
+    nothing = Interval(np.nan, np.nan, np.nan, n)
+    if n < 3:  # two always correlate
+        return nothing
+    members = members_of(documents, used)
     found = resampled_rank_correlation(x, y, members)
-    if np.isnan(found[0]):
-        return Interval(np.nan, np.nan, np.nan, int(used.sum()))
-    return Interval.of(found, len(members), int(used.sum()))
+    return nothing if np.isnan(found[0]) else Interval.of(found, len(members), n)
 
 
 def resampled_rank_correlation(x: np.ndarray, y: np.ndarray, members: list[np.ndarray]) -> np.ndarray:

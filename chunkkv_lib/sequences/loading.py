@@ -17,7 +17,6 @@ from .encoding import MIN_TOKENS, encode_answer, encode_prompt, evidence_spans
 from .prompts import prompt
 from .schema import CATEGORIES, CATEGORY_OF, DATASETS
 
-SOURCES = {"open": open_data, "longbench": longbench}
 _ORDER = [name for sets in DATASETS.values() for names in sets.values() for name in names]
 
 
@@ -70,7 +69,9 @@ def load_rows(
         check_known("category", name, CATEGORIES)
     if not wanted:
         raise InputError(f"no categories given; choose from {', '.join(CATEGORIES)}.")
-    rows = _source(source, path).read(path, [name for name in CATEGORIES if name in wanted])
+    _check_source(source, path)
+    wanted = [name for name in CATEGORIES if name in wanted]
+    rows = open_data.read(wanted) if source == "open" else longbench.read(path, wanted)
     for (dataset, id), times in Counter((row["dataset"], row["_id"]) for row in rows).most_common(1):
         if times > 1:
             raise InputError(f"data set {dataset!r} has more than one row with _id {id!r}; ids must be unique.")
@@ -79,14 +80,15 @@ def load_rows(
 
 def source_identity(source: str, path: str | Path | None = None) -> dict:
     """What a manifest says about the data: packages, hub revision or file, with SHA-256; and the prompts' origin."""
-    return {**_source(source, path).identity(path), "prompts": f"lm-eval {version('lm-eval')}"}
+    _check_source(source, path)
+    found = open_data.identity() if source == "open" else longbench.identity(path)
+    return {**found, "prompts": f"lm-eval {version('lm-eval')}"}
 
 
-def _source(source: str, path: str | Path | None) -> Any:
-    check_known("source", source, SOURCES)
+def _check_source(source: str, path: str | Path | None) -> None:
+    check_known("source", source, DATASETS)
     if source == "open" and path is not None:
         raise InputError(f"path={str(path)!r} is for source 'longbench' alone; drop it, or choose that source.")
-    return SOURCES[source]
 
 
 def sample(rows: list[dict], per_category: int, seed: int, skip: int = 0) -> list[dict]:

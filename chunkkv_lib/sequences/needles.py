@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import re
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +81,6 @@ def needle_sequences(
     each: int = 6,
     max_tokens: int = 2048,
     seed: int = 0,
-    depths: Many[float] = DEPTHS,
     forms: Many[str] = tuple(FORMS),
     answer_tokens: Many[int] = ANSWER_TOKENS,
     texts: Many[str] | None = None,
@@ -100,9 +98,6 @@ def needle_sequences(
     raises InputError: numbers out of range, no text, a form for chats and a tokenizer without a chat template.
     """
     check_whole(each=each)
-    for depth in depths:
-        if not 0 <= depth <= 1:
-            raise InputError(f"depth={depth} lies outside the text; give a fraction from 0 to 1.")
     for form in forms:
         check_known("form of needle", form, FORMS)
         if FORMS[form].chat and not getattr(tokenizer, "chat_template", None):
@@ -117,8 +112,8 @@ def needle_sequences(
     for i in range(each):
         settings = []
         for form, length in itertools.product(forms, answer_tokens):
-            turns = random.Random(f"{DATASET}:{seed}:{form}:{length}:{i // len(depths)}").sample(depths, len(depths))
-            settings.append((i, form, length, turns[i % len(depths)]))
+            turns = random.Random(f"{DATASET}:{seed}:{form}:{length}:{i // len(DEPTHS)}").sample(DEPTHS, len(DEPTHS))
+            settings.append((i, form, length, turns[i % len(DEPTHS)]))
         random.Random(f"{DATASET}:{seed}:{i}").shuffle(settings)
         drawn += settings
     return [_needle(tokenizer, *one, max_tokens, seed, texts, order[k % len(order)]) for k, one in enumerate(drawn)]
@@ -128,17 +123,6 @@ def needle_setting(id: str) -> dict[str, object]:
     """What a needle's id says of it: form, answer_tokens, depth and round."""
     _, form, tokens, percent, i = id.split(":")
     return {"form": form, "answer_tokens": int(tokens), "depth": int(percent) / 100, "round": int(i)}
-
-
-def nearest_border(borders: Many[int], depth: float) -> int:
-    """Of the places between two sentences, ascending, the nearest to a depth (0: the first, 1: the last)."""
-    wanted = borders[0] + depth * (borders[-1] - borders[0])
-    return min(borders, key=lambda border: (abs(border - wanted), border))
-
-
-def hit(text: str, code: str) -> bool:
-    """Whether a text begins with exactly this code."""
-    return re.match(rf"\s*{re.escape(code)}(?!\d)", text) is not None
 
 
 def _needle(
@@ -160,7 +144,8 @@ def _needle(
         raise InputError(f"max_tokens={max_tokens} is too little text for a needle; give {max_tokens + LEAST - room}.")
     hay = list(encode_text(tokenizer, text)[:room])
     borders = _borders(tokenizer, hay)
-    places = [nearest_border(borders, depth), *draw.choices(borders, k=words.others)]
+    nearest = min(borders, key=lambda border: abs(border - depth * borders[-1]))
+    places = [nearest, *draw.choices(borders, k=words.others)]
     body, start = hay[: borders[-1]], 0
     # From the end of the text to its beginning, so that a place counts in tokens of the text alone.
     for k in sorted(range(len(places)), key=lambda k: -places[k]):

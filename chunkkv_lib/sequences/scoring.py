@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib.util
+import re
 import sys
 from collections.abc import Iterable
 from collections.abc import Sequence as Many
@@ -15,7 +16,6 @@ from ..errors import InputError, check_whole
 from ..sequence import Sequence
 from .encoding import encode_text
 from .needles import DATASET as NEEDLE
-from .needles import hit
 from .prompts import max_gen_toks, metric_name, task_folder
 from .schema import MODELLED_ON, longbench_name
 
@@ -43,9 +43,9 @@ def score(dataset: str, prediction: str, answers: Iterable[str], all_classes: It
 
 
 def answer_score(sequence: Sequence, text: str) -> float:
-    """How good a written answer is, 0 to 1: LongBench's score, or whether it is the needle's number."""
+    """How good a written answer is, 0 to 1: LongBench's score, or whether it begins with exactly the needle's code."""
     if sequence.dataset == NEEDLE:
-        return float(hit(text, sequence.answers[0]))
+        return float(re.match(rf"\s*{re.escape(sequence.answers[0])}(?!\d)", text) is not None)
     return score(sequence.dataset, text, sequence.answers, sequence.all_classes)
 
 
