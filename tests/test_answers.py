@@ -99,7 +99,6 @@ def test_rules_of_one_budget_stand_beside_their_metrics(needles):
     table = dm.rules(needles).set_index("rule")
     assert "Full" not in table.index and len(table) == 10 and table.loc["SnapKV", "found"] == 0
     assert table.loc["ChunkKV", "found"] == 0.5 and table.loc["ChunkKV", PRIMARY[0]] == pytest.approx(0.901)
-    assert list(dm.rules(needles, budget=0.02)["rule"]) == ["SnapKV"]
     drawn = dm.rules_figure(table.reset_index(), {"Random": "dice"})
     assert drawn.axes[0].xaxis_inverted() and not drawn.axes[1].xaxis_inverted(), "better is to the right"
     assert [text.get_text() for text in drawn.axes[1].texts] == ["dice"]

@@ -128,7 +128,7 @@ def test_poisoned_sequences_are_named_and_the_rest_is_measured(on_ray, setting, 
     assert load_run(folder).manifest["status"] == "incomplete" and len(load_run(folder).sequences) == 6
     monkeypatch.undo()
     measure_locally(setting, folder)  # either engine goes on
-    assert tables(folder) == tables(finished) and load_run(folder).complete
+    assert tables(folder) == tables(finished) and load_run(folder).manifest["status"] == "complete"
 
 
 def test_when_nothing_can_be_measured_the_run_stops(on_ray, monkeypatch):

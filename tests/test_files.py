@@ -110,7 +110,7 @@ def test_a_run_needs_nothing_that_windows_lacks(setting, tmp_path):
     arguments = command(setting, tmp_path / "run", per_category=1)[3:]  # without "python -m chunkkv_lib"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", WINDOWS, *arguments], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and load_run(tmp_path / "run").complete, done.stderr[-2000:]
+    assert done.returncode == 0 and load_run(tmp_path / "run").manifest["status"] == "complete", done.stderr[-2000:]
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git here")

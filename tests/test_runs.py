@@ -64,7 +64,7 @@ def stop_after(monkeypatch, count: int) -> None:
 
 def test_a_run_holds_every_sequence_method_and_layer_once(finished, setting):
     run = load_run(finished)
-    assert run.complete and run.manifest["sequences"] == {"wanted": 8, "measured": 8}
+    assert run.manifest["status"] == "complete" and run.manifest["sequences"] == {"wanted": 8, "measured": 8}
     assert run.manifest["sequences_per_category"] == {"Single-Document QA": 4, "Multi-Document QA": 4}
     assert len(run.layers) == 8 * len(METHODS) * 3 and not run.layers.duplicated(["sequence", "method", "layer"]).any()
     assert len(run.answers) == 8 * (len(METHODS) + 1) and run.layers["kv_l1_loss"].dtype == "float32"
@@ -163,7 +163,7 @@ def test_a_run_that_fails_at_once_leaves_its_place_free(setting, tmp_path, monke
     monkeypatch.undo()
     with locked(tmp_path / "run"), refused("another process"):
         measured(setting, tmp_path / "run", budget=0.3)
-    assert load_run(measured(setting, tmp_path / "run", budget=0.3)).complete
+    assert load_run(measured(setting, tmp_path / "run", budget=0.3)).manifest["status"] == "complete"
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_what_was_taken_out_of_the_tables_is_measured_again(setting, finished, t
     else:
         (run / f"{lost}.parquet").unlink()
     measured(setting, run)
-    assert tables(run) == tables(finished) and load_run(run).complete
+    assert tables(run) == tables(finished) and load_run(run).manifest["status"] == "complete"
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EROFS], ids=["full", "read-only"])
@@ -338,7 +338,7 @@ def test_a_live_run_of_another_model_is_another_run(setting, tmp_path, monkeypat
     first = lived()
     change_weights(model)
     second = lived()
-    assert first.complete and second.complete and first.path != second.path
+    assert {one.manifest["status"] for one in (first, second)} == {"complete"} and first.path != second.path
     assert not first.answers["nll"].equals(second.answers["nll"]) and lived().path == second.path
 
 
@@ -413,7 +413,7 @@ def test_a_live_run_of_a_published_profile_leaves_the_published_run(setting, pla
 def test_a_readers_run_is_found_and_is_none_of_the_projects(setting, places, published):
     assert measured(setting, "budget-20", per_category=1) == places / "runs" / "budget-20"
     assert run_names() == ["budget-20", "published"] and run_names(published=True) == ["published"]
-    assert load_run("budget-20").path.parent.name == "runs" and load_run("published").complete
+    assert load_run("budget-20").path.parent.name == "runs" and load_run("published").manifest["status"] == "complete"
     copy_of(published, places / "runs" / "published")  # as after an update that brought one of the same name
     with refused("rename yours"):
         load_run("published")
@@ -436,7 +436,7 @@ def test_a_published_run_in_progress_can_be_read_and_goes_on_elsewhere(setting, 
     committed = places / "data" / "runs" / "new"
     shutil.rmtree(committed / "parts", ignore_errors=True)
     run = load_run("new")
-    assert len(run.sequences) == 4 and not run.complete and run.manifest["status"] == "running"
+    assert len(run.sequences) == 4 and run.manifest["status"] == "running"
     monkeypatch.undo()
     elsewhere = copy_of(committed, places / "elsewhere")
     assert tables(measured(setting, elsewhere)) == tables(finished)

@@ -39,7 +39,7 @@ def test_an_own_method_is_measured_like_the_others(run):
     assert (run.layers["kept_tokens"] == 20).all()
     assert run.records.groupby("method")["kv_l1_loss"].mean()["EveryOther"] == pytest.approx(0.9, abs=0.02)
     assert set(run.answer_records["method"]) == {"Full", "ChunkKV", "EveryOther", "Random"}
-    assert run.manifest["parameters"]["budget"] == 0.1 and run.complete and not run.path.exists()
+    assert (run.manifest["status"], run.manifest["parameters"]["budget"]) == ("complete", 0.1) and not run.path.exists()
     with refused("'Full'"):  # which names the whole cache
         trial_run({"Full": ChunkKV()})
 

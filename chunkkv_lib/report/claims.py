@@ -235,7 +235,7 @@ def bands(id: str, records: pd.DataFrame, metric: str) -> Claim:
 
     A gain that is larger there, but clearly larger still in another band of as many layers, is "smaller".
     """
-    rows = list(band_contrasts(records, None, [metric], PAIRS[:1]).itertuples())
+    rows = list(band_contrasts(records, [metric], PAIRS[:1]).itertuples())
     sign = METRICS[metric].sign
     row = min(rows, key=lambda one: sign * one.contrast.estimate)
     result = together(verdict(one.contrast, sign) for one in rows)

@@ -60,10 +60,10 @@ def pairwise_table(found: Mapping[str, pd.DataFrame], caption: str, name: str = 
     return myst_table(table.reset_index(), caption, name, right=list(columns))
 
 
-def rules(run: Any, metrics: Sequence[str] = PRIMARY, budget: float = 0.1) -> pd.DataFrame:
-    """Every rule of a needle run at one budget: columns method, rule, found (share of all), low, high, the metrics."""
+def rules(run: Any, metrics: Sequence[str] = PRIMARY) -> pd.DataFrame:
+    """Every rule of a needle run at its budget: columns method, rule, found (share of all), low, high, the metrics."""
     table = found(run)
-    table = table[(table["depth"] == EVERY) & (table["budget"] == budget)].set_index("method")
+    table = table[(table["depth"] == EVERY) & (table["budget"] == run.parameters.budget)].set_index("method")
     seen = beside(run, table.index, metrics)
     return table[["rule", "estimate", "low", "high"]].rename(columns={"estimate": "found"}).join(seen).reset_index()
 

@@ -24,7 +24,6 @@ def definition_ranks(records: pd.DataFrame, category: str | None = None) -> pd.D
     category  one row of Table 11, or None for all sequences together
     return    columns metric, family, method, rank, estimate, low, high, n, tied: not distinguishable from the next
               better method, whose paired 95 % interval to it contains zero
-    raises    InputError: unknown category.
     """
     chosen, rows = choose(records, category), []
     methods = [name for name in METHODS + CONTROLS if name in set(chosen["method"])]

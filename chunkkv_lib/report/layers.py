@@ -26,16 +26,11 @@ BANDS_NOTE = "Grey: the paper's layers, 5–25 of 32 for L1 loss,\n0–5 and 20�
 
 
 def layer_means(
-    records: pd.DataFrame,
-    category: str | None = None,
-    metrics: Sequence[str] = PRIMARY,
-    methods: Iterable[str] | None = None,
+    records: pd.DataFrame, category: str | None = None, methods: Iterable[str] | None = None
 ) -> pd.DataFrame:
     """What Paper Figure 6 draws: columns metric, method, layer, estimate, low, high, n.
 
-    records   layers with a category; category None: all together
-    methods   None: ChunkKV, SnapKV, H2O and the controls, as far as they were measured
-    raises    InputError: unknown category, method or metric; nothing measured.
+    methods  None: ChunkKV, SnapKV, H2O and the controls, as far as they were measured
     """
     records = choose(records, category)
     measured = set(records["method"])
@@ -43,7 +38,7 @@ def layer_means(
     if not methods:
         raise InputError(f"none of {', '.join(METHODS + CONTROLS)} was measured here: pass `methods`.")
     rows = [_by_layer(layer_values(records, metric, method), metric=metric, method=method)
-            for metric in metrics for method in methods]  # fmt: skip
+            for metric in PRIMARY for method in methods]  # fmt: skip
     return pd.concat(rows, ignore_index=True)
 
 
@@ -73,9 +68,7 @@ def in_band(layers: ArrayLike, count: int, band: tuple[int, int]) -> np.ndarray:
     return (depth > band[0]) & (depth < band[1] + 1)
 
 
-def band_contrasts(
-    records: pd.DataFrame, category: str | None = None, metrics: Sequence[str] = PRIMARY, pairs: Pairs = PAIRS
-) -> pd.DataFrame:
+def band_contrasts(records: pd.DataFrame, metrics: Sequence[str] = PRIMARY, pairs: Pairs = PAIRS) -> pd.DataFrame:
     """Is a gap larger in the layers that the paper singles out, and larger than in other bands of as many layers?
 
     return  columns metric, method, baseline, band (of the paper's layers), layers (of this model), then the mean paired
@@ -83,7 +76,7 @@ def band_contrasts(
             one's, in the better direction, each an `Interval`; rank (1: the gain stands out most in this band) of
             `bands` contiguous bands of its width, and best (the layers of the first of them)
     """
-    records, rows = choose(records, category), []
+    rows = []
     for metric in metrics:
         for method, baseline in pairs:
             gap = layer_values(records, metric, method) - layer_values(records, metric, baseline)
@@ -144,7 +137,7 @@ def figure_6(means: pd.DataFrame, subject: str = "", whole: bool = False) -> Fig
         _dress(ax, metric, table["layer"].max() + 1)
         say_start(ax, note=f"outside (mean): {note}" if note else "")
         label_ends(ax, table["layer"].max(), [end for end in ends if end[1] not in outside])
-    headline(figure, subject, int(means["n"].max()), BANDS_NOTE if set(means["metric"]) & set(PAPER_BANDS) else "")
+    headline(figure, subject, int(means["n"].max()), BANDS_NOTE)
     axes[-1].set_xlabel(LAYER_AXIS)
     return figure
 
@@ -174,6 +167,6 @@ def _dress(ax: Axes, metric: str, layers: int) -> None:
     ax.set(ylabel=METRICS[metric].axis, xlim=(-0.6, layers - 0.4))
     ax.xaxis.get_major_locator().set_params(integer=True)
     scale = layers / PAPER_LAYERS
-    for first, last in PAPER_BANDS.get(metric, ()):
+    for first, last in PAPER_BANDS[metric]:
         start, stop = first * scale - 0.5, min((last + 1) * scale, layers) - 0.5
         ax.axvspan(start, stop, color=FAINT, alpha=0.5, linewidth=0, zorder=0)

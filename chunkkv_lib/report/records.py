@@ -2,7 +2,8 @@
 
 Records are pandas DataFrames with the columns `sequence`, `method`, `category`, perhaps `document`, and one column per
 metric. Where there is a `layer` column, values are averaged over layers first and then over sequences, so that one
-sequence counts once. Methods and categories keep the order of their first appearance.
+sequence counts once. Methods and categories keep the order of their first appearance. To ask for a category, method or
+metric that the records do not hold is an InputError, which names those they do.
 """
 
 from __future__ import annotations
@@ -95,10 +96,7 @@ def paper_table_11() -> pd.DataFrame:
 
 
 def choose(records: pd.DataFrame, category: str | None = None, methods: Iterable[str] | None = None) -> pd.DataFrame:
-    """The rows of one category and of some methods; None takes all.
-
-    raises  InputError: a category or method that the records do not hold, naming those they do.
-    """
+    """The rows of one category and of some methods; None takes all."""
     if category is not None:
         check_known("category", category, [*records["category"].unique()])
         records = records[records["category"] == category]
@@ -111,10 +109,7 @@ def choose(records: pd.DataFrame, category: str | None = None, methods: Iterable
 
 
 def layer_values(records: pd.DataFrame, metric: str, method: str) -> pd.DataFrame:
-    """One method's values: a row per sequence, a column per layer; the index holds sequence and document.
-
-    raises  InputError: unknown metric or method.
-    """
+    """One method's values: a row per sequence, a column per layer; the index holds sequence and document."""
     return _wide(choose(records, methods=[method]), metric, "layer").sort_index(axis="columns")
 
 
@@ -175,7 +170,6 @@ def comparisons(
     by      what makes a row: "category", or "dataset" to take the rows of Paper Table 11 apart
     return  columns <by>, metric, method, baseline, difference, low, high, n, p, p_holm, cohen_d, rank_biserial, and
             margin (the smallest within which the difference is equivalent to none). Fewer than 2 pairs: NaN and n.
-    raises  InputError: a method that the records do not hold at all.
     """
     records, rows = choose(records, methods=[name for pair in pairs for name in pair]), []
     for name, group in records.groupby(by, sort=False):
@@ -201,13 +195,10 @@ def damage(answers: pd.DataFrame) -> pd.DataFrame:
 
     answers columns sequence, method, nll, ...; nll in nats per answer token after the first. Where answers were
             written, too, also `score_loss` against the full cache's score, and `answer_change`, 1 - `token_f1`.
-    raises  InputError: no "Full" rows to compare with.
     """
     full = answers[answers["method"] == "Full"].set_index("sequence")
     if full.empty:
-        raise InputError(
-            "the answers hold no method 'Full' to compare with: measure the likelihood of the full cache too."
-        )
+        raise InputError("the answers hold no method 'Full', the full cache, to compare with: measure it too.")
     rest = answers[answers["method"] != "Full"].copy()
     rest["nll_increase"] = rest["nll"] - rest["sequence"].map(full["nll"])
     if "score" in rest:
@@ -242,9 +233,7 @@ class Draws:
 def draws(records: pd.DataFrame, metric: str, methods: Iterable[str] | None = None) -> Draws:
     """Means of a metric by category and method with their resamples, the base of every statement about the table.
 
-    records  layers, or one row per sequence and method; a sequence that lacks the metric for one of the methods is
-             left out, and so is a category without any sequence
-    raises   InputError: a metric or method that the records do not hold, or no sequence at all.
+    A sequence that lacks the metric for one of the methods is left out, and so is a category without any sequence.
     """
     records = choose(records, methods=methods)
     names, drawn, sizes = list(records["method"].unique()), [], {}

@@ -28,19 +28,17 @@ def variant_means(run: Any, metric: str) -> pd.DataFrame:
     return sequence_means(_records(run, metric), metric)
 
 
-def axis_means(run: Any, field: str, metrics: Sequence[str] = (*PRIMARY, OUTCOME)) -> pd.DataFrame:
-    """Means over layers, then over sequences, for every value of one hyper-parameter.
+def axis_means(run: Any, field: str) -> pd.DataFrame:
+    """Both metrics and the damage for every value of one hyper-parameter, an axis of `runs.variants.AXES`.
 
-    run      of a profile with `variants`
-    field    an axis of `runs.variants.AXES`
-    return   columns metric, method, <field>, estimate, low, high, n; in the order of the axis
-    raises   InputError: the run has no variants; an unknown field or metric.
+    run     of a profile with `variants`
+    return  columns metric, method, <field>, estimate, low, high, n; in the order of the axis
     """
     if run.parameters.variants is None:
         remedy = "measure some: python -m chunkkv_lib measure --profile sensitivity."
         raise InputError(f"run {run.name!r} has no variants; {remedy}")
     base = run.parameters.methods_alone
-    found = [_means(along(_records(run, metric), field, base), field, metric) for metric in metrics]
+    found = [_means(along(_records(run, metric), field, base), field, metric) for metric in (*PRIMARY, OUTCOME)]
     return pd.concat(found, ignore_index=True)
 
 

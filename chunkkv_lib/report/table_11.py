@@ -31,7 +31,6 @@ def side_by_side(paper: pd.DataFrame, run: Any, methods: Sequence[str] | None = 
     return  columns source ("Paper" or "Here"), category, method, metric, estimate, low, high, n, then lead, lead_low,
             lead_high: ChunkKV's mean less the method's in per cent of the method's, paired by sequence. For SnapKV and
             H2O, otherwise NaN.
-    raises  InputError: a method that neither the paper nor the run has.
     """
     rows = []
     for metric in PRIMARY:
@@ -56,7 +55,7 @@ def side_by_side(paper: pd.DataFrame, run: Any, methods: Sequence[str] | None = 
     return found.drop(columns="turn").reset_index(drop=True)
 
 
-def table_11(found: pd.DataFrame, run: Any, name: str = "tab-11") -> str:
+def table_11(found: pd.DataFrame, run: Any) -> str:
     """Paper Table 11: a row per category and method, the paper's values beside the run's means and intervals.
 
     found  of `side_by_side`; bold: the best of the three methods in its column, equal at the printed digits included
@@ -83,7 +82,7 @@ def table_11(found: pd.DataFrame, run: Any, name: str = "tab-11") -> str:
         f"lower is better, attention cosine: higher. Bold: best of the three. {MISSING}: not measured. {PAPER}: "
         f"{PAPER_SETTING}. {HERE}: {model}, data {data_source(run.manifest)}, budget {budget_text(budget)}."
     )
-    return myst_table(table, caption, name, right=table.columns[2:])
+    return myst_table(table, caption, "tab-11", right=table.columns[2:])
 
 
 #: Settings that the paper's text leaves open -> what is added to the labels of ChunkKV, SnapKV and H2O in a sensitivity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from collections.abc import Sequence as Many
@@ -100,10 +101,8 @@ def prefix_agreement(row: Many[int], reference: Many[int], limit: int) -> float:
     The end counts as a token, unless the limit cut the answer off.
     """
     ours, theirs = ([*ids, END] if len(ids) < limit else list(ids) for ids in (row, reference))
-    same = 0
-    while same < min(len(ours), len(theirs)) and ours[same] == theirs[same]:
-        same += 1
-    return same / len(theirs)
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs))
+    return len(list(same)) / len(theirs)
 
 
 def token_f1(row: Many[int], reference: Many[int]) -> float:

@@ -55,11 +55,6 @@ class Run:
     answers: pd.DataFrame = field(repr=False)
 
     @property
-    def complete(self) -> bool:
-        """Whether every sequence was measured; what a page shows comes from complete runs only."""
-        return self.manifest["status"] == "complete"
-
-    @property
     def parameters(self) -> Parameters:
         """The parameters that the manifest records."""
         known = Parameters.__dataclass_fields__

@@ -11,7 +11,6 @@ one kept set per query head, and H2O with the sums that its runner computed.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -39,25 +38,17 @@ RULES: dict[str, tuple[Compressor, bool]] = {
 TOKENS = 1536
 
 
-def slot_l1(x: Tensor, order: Tensor) -> Tensor:
-    """Relative L1 distance of a cache from its compressed form, stretched to its length: [S].
+def slot_metrics(x: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Relative L1 distance of a cache from its compressed form, stretched to its length, and their cosine: [S] each.
 
     x      [S, n, d]
     order  [S, b] positions in the order in which they are stored; slot i of the n is filled with entry i * b // n
     """
-    return (x - stretched(x, order)).abs().sum((1, 2)) / x.abs().sum((1, 2))
-
-
-def slot_cosine(x: Tensor, order: Tensor) -> Tensor:
-    """Cosine of the two, flattened: [S]."""
-    return torch.cosine_similarity(x.flatten(1), stretched(x, order).flatten(1), dim=1)
-
-
-def stretched(x: Tensor, order: Tensor) -> Tensor:
-    """Entries `order` [S, b] of x [S, n, d], each repeated until there are n."""
     n, b = x.shape[1], order.shape[1]
     rows = order[:, torch.arange(n, device=x.device) * b // n]
-    return x.gather(1, rows[..., None].expand_as(x))
+    short = x.gather(1, rows[..., None].expand_as(x))
+    cosine = torch.cosine_similarity(x.flatten(1), short.flatten(1), dim=1)
+    return (x - short).abs().sum((1, 2)) / x.abs().sum((1, 2)), cosine
 
 
 def stored(method: Compressor, attention: PromptAttention, by_score: bool) -> Tensor:
@@ -80,26 +71,20 @@ def slots(model: Any, sequence: Sequence) -> pd.DataFrame:
         caches = [x.float().repeat_interleave(len(layer.queries) // len(x), 0) for x in (layer.keys, layer.values)]
         for name, (method, by_score) in RULES.items():
             order = stored(method, attention, by_score)
-            numbers = [one(x, order).mean().item() for one in (slot_l1, slot_cosine) for x in caches]
-            rows.append((name, *numbers))
+            l1, cosine = zip(*(slot_metrics(x, order) for x in caches))
+            rows.append((name, *(numbers.mean().item() for numbers in (*l1, *cosine))))
 
     capture(model, torch.tensor(sequence.prompt_ids), visit, logits_to_keep=1)
     table = pd.DataFrame(rows, columns=["rule", "l1_keys", "l1_values", "cosine_keys", "cosine_values"])
     means = table.groupby("rule", sort=False, as_index=False).mean()
-    means.insert(0, "document", sequence.document)
-    means.insert(0, "category", sequence.category)
-    means.insert(0, "sequence", sequence.id)
+    for name, value in (("document", sequence.document), ("category", sequence.category), ("sequence", sequence.id)):
+        means.insert(0, name, value)
     return means
 
 
-def main(model: str, per_category: str, path: str) -> None:
-    """Sequences of the open source, so many of each row, into a CSV file."""
-    network, tokenizer = load_model(model, "cpu", "float32")
+if __name__ == "__main__":
+    name, per_category, path = sys.argv[1:]
+    network, tokenizer = load_model(name, "cpu", "float32")
     sequences = load_sequences(tokenizer, per_category=int(per_category), max_tokens=TOKENS)
     table = pd.concat([slots(network, one) for one in tqdm(sequences, unit="sequence")], ignore_index=True)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_text(Path(path), table.to_csv(index=False, float_format="%.6g"))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    write_text(path, table.to_csv(index=False, float_format="%.6g"))

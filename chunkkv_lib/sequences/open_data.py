@@ -11,6 +11,7 @@ import gzip
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..files import Wheel
 from . import open_code
@@ -147,23 +148,11 @@ CHOICES = 30  # passages to choose from, as in LongBench
 OPENING = 1_200  # characters of a paper's body, at least, that make a passage
 
 
-@dataclass(frozen=True)
-class Paper:
-    """id (arXiv), abstract, and the paragraphs of the body: section names, then the section's paragraphs."""
-
-    id: str
+class Paper(NamedTuple):
+    id: str  # arXiv's
     abstract: str
-    paragraphs: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        """LongBench's layout: section names and paragraphs, one per line, no title, no abstract, no blank lines."""
-        return "\n".join(self.paragraphs)
-
-    @property
-    def opening(self) -> str:
-        """The first paragraphs of the body, as one passage."""
-        return " ".join(fill((text for text in self.paragraphs if len(text) > 100), characters=OPENING))
+    text: str  # LongBench's layout: section names and paragraphs, one per line, no title, no abstract, no blank lines
+    opening: str  # its first paragraphs, as one passage
 
 
 def qasper_questions() -> list[tuple[Paper, dict]]:
@@ -174,7 +163,9 @@ def qasper_questions() -> list[tuple[Paper, dict]]:
         lines = []
         for name, paragraphs in zip(entry["full_text"]["section_name"], entry["full_text"]["paragraphs"]):
             lines += [(name or "").strip(" :"), *(paragraph.strip() for paragraph in paragraphs)]
-        paper = Paper(entry["id"].rsplit("_", 1)[0], entry["abstract"].strip(), tuple(filter(None, lines)))
+        opening = " ".join(fill((line for line in lines if len(line) > 100), characters=OPENING))
+        id, abstract = entry["id"].rsplit("_", 1)[0], entry["abstract"].strip()
+        paper = Paper(id, abstract, "\n".join(filter(None, lines)), opening)
         found.setdefault(entry["question_id"], (paper, entry))
     return list(found.values())
 
