@@ -68,12 +68,7 @@ def output_rows(rows: Tensor, values: Tensor) -> Tensor:
 
 
 def log_sum_exp(queries: Tensor, keys: Tensor) -> Tensor:
-    """Log-sum-exp of every query's causal logits.
-
-    queries  [Hq, n, d]
-    keys     [Hkv, n, d]
-    return   [Hq, n] float32 (float64 for float64 inputs)
-    """
+    """Log-sum-exp of every query's causal logits: queries [Hq, n, d], keys [Hkv, n, d] -> [Hq, n], at least float32."""
     check_heads(queries, keys)
     if triton := _triton(queries, keys):
         return triton.log_sum_exp(queries, keys)
@@ -96,10 +91,9 @@ def column_sums(queries: Tensor, keys: Tensor, log_sums: Tensor | None = None) -
     up in one sweep. On a GPU the kernels of `attention_triton.py` do it, where they can; the code here is their
     reference and takes all other cases.
 
-    queries   [Hq, n, d]
-    keys      [Hkv, n, d]
-    log_sums  [Hq, n], `log_sum_exp(queries, keys)`; computed if None
-    return    [Hq, n] float32 (float64 for float64 inputs); a head's sums add up to n
+    queries, keys  [Hq, n, d] and [Hkv, n, d]
+    log_sums       [Hq, n], `log_sum_exp(queries, keys)`; computed if None
+    return         [Hq, n], at least float32; a head's sums add up to n
     """
     log_sums = log_sum_exp(queries, keys) if log_sums is None else log_sums
     if triton := _triton(queries, keys):
@@ -131,8 +125,7 @@ def column_sums(queries: Tensor, keys: Tensor, log_sums: Tensor | None = None) -
 def unmasked_column_sums(queries: Tensor, keys: Tensor, window: int) -> Tensor:
     """Column sums as KVCache-Factory took them until June 2026: only the last window x window corner is masked.
 
-    Every query but the last `window` sees all keys, later ones too. For the appendix on that error only.
-    Shapes as in `column_sums`; window >= 1.
+    Every query but the last `window` >= 1 sees all keys, later ones too. For the appendix on that error only.
     """
     check_heads(queries, keys)
     n, rows = keys.shape[1], _rows_per_tile(queries, keys)

@@ -41,7 +41,9 @@ def column_sums(queries: Tensor, keys: Tensor, log_sums: Tensor, block: int | No
 def _launch(kernel, queries: Tensor, keys: Tensor, block: int | None, *more: Tensor) -> Tensor:
     """Run one kernel, one program per head and tile: [Hq, n] float32."""
     kind = torch.promote_types(queries.dtype, keys.dtype)
-    queries, keys = (_dense_rows(x.to(kind)) for x in (queries, keys))
+    queries, keys = (x.to(kind) for x in (queries, keys))
+    # Neighbouring elements of a row must lie next to each other; heads and tokens may lie anywhere.
+    queries, keys = (x if x.stride(2) == 1 else x.contiguous() for x in (queries, keys))
     query_heads, n, d = queries.shape
     result = torch.empty(query_heads, n, dtype=torch.float32, device=queries.device)
     wide = max(16, triton.next_power_of_2(d))  # columns of a tile; those beyond d are zero
@@ -54,11 +56,6 @@ def _launch(kernel, queries: Tensor, keys: Tensor, block: int | None, *more: Ten
             D=d, WIDE=wide, BLOCK=block, num_warps=warps(wide, block), num_stages=stages,
         )  # fmt: skip
     return result
-
-
-def _dense_rows(x: Tensor) -> Tensor:
-    """`x` with neighbouring elements of a row next to each other; heads and tokens may lie anywhere."""
-    return x if x.stride(2) == 1 else x.contiguous()
 
 
 def shared_memory(device: torch.device) -> int:

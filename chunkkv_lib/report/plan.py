@@ -112,10 +112,7 @@ def compute(run: Any, value: dict[str, Any]) -> Interval:
 
 
 def column(run: Any, name: str, methods: Iterable[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A recorded column by sequence and method (layers averaged), and what is known of the same sequences.
-
-    raises InputError: the run has no such column or method.
-    """
+    """A recorded column by sequence and method (layers averaged), and what is known of the same sequences."""
     table = next((table for table in (run.answers, run.layers) if name in table), None)
     if table is None:
         raise InputError(f"run {run.name!r} has no column {name!r}; measure it again.")
@@ -134,7 +131,6 @@ def over_documents(parts: list[pd.Series], sequences: pd.DataFrame) -> Interval:
     """Mean of the first part, less that of the second if there is one, with an interval from resampled documents.
 
     parts  values by sequence, NaN where a sequence does not belong to the part
-    raises InputError: a part has no values.
     """
     columns = [column for part in parts for column in (part.fillna(0), part.notna().astype(float))]
     used = pd.concat(parts, axis=1).notna().any(axis=1).to_numpy()

@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..errors import InputError
-from .answers import EVERY, FULL, found, same_start
+from ..runs.answers import same_start
+from .answers import EVERY, FULL, found
 from .plan import REACHES, column
 from .statistics import interval
 from .style import GREY, INK, SMALL, headline, line_panel, look, panels, styled
@@ -65,7 +65,6 @@ def asked(run: Any, name: str = "nll") -> pd.DataFrame:
 
     name    of an answer's column: the difference from the full cache under the same window; of a layers' column: itself
     return  a row per method and window: columns method, asks, estimate, low, high (documents resampled), n
-    raises InputError: a run without that column.
     """
     in_answers = name in run.answers
     values, sequences = column(run, name, (run.answers if in_answers else run.layers)["method"].unique())
@@ -84,11 +83,8 @@ def right_digits(run: Any, budget: float = 0.1) -> pd.DataFrame:
     """How far a code is written rightly: a row per rule of `REACHES` and code that the full cache finds.
 
     return  columns sequence, family, reach, answer_tokens, right (digits before the first wrong one)
-    raises InputError: a run whose written answers were not kept.
     """
     scores, needles = column(run, "score", [FULL])
-    if "written" not in run.answers:
-        raise InputError(f"run {run.name!r} has not kept what was written; measure needles.")
     written = run.answers.set_index(["sequence", "method"])["written"].str.strip().unstack("method")
     rows = []
     for sequence, text in written.loc[scores.index[scores[FULL] == 1], FULL].items():

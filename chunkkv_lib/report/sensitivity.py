@@ -21,10 +21,7 @@ OUTCOME = "nll_increase"
 
 
 def variant_means(run: Any, metric: str) -> pd.DataFrame:
-    """The metric's mean over layers, or an outcome: a row per sequence, a column per variant ("SnapKV, kernel 15").
-
-    The difference of two columns is paired by sequence, and `interval` takes it.
-    """
+    """The metric's mean over layers, or an outcome: a row per sequence, a column per variant ("SnapKV, kernel 15")."""
     return sequence_means(_records(run, metric), metric)
 
 
@@ -53,7 +50,7 @@ def across_runs(
 ) -> pd.DataFrame:
     """The same table from several runs, on the sequences that all of them measured; runs: value of `field` -> run.
 
-    raises  InputError: the runs differ in another parameter than `field`, the methods and the number of sequences.
+    They must not differ in another parameter than `field`, the methods and the number of sequences.
     """
     plain = {"per_category": 1, "methods": METHODS, "variants": None, field: getattr(Parameters(), field)}
     settings = {value: replace(run.parameters, **plain).as_dict() for value, run in runs.items()}

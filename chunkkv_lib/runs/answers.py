@@ -101,8 +101,12 @@ def prefix_agreement(row: Many[int], reference: Many[int], limit: int) -> float:
     The end counts as a token, unless the limit cut the answer off.
     """
     ours, theirs = ([*ids, END] if len(ids) < limit else list(ids) for ids in (row, reference))
-    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs))
-    return len(list(same)) / len(theirs)
+    return same_start(ours, theirs) / len(theirs)
+
+
+def same_start(a: Many, b: Many) -> int:
+    """How many tokens, or characters, two answers share before the first that differs."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b)))
 
 
 def token_f1(row: Many[int], reference: Many[int]) -> float:

@@ -93,11 +93,8 @@ def measure(
 
 
 def check_sequences(sequences: list[Sequence], parameters: Parameters) -> None:
-    """What each sequence, model and method can tell of each other without the weights, and before any time is spent.
-
-    raises InputError, with the sequence's id: too many tokens for the model, too few for a method's window or budget, a
-        token that the model does not embed.
-    """
+    """Refuse what can be told without the weights, before any time is spent: too many tokens for the model, too few for
+    a method's window or budget, a token that the model does not embed."""
     config = load_config(parameters.model)
     for one in sequences:
         ids = torch.tensor([*one.prompt_ids, *one.question_ids, *one.answer_ids])
@@ -111,10 +108,7 @@ def check_sequences(sequences: list[Sequence], parameters: Parameters) -> None:
 
 
 def begin(folder: Path, identity: dict, machine: dict, restart: bool) -> None:
-    """Write the manifest of a new run, or check that the one that is there is of the same run.
-
-    raises InputError: the folder holds another run, which `restart` does not allow to replace.
-    """
+    """Write the manifest of a new run, or check that the one that is there is of the same run."""
     if not restart and (manifest := read_manifest(folder)):
         return refuse_another_run(folder, manifest, identity)
     remove_ours(folder)
@@ -135,10 +129,7 @@ def begin(folder: Path, identity: dict, machine: dict, restart: bool) -> None:
 
 
 def measure_missing(folder: Path, engine: LocalEngine, sequences: list[Sequence], progress: bool) -> None:
-    """Let the engine measure what the folder lacks; record it, and keep the manifest true.
-
-    raises IncompleteRun: the engine gave up some sequences.
-    """
+    """Let the engine measure what the folder lacks; record it, and keep the manifest true."""
     recorder = Recorder(folder, [sequence.id for sequence in sequences])
     todo = [sequence for sequence in sequences if sequence.id not in recorder.done]
     manifest, status = read_manifest(folder), "interrupted"

@@ -42,10 +42,7 @@ OURS = re.compile(r"\.?(manifest\.json|(\d{6}\.)?(sequences|layers|answers)\.par
 
 @dataclass(frozen=True)
 class Run:
-    """A run read back.
-
-    sequences, layers, answers  DataFrames, of the finished sequences
-    """
+    """A run read back: its manifest, and its tables, of the finished sequences."""
 
     name: str
     path: Path
@@ -85,10 +82,7 @@ def run_names(published: bool = False) -> list[str]:
 
 
 def folder_to_measure(name: str | Path, publish: bool = False) -> Path:
-    """Where `measure` may write a run of this name; nothing is made or changed here.
-
-    raises InputError: a published run without `publish`, or a folder that holds anything but a run of ours.
-    """
+    """Where `measure` may write a run of this name; nothing is made or changed here."""
     folder = (PUBLISHED if publish else OWN) / name if _is_bare(name) else Path(name).expanduser()
     in_published = PUBLISHED.resolve() in folder.resolve().parents
     if publish and not in_published:
@@ -168,10 +162,7 @@ def read_parquet(path: Path) -> pd.DataFrame | None:
 
 
 def holds_all(folder: Path, manifest: dict) -> bool:
-    """Whether a run is complete: its manifest says so, and no table was deleted or lost rows since.
-
-    raises InputError: a table is damaged.
-    """
+    """Whether a run is complete: its manifest says so, and no table was deleted or lost rows since."""
     if manifest["status"] != "complete":
         return False
     found = [read_parquet(folder / f"{table}.parquet") for table in ("sequences", *TABLES)]
@@ -256,10 +247,7 @@ def remove_ours(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder, made if need be, for one process. A folder that was made and stays empty goes again.
-
-    raises InputError: another process measures into it.
-    """
+    """Hold the run folder, made if need be, for one process. A folder that was made and stays empty goes again."""
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=0, fallback_to_soft=False)

@@ -22,10 +22,7 @@ PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "datasets"
 
 
 def identity_of(settings: Parameters) -> dict[str, object]:
-    """What two runs must have in common to be the same: parameters, model, data and the version of the measurement.
-
-    Files are hashed, the model is not loaded. raises InputError: a model or data that are not there.
-    """
+    """What two runs must have in common to be the same. Files are hashed; the model is not loaded."""
     return {
         "parameters": settings.as_dict(),
         "model": fingerprint(settings.model),

@@ -28,7 +28,6 @@ def live_run(profile: str = "quick", progress: bool = True, **changes: object) -
 
     changes  parameters that differ from the profile's: budget=0.2, model="path/to/model.gguf"; None: the profile's
     return   the run, from a folder of its own below _runs/live for each identity, so that no run replaces another
-    raises InputError: an unknown profile or parameter, a value that does not fit.
     """
     parameters = load_profile(profile, changes)
     identity = json.dumps(identity_of(parameters), sort_keys=True)

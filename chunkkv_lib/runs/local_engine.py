@@ -53,17 +53,14 @@ def measure_one(
 
 
 class LocalEngine:
-    """Measures in this process, one sequence after the other; an exception ends the run. A context manager.
+    """Measures in this process, one sequence after the other; an exception ends the run. The driver writes records.
 
-    Once entered, an engine has the attributes that the driver reads; only the driver writes records.
-
-    model    what a manifest says about the model
-    machine  what a manifest says about where it runs
-    failed   sequence -> why it was given up
+    A context manager: entering loads the model and sets `model` and `machine`, what a manifest says about both.
     """
 
     def __init__(self, settings: Parameters, report: Callable[[str], None]) -> None:
-        self.settings, self.report, self.failed = settings, report, {}
+        self.settings, self.report = settings, report
+        self.failed: dict[str, str] = {}  # sequence -> why it was given up
 
     def __enter__(self) -> LocalEngine:
         settings = self.settings

@@ -59,8 +59,7 @@ class Worker:
         try:
             if self.me is None:
                 settings = self.settings
-                options = settings.model, settings.device, settings.dtype, settings.device_map
-                self.model, self.tokenizer = load_model(*options)
+                self.model, self.tokenizer = load_model(settings.model, settings.device, settings.dtype)
                 same = {"model": describe(self.model, settings.model), "versions": versions()}
                 same["measurement_version"] = MEASUREMENT_VERSION
                 self.me = {"same": same, "machine": machine(), "node": socket.gethostname()}
@@ -75,9 +74,8 @@ class Worker:
 class RayEngine:
     """Workers on a Ray cluster, as a context manager: entering starts them, leaving ends them; see `LocalEngine`.
 
-    address  of a running cluster, "auto" or "host:port"; None: a cluster on this machine, for the time of the run
-    workers  processes with a model; None: one for each GPU, without GPUs one for each node
-    raises   InputError: no Ray, no such cluster, more workers than fit, workers that would not measure the same
+    `address` and `workers` are those of `driver.measure`. InputError: no Ray, no such cluster, more workers than fit,
+    workers that would not measure the same.
     """
 
     def __init__(
@@ -171,15 +169,13 @@ class RayEngine:
         self.machine["workers"] = wanted
         self.options = {"num_cpus": cores, "num_gpus": int(kind == "GPU"), "max_restarts": -1}
         for _ in range(wanted):
-            self._load(self._new_worker(), TRIES - 1)
+            self._load(TRIES - 1)
 
-    def _new_worker(self) -> object:
+    def _load(self, retries: int, actor: object = None) -> None:
+        """Let a worker, or a new one, load its model before it gets a sequence; -1: Ray tries until it has a place."""
         import ray
 
-        return ray.remote(**self.options)(Worker).remote(self.settings)
-
-    def _load(self, actor: object, retries: int) -> None:
-        """Let a worker load its model, before it is given a sequence; -1: Ray tries until there is a place for it."""
+        actor = actor or ray.remote(**self.options)(Worker).remote(self.settings)
         self.at_work[actor.analyse.options(max_task_retries=retries).remote(None)] = actor, ""
 
     def _next(self) -> Answer:
@@ -199,12 +195,12 @@ class RayEngine:
             self._same(answer)
             self.idle.append(actor)
         elif name and answer.died:
-            self._load(actor, -1)  # Ray starts it anew
+            self._load(-1, actor)  # Ray starts it anew
         elif name:
             # After an error its GPU may be in no state to measure anything. Another worker takes its place: were the
             # same one started anew, its end, which comes when Ray gets round to it, could hit the next sequence.
             ray.kill(actor)
-            self._load(self._new_worker(), -1)
+            self._load(-1)
         else:
             ray.kill(actor)
             self.report(f"A worker could not start: {_last_line(answer.failure)}")

@@ -59,10 +59,7 @@ SETTINGS: dict[str, tuple[dict[str, tuple[dict[str, object], ...]], tuple[float,
 
 
 def variants(name: str, methods: Mapping[str, Compressor]) -> dict[str, Compressor]:
-    """Label -> compressor: the methods themselves, then the variants of a set.
-
-    raises InputError: an unknown set.
-    """
+    """Label -> compressor: the methods themselves, then the variants of a set."""
     check_known("set of variants", name, ("sensitivity", *SETTINGS))
     if name == "sensitivity":
         wanted = [
@@ -97,7 +94,6 @@ def along(records: pd.DataFrame, field: str, base: Mapping[str, Compressor]) -> 
 
     records  of a sensitivity run, `method` holding labels
     base     the methods unchanged: their records stand at their own value of the field
-    raises InputError: a field that is no axis.
     """
     check_known("axis", field, AXES)
     owners, values = AXES[field]

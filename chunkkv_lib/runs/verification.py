@@ -17,11 +17,10 @@ from .folder import load_run, run_names
 from .identity import MEASUREMENT_VERSION, data_identity, differences
 from .local_engine import sequences_of
 
-#: Largest difference between two measurements of a sequence, as a mean over its layers: column -> limit. Other machines
-#: round otherwise, and a token at the edge of a budget then changes places. 16-bit numbers round a thousand times more.
-TOLERANCE = {"float32": {"layers": 0.002, "nll": 0.02}, "bfloat16": {"layers": 0.02, "nll": 0.3}}
-TOLERANCE["float16"] = TOLERANCE["bfloat16"]
-NOT_COMPARED = {"sequence", "method", "layer", "kl", "top1_agreement"}  # what follows from the others, or is coarse
+#: Largest difference between two measurements of a sequence, as a mean over its layers: of layers, of answers. Other
+#: machines round otherwise, and a token at the edge of a budget then changes places; 16-bit numbers round far more.
+TOLERANCE = {"float32": (0.002, 0.02), "bfloat16": (0.02, 0.3), "float16": (0.02, 0.3)}
+NOT_COMPARED = {"sequence", "method", "layer", "kl", "top1_agreement", "accuracy"}  # follow from others, or are coarse
 
 
 def verify(
@@ -74,8 +73,8 @@ def verify(
         for name in tqdm(chosen, unit="sequence", disable=not progress)
     ]
     layers, answers = (pd.concat(frames) for frames in zip(*again))
-    nll = TOLERANCE[dtype]["nll"]
-    worst = _worst(run.layers, layers, {}, TOLERANCE[dtype]["layers"]) + _worst(run.answers, answers, {"nll": nll}, 0.0)
+    of_layers, of_answers = TOLERANCE[dtype]
+    worst = [*_worst(run.layers, layers, of_layers), *_worst(run.answers, answers, of_answers)]
     worst = pd.DataFrame(worst, columns=["column", "difference", "limit", "sequence", "method"])
     report(f"run {run.name}: {len(chosen)} sequences measured again: {', '.join(chosen)}")
     for row in worst.itertuples():
@@ -85,10 +84,7 @@ def verify(
 
 
 def verify_runs(names: list[str], count: int = 3, seed: int | None = None, report=print, **places: object) -> None:
-    """Verify the named runs; with no names every published run whose model and data are here, saying which are not.
-
-    raises  InputError: a run does not agree with its records, or there was nothing to verify.
-    """
+    """Verify the named runs; with no names every published run whose model and data are here, saying which are not."""
     found = {}
     for name in names or run_names(published=True):
         try:
@@ -103,15 +99,10 @@ def verify_runs(names: list[str], count: int = 3, seed: int | None = None, repor
         raise InputError("no run could be verified. Name one below runs/ or data/runs, or measure one first.")
 
 
-def _worst(old: pd.DataFrame, new: pd.DataFrame, limits: dict[str, float], otherwise: float) -> list[tuple]:
-    """Per column the largest difference of means over layers, its limit, and where it is."""
+def _worst(old: pd.DataFrame, new: pd.DataFrame, limit: float) -> list[tuple]:
+    """Per column the largest difference of means over layers, the limit, and where it is."""
     columns = [name for name in new.columns if name not in NOT_COMPARED and name in old.columns]
-    before, after = (frame.groupby(["sequence", "method"])[columns].mean() for frame in (old, new))
-    away = (after - before.reindex(after.index)).abs()
-    away = away.mask(away.isna() & (after.isna() != before.reindex(after.index).isna()), float("inf"))
-    rows = []
-    for column in columns:
-        if away[column].notna().any():
-            sequence, method = away[column].idxmax()
-            rows.append((column, float(away[column].max()), limits.get(column, otherwise), sequence, method))
-    return rows
+    after, before = (frame.groupby(["sequence", "method"])[columns].mean() for frame in (new, old))
+    before = before.reindex(after.index)
+    away = (after - before).abs().mask(after.isna() != before.isna(), float("inf")).dropna(axis=1, how="all")
+    return [(name, float(away[name].max()), limit, *away[name].idxmax()) for name in away]

@@ -60,17 +60,14 @@ def load_sequences(
 def load_rows(
     source: str = "open", path: str | Path | None = None, categories: Iterable[str] = CATEGORIES
 ) -> list[dict]:
-    """All rows of a source: dicts with LongBench's fields, `evidence` and `document` (see `schema.FIELDS`).
-
-    categories  in any order; a single name may stand for itself
-    """
-    wanted = (categories,) if isinstance(categories, str) else tuple(categories)
-    for name in wanted:
-        check_known("category", name, CATEGORIES)
-    if not wanted:
-        raise InputError(f"no categories given; choose from {', '.join(CATEGORIES)}.")
+    """All rows of a source: dicts with LongBench's fields, `evidence` and `document` (see `schema.FIELDS`)."""
     _check_source(source, path)
-    wanted = [name for name in CATEGORIES if name in wanted]
+    chosen = [categories] if isinstance(categories, str) else list(categories)
+    for name in chosen:
+        check_known("category", name, CATEGORIES)
+    if not chosen:
+        raise InputError(f"no categories given; choose from {', '.join(CATEGORIES)}.")
+    wanted = [name for name in CATEGORIES if name in chosen]
     rows = open_data.read(wanted) if source == "open" else longbench.read(path, wanted)
     for (dataset, id), times in Counter((row["dataset"], row["_id"]) for row in rows).most_common(1):
         if times > 1:
@@ -92,17 +89,11 @@ def _check_source(source: str, path: str | Path | None) -> None:
 
 
 def sample(rows: list[dict], per_category: int, seed: int, skip: int = 0) -> list[dict]:
-    """Up to `per_category` rows of each category, drawn at random but reproducibly.
-
-    rows          dicts with `_id` and `dataset`
-    per_category  a category that has fewer rows gives all of them
-    seed          another seed, another draw
-    skip          rows of each category's draw that are left out, from its beginning
+    """Up to `per_category` rows (with `_id` and `dataset`) of each category, drawn at random but reproducibly.
 
     Within a category the data sets take turns, so they contribute evenly until one is exhausted; categories take
     turns too, so that every prefix of the result is balanced. The draw depends on ids and seed alone, not on
-    the order of `rows`, and a smaller `per_category` draws a subset of a larger one.
-    raises InputError: `per_category` below 1.
+    the order of `rows`, and a smaller `per_category` draws a subset of a larger one; `skip` leaves out its beginning.
     """
     check_whole(per_category=per_category)
     members: dict[str, list[dict]] = defaultdict(list)

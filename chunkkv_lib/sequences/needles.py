@@ -40,9 +40,8 @@ class Form:
     question: str  # what is asked after the text
     start: str  # how the answer begins, up to the code
     others: int = 0  # needles with other names and codes, hidden at other places of the same text
-    # The question is put through the model's chat template. The prompt then ends with the template's own tokens, and
-    # the start of the answer is read after the compression (`Sequence.question_ids`); otherwise both are the end of the
-    # prompt, where the observation window sees them.
+    # With a chat template the prompt ends with the template's tokens, and the answer's start is read after the
+    # compression (`Sequence.question_ids`); otherwise question and start end the prompt, where the window sees them.
     chat: bool = False
 
 
@@ -89,8 +88,6 @@ def needle_sequences(
 
     each           needles of each form and length: 6 rounds have had every depth once
     max_tokens     of a prompt; it has a few less, because its text ends with a sentence
-    seed           another seed: other codes, names and texts
-    forms          names from `FORMS`
     answer_tokens  lengths of the code, in tokens
     texts          prose to hide them in; None: the open articles, which are downloaded once
     return         sequences whose `category` is the depth ("40 %"), whose gold answer is the code, whose evidence is

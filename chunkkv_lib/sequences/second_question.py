@@ -41,11 +41,8 @@ def second_question_sequences(
 ) -> list[Sequence]:
     """Pairs of questions on one document, each pair once for every kind of window; documents take turns.
 
-    tokenizer   of the model that will read them
     pairs       how many; a document gives one, then documents give a second one, and so on
     max_tokens  of a prompt: whole paragraphs of the document from its beginning, as many as fit
-    seed        of the questions and of the documents' order
-    asks        names from `ASKS`
     articles    {"title", "paragraphs": [{"context", "qas"}]}, as SQuAD has them; None: its articles, downloaded once
     return      sequences whose `category` is the kind of window and whose `document` is the article's title; of one
                 pair in turn, so that every prefix is balanced
