@@ -26,24 +26,15 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class Layer:
-    """What the attention of one layer worked on, for one sequence of t tokens.
+    """What the attention of one layer worked on, for one sequence of t tokens."""
 
-    index     0 for the layer next to the embeddings
-    queries   [Hq, t, d] after RoPE, scaled so that the model's logits are q.k / sqrt(d)
-    keys      [Hkv, t, d] after RoPE, as the model caches them
-    values    [Hkv, t, d]
-    log_sums  [Hq, t] float32 log-sum-exp of the causal logits, or None where the kernel does not give it
-    residual  [t, hidden] the stream that the layer reads and its output is added to; None where it was not found
-    output_weight  [hidden, Hq * d] W_O, which maps the heads' outputs to the stream; None where it was not found
-    """
-
-    index: int
-    queries: Tensor
-    keys: Tensor
-    values: Tensor
-    log_sums: Tensor | None
-    residual: Tensor | None = None
-    output_weight: Tensor | None = None
+    index: int  # 0 for the layer next to the embeddings
+    queries: Tensor  # [Hq, t, d] after RoPE, scaled so that the model's logits are q.k / sqrt(d)
+    keys: Tensor  # [Hkv, t, d] after RoPE, as the model caches them
+    values: Tensor  # [Hkv, t, d]
+    log_sums: Tensor | None  # [Hq, t] float32, of the causal logits; None where the kernel does not give it
+    residual: Tensor | None = None  # [t, hidden] the stream to which the output is added; None where it was not found
+    output_weight: Tensor | None = None  # [hidden, Hq * d] W_O, from the heads' outputs to the stream; None as above
 
 
 @contextmanager

@@ -17,34 +17,24 @@ def text_hash(text: str) -> str:
 
 @dataclass(frozen=True)
 class Sequence:
-    """Prompt and gold answer, ready for a model.
-
-    prompt_ids   tokens of the prompt after truncation, BOS included where the tokenizer adds one
-    answer_ids   tokens of the first gold answer as they follow the prompt; at least one
-    answers      all gold answers, as text
-    text_hash    of the prompt before truncation (of the ids, if there is no text)
-    document     name of the text that the prompt asks about; sequences that share it are not independent
-    prompt_text  the prompt before truncation; stays in memory, is never written
-    evidence     passages of `prompt_text`, verbatim, that hold the answer, where the data set marks them; a truncated
-                 prompt may have lost them
-    evidence_spans  their token positions (start, end exclusive) in `prompt_ids`; of those that truncation left whole
-    all_classes  the class names of a classification task
-    question_ids  tokens read after the compression and before the answer; empty: the question is part of the prompt
-    """
+    """Prompt and gold answer, ready for a model."""
 
     id: str
     category: str
     dataset: str
-    prompt_ids: tuple[int, ...]
-    answer_ids: tuple[int, ...]
-    answers: tuple[str, ...] = ()
-    text_hash: str = ""
-    document: str = ""
-    prompt_text: str | None = field(default=None, repr=False)
-    evidence: tuple[str, ...] = field(default=(), repr=False)
-    all_classes: tuple[str, ...] = field(default=(), repr=False)
+    prompt_ids: tuple[int, ...]  # after truncation, BOS included where the tokenizer adds one
+    answer_ids: tuple[int, ...]  # of the first gold answer as it follows the prompt; at least one
+    answers: tuple[str, ...] = ()  # all gold answers, as text
+    text_hash: str = ""  # of the prompt before truncation (of the ids, if there is no text)
+    document: str = ""  # name of the text that the prompt asks about; sequences that share it are not independent
+    prompt_text: str | None = field(default=None, repr=False)  # before truncation; stays in memory, is never written
+    evidence: tuple[str, ...] = field(
+        default=(), repr=False
+    )  # its passages that hold the answer, where marked
+    all_classes: tuple[str, ...] = field(default=(), repr=False)  # the class names of a classification task
+    # Token positions (start, end exclusive) in `prompt_ids` of the evidence that truncation left whole.
     evidence_spans: tuple[tuple[int, int], ...] = field(default=(), repr=False)
-    question_ids: tuple[int, ...] = ()
+    question_ids: tuple[int, ...] = ()  # read after the compression; empty: the question is part of the prompt
 
     def __post_init__(self) -> None:
         for name in ("prompt_ids", "answer_ids"):

@@ -211,13 +211,11 @@ def damage(answers: pd.DataFrame) -> pd.DataFrame:
 class Draws:
     """A table of means, categories by methods, and its bootstrap resamples.
 
-    means   method -> [1 + resamples, categories]; row 0 is the estimate, the others one resample each
-    sizes   category -> the sequences and the documents behind it
     Documents are drawn anew within their category, the same ones for every method: differences stay paired.
     """
 
-    means: Mapping[str, np.ndarray]
-    sizes: Mapping[str, tuple[int, int]]
+    means: Mapping[str, np.ndarray]  # method -> [1 + resamples, categories]; row 0 is the estimate
+    sizes: Mapping[str, tuple[int, int]]  # category -> the sequences and the documents behind it
 
     def interval(self, drawn: np.ndarray, category: str | None = None, level: float = LEVEL) -> Interval:
         """The interval of a statistic: `drawn` [1 + resamples], computed from these means row by row.

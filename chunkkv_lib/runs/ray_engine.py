@@ -32,16 +32,13 @@ LIBRARY = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a worker says: who it is, and two tables or the text of a user's mistake or of any other exception.
-
-    same  what must be the same for all workers: model, packages, version of the measurement
-    """
+    """What a worker says: who it is, and two tables or the text of a user's mistake or of any other exception."""
 
     sequence: str = ""
     tables: tuple[pd.DataFrame, ...] = ()
     mistake: str = ""
     failure: str = ""
-    same: dict = field(default_factory=dict)
+    same: dict = field(default_factory=dict)  # for all workers: model, packages, version of the measurement
     machine: dict = field(default_factory=dict)
     node: str = ""
     died: bool = False

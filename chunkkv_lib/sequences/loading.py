@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -99,15 +98,13 @@ def sample(rows: list[dict], per_category: int, seed: int, skip: int = 0) -> lis
     members: dict[str, list[dict]] = defaultdict(list)
     for row in rows:
         members[row["dataset"]].append(row)
-
-    def ticket(row: dict) -> bytes:
-        # A row's place in the shuffled order is a hash, so adding or removing other rows does not move it.
-        return hashlib.sha256(f"{seed}\n{row['dataset']}\n{row['_id']}".encode()).digest()
-
+    # A row's place in the shuffled order is a hash, so adding or removing other rows does not move it.
+    for mine in members.values():
+        mine.sort(key=lambda row: text_hash(f"{seed}\n{row['dataset']}\n{row['_id']}"))
     categories = []
     for category in CATEGORIES:
-        sets = [sorted(members[name], key=ticket) for name in _ORDER if CATEGORY_OF[name] == category]
-        categories.append(_take_turns(sets)[skip : skip + per_category])
+        turns = _take_turns([members[name] for name in _ORDER if CATEGORY_OF[name] == category])
+        categories.append(turns[skip : skip + per_category])
     return _take_turns(categories)
 
 

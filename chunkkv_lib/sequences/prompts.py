@@ -44,7 +44,7 @@ def prompt(row: Mapping) -> str:
 def template(dataset: str) -> str:
     """The data set's prompt with `{{context}}` and `{{question}}` (LongBench's `input`) where the texts go."""
     name = longbench_name(dataset)
-    text = _task(name)["doc_to_text"]
+    text = task(name)["doc_to_text"]
     if name not in _CORRECTIONS:
         return text
     theirs, longbenchs = _CORRECTIONS[name]
@@ -55,12 +55,7 @@ def template(dataset: str) -> str:
 
 def max_gen_toks(dataset: str) -> int:
     """How many tokens LongBench lets a model generate for this data set."""
-    return _task(longbench_name(dataset))["generation_kwargs"]["max_gen_toks"]
-
-
-def metric_name(dataset: str) -> str:
-    """The function of lm-eval's `metrics.py` that scores one answer, e.g. "qa_f1_score"."""
-    return re.sub(r"metrics\.get_(\w+)_with_score", r"\1_score", _task(longbench_name(dataset))["process_results"])
+    return task(longbench_name(dataset))["generation_kwargs"]["max_gen_toks"]
 
 
 def task_folder() -> Path:
@@ -81,5 +76,6 @@ _Loader.add_constructor("!function", lambda loader, node: loader.construct_scala
 
 
 @functools.cache
-def _task(name: str) -> dict:
+def task(name: str) -> dict:
+    """The settings of a task of LongBench, as lm-eval states them."""
     return yaml.load((task_folder() / f"{name}.yaml").read_text(encoding="utf-8"), Loader=_Loader)

@@ -16,7 +16,7 @@ from ..errors import InputError, check_whole
 from ..sequence import Sequence
 from .encoding import encode_text
 from .needles import DATASET as NEEDLE
-from .prompts import max_gen_toks, metric_name, task_folder
+from .prompts import max_gen_toks, task, task_folder
 from .schema import MODELLED_ON, longbench_name
 
 _ONE_LINE = ("trec", "triviaqa", "samsum")  # LongBench scores the first line only: examples follow one another by lines
@@ -29,7 +29,9 @@ def score(dataset: str, prediction: str, answers: Iterable[str], all_classes: It
     Token F1 for question answering, ROUGE-L for summaries, accuracy for classification, number match for the
     synthetic tasks, edit similarity for code.
     """
-    name, metric = longbench_name(dataset), metric_name(dataset)
+    name = longbench_name(dataset)
+    # "metrics.get_qa_f1_with_score" names what scores a batch; "qa_f1_score", in the same file, scores one answer
+    metric = re.sub(r"metrics\.get_(\w+)_with_score", r"\1_score", task(name)["process_results"])
     answers = list(answers)
     if not answers:
         raise InputError(f"no gold answers to score a prediction of {dataset!r} against.")
