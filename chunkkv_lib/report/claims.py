@@ -110,13 +110,11 @@ def verdict(found: Interval, side: int = 1, beyond: float = 0.0) -> str:
 
 def verdict_range(found: Interval, low: float, high: float) -> str:
     """The verdict on "the number lies between low and high", both of one sign."""
-    if np.isnan(found.low):
-        return CANNOT_TELL
-    if low <= found.low and found.high <= high:
-        return HOLDS
     sign = 1 if low > 0 else -1
     near, far = sorted((sign * low, sign * high))  # as if the claim were of a positive number
-    least, most = sorted((sign * found.low, sign * found.high))
+    least, most = sorted((sign * found.low, sign * found.high))  # NaN, where there is no interval, is in no order
+    if near <= least and most <= far:
+        return HOLDS
     if most < 0 and found.excludes(0):
         return OTHER_WAY
     return SMALLER if most < near else LARGER if least > far else CANNOT_TELL

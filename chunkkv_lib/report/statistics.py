@@ -236,16 +236,12 @@ def within_sequence_rank_correlation(x: ArrayLike, y: ArrayLike) -> Interval:
             is constant. Where x ranks the methods alike in every sequence, this is the correlation of one order with
             the damage, and says nothing about the values of x.
     """
-    documents = documents_of(x)
-    x, y = _measured(x), _measured(y)
+    documents, x, y = documents_of(x), _measured(x), _measured(y)
     if x.ndim != 2 or x.shape != y.shape:
         raise InputError(f"need two arrays [sequences, methods] of one shape, got {x.shape} and {y.shape}.")
-    found = np.full(len(x), np.nan)
-    for i, both in enumerate(~(np.isnan(x) | np.isnan(y))):
-        ranks = [stats.rankdata(one[i, both]) for one in (x, y)]
-        if both.sum() >= 3 and np.ptp(ranks, axis=1).all():
-            found[i] = np.corrcoef(ranks)[0, 1]
-    return interval(found, documents)
+    both = ~(np.isnan(x) | np.isnan(y))
+    x, y = (pd.DataFrame(one).where(both).rank(axis=1) for one in (x, y))
+    return interval(x.corrwith(y, axis=1).where(both.sum(axis=1) > 2).to_numpy(), documents)
 
 
 def _weighted_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -109,10 +109,7 @@ def _is_bare(name: str | Path) -> bool:
 
 
 def load_run(name: str | Path) -> Run:
-    """Read a finished or partial run: a bare name is looked for in runs/ and data/runs/, one with a slash is a path.
-
-    raises InputError: no such run, one in both places, or a damaged file, with the way to mend it.
-    """
+    """Read a finished or partial run: a bare name is looked for in runs/ and data/runs/, one with a slash is a path."""
     places = [OWN / name, PUBLISHED / name] if _is_bare(name) else [Path(name).expanduser()]
     found = [place for place in places if (place / "manifest.json").exists()]
     if not found:

@@ -154,10 +154,7 @@ def profiles() -> list[str]:
 
 
 def load_profile(name: str, changes: dict[str, object] | None = None) -> Parameters:
-    """The parameters of a profile, with some changed; a change to None keeps the profile's value.
-
-    raises InputError: an unknown profile or parameter, a value of the wrong type or outside its limits.
-    """
+    """The parameters of a profile, with some changed; a change to None keeps the profile's value."""
     path = PROFILES / f"{name}.yml"
     check_known("profile", name, profiles())
     try:

@@ -50,11 +50,11 @@ def python_repo() -> list[dict]:
     for path in sources():
         lines = statement_lines(path, *REPO_CUT)
         imported = imports(path) if lines else {}
-        if not (lines := [(start, line) for start, line in lines if _names(line) & imported.keys()]):
+        if not (lines := [(start, line) for start, line in lines if imported.keys() & re.findall(r"\w+", line)]):
             continue
         start, answer = generator("python_repo", path).choice(lines)
         draw = generator("python_repo", path, "snippets")
-        needed = [name for name in imported if name in _names(answer)]
+        needed = [name for name in imported if name in re.findall(r"\w+", answer)]
         others = [name for name in imported if name not in needed]
         draw.shuffle(others)
         snippets = dict.fromkeys(snippet(*imported[name]) for name in needed + others)  # two names may share a module
@@ -108,10 +108,6 @@ def snippet(path: str, name: str) -> str:
     if len(code) > SNIPPET:
         code = code[: code.rindex("\n", 0, SNIPPET)]
     return f"{path}\n{code.rstrip()}\n"
-
-
-def _names(line: str) -> set[str]:
-    return set(re.findall(r"\w+", line))
 
 
 COMPLETED = (  # statements that make a fair answer: no definitions, no imports, no bare keywords
