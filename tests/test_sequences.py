@@ -105,7 +105,7 @@ def test_prompts_are_longbenchs_own():
 
 
 def test_another_lm_eval_is_noticed(monkeypatch):
-    monkeypatch.setattr(prompts, "_task", lambda name: {"doc_to_text": "{{context}} {{question}}"})
+    monkeypatch.setattr(prompts, "task", lambda name: {"doc_to_text": "{{context}} {{question}}"})
     assert "pip install lm-eval==0.4.13" in message(prompts.template, "samsum")
     monkeypatch.setattr(prompts.importlib.util, "find_spec", lambda name: None)
     assert "pip install lm-eval==0.4.13" in message(prompts.task_folder)

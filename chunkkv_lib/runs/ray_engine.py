@@ -1,6 +1,6 @@
 """The Ray engine: a run's sequences shared out to workers on one machine or a cluster, one model each.
 
-Ray starts lost workers anew; the driver alone writes, so whatever dies takes nothing with it but the sequence it was
+A lost worker is replaced; the driver alone writes, so whatever dies takes nothing with it but the sequence it was
 at, which is tried again. (Ray's ActorPool does not say at which sequence a worker died: the loop here is our own.)
 Ray is imported inside functions: nothing else of the library needs it.
 """
@@ -41,7 +41,6 @@ class Answer:
     same: dict = field(default_factory=dict)  # for all workers: model, packages, version of the measurement
     machine: dict = field(default_factory=dict)
     node: str = ""
-    died: bool = False
 
 
 class Worker:
@@ -168,11 +167,11 @@ class RayEngine:
         for _ in range(wanted):
             self._load(TRIES - 1)
 
-    def _load(self, retries: int, actor: object = None) -> None:
-        """Let a worker, or a new one, load its model before it gets a sequence; -1: Ray tries until it has a place."""
+    def _load(self, retries: int) -> None:
+        """Let a new worker load its model before it gets a sequence; -1: Ray tries until there is a place for it."""
         import ray
 
-        actor = actor or ray.remote(**self.options)(Worker).remote(self.settings)
+        actor = ray.remote(**self.options)(Worker).remote(self.settings)
         self.at_work[actor.analyse.options(max_task_retries=retries).remote(None)] = actor, ""
 
     def _next(self) -> Answer:
@@ -185,21 +184,19 @@ class RayEngine:
         try:
             answer = ray.get(ready[0])
         except ray.exceptions.RayError as error:
-            answer = Answer(name, failure=f"the worker died, or its node did ({type(error).__name__})", died=True)
+            answer = Answer(name, failure=f"the worker died, or its node did ({type(error).__name__})")
         if answer.mistake:
             raise InputError(answer.mistake)
         if not answer.failure:
             self._same(answer)
             self.idle.append(actor)
-        elif name and answer.died:
-            self._load(-1, actor)  # Ray starts it anew
-        elif name:
-            # After an error its GPU may be in no state to measure anything. Another worker takes its place: were the
-            # same one started anew, its end, which comes when Ray gets round to it, could hit the next sequence.
-            ray.kill(actor)
+            return answer
+        # It died, or its GPU may be in no state to measure anything. Another worker takes its place: were the same one
+        # started anew, its end, which comes when Ray gets round to it, could hit the next sequence.
+        ray.kill(actor)
+        if name:
             self._load(-1)
         else:
-            ray.kill(actor)
             self.report(f"A worker could not start: {_last_line(answer.failure)}")
             if not self.idle and not self.at_work:
                 raise InputError(
