@@ -11,20 +11,21 @@ import inspect
 import signal
 import sys
 import typing
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 from typer import Argument, Option
 
-from .errors import IncompleteRun, InputError, unknown
+from .errors import IncompleteRun, InputError
 from .runs.parameters import Parameters
 
 #: Errors of the system that say: not here. A disk is full or read-only, a file lies where a folder should be.
 NO_PLACE = {
     errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
 }  # fmt: skip
+PROGRAM = "python -m chunkkv_lib"
 UsageError = typer.BadParameter.__bases__[0]  # what typer raises for every mistake on a command line
 
 app = typer.Typer(
@@ -259,12 +260,17 @@ def bench(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0 done, 2 a mistake to mend, 130 interrupted, 1 a full disk or gaps."""
-    commands = typer.main.get_command(app)
+    # A batch system's stop ends a command as Ctrl-C does, and Ctrl-C works in a script's background too.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     try:
-        with stopped_as_by_ctrl_c():
-            status = commands.main(arguments, prog_name="python -m chunkkv_lib", standalone_mode=False) or 0
-    except (UsageError, InputError) as error:
-        print(f"error: {error if isinstance(error, InputError) else usage_text(error)}", file=sys.stderr)
+        status = typer.main.get_command(app).main(arguments, prog_name=PROGRAM, standalone_mode=False) or 0
+    except UsageError as error:
+        place = error.ctx.command_path if error.ctx else PROGRAM
+        print(f"error: {error.format_message()} (see {place} --help)", file=sys.stderr)
+        return 2
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except IncompleteRun as error:
         print(f"incomplete: {error}", file=sys.stderr)
@@ -277,31 +283,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if status == 130:
         print("interrupted; what is finished is kept, and of a run the same command continues.", file=sys.stderr)
     return status
-
-
-def usage_text(error: Exception) -> str:
-    """One line about a mistake on the command line, with the nearest option where one is misspelt."""
-    place, known = "python -m chunkkv_lib", []
-    if error.ctx:
-        place = error.ctx.command_path
-        known = [text for option in error.ctx.command.params for text in option.opts]
-    name = getattr(error, "option_name", None)
-    if name and name not in known:
-        return str(unknown("option", name, sorted(known)))
-    message = error.format_message().rstrip(".")
-    return f"{message}{'' if message.endswith('?') else '.'} See {place} --help."
-
-
-@contextmanager
-def stopped_as_by_ctrl_c() -> Iterator[None]:
-    """SIGTERM (a batch system's stop) ends a command as Ctrl-C does, and Ctrl-C works in a script's background too."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before):
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -99,14 +99,17 @@ def bench(
         for library in libraries
     ]
     paper = paper_job(common, rounds)
-    shapes = {model: Architecture.of(config), paper["model"]: Architecture.of(LlamaConfig(**paper["config"]))}
+    shapes = {model: asdict(Architecture.of(config))}
+    shapes[paper["model"]] = asdict(Architecture.of(LlamaConfig(**paper["config"])))
+    layer = {"model": model, "tokens": 2048} if device == "cpu" else {"model": paper["model"], "tokens": PAPER_TOKENS}
+    layer["rounds"] = 3 * rounds
+    pieces = {"library": "pieces", "prompt": [0] * layer["tokens"], "rounds": layer["rounds"], "step": None}
+    timed = run_worker(sys.executable, common | pieces | shapes[layer["model"]])
     report = {
         "model": model, "dtype": dtype, "device": device, "rounds": rounds, "answer_tokens": ANSWER_TOKENS,
         "versions": versions(), "peers": list(PEER) if peers else [], "machine": machine(),
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None, "finished": None,
-        "failures": [], "shapes": {name: asdict(shape) for name, shape in shapes.items()}, "rows": [],
-        "pieces": measured_pieces(common, *((model, 2048) if device == "cpu" else (paper["model"], PAPER_TOKENS)),
-                                  shapes, 3 * rounds),
+        "failures": [], "shapes": shapes, "rows": [], "pieces": layer | {"seconds": timed["seconds"]},
     }  # fmt: skip
     for job in [*jobs, paper]:
         what = f"{job['model']}, {job['library']}, {len(job['prompt']):,} tokens"
@@ -173,14 +176,6 @@ def measured(python: str, job: dict) -> Iterator[dict]:
         }  # fmt: skip
 
 
-def measured_pieces(common: dict, model: str, tokens: int, shapes: Mapping, rounds: int) -> dict:
-    """Times of the pieces of one layer, with what was measured."""
-    shape = shapes[model]
-    job = common | {"library": "pieces", "prompt": [0] * tokens, "rounds": rounds, "step": None}
-    job |= {name: getattr(shape, name) for name in ("query_heads", "kv_heads", "head_dim")}
-    return {"model": model, "tokens": tokens, "rounds": rounds, "seconds": run_worker(sys.executable, job)["seconds"]}
-
-
 def run_worker(python: str, job: dict) -> dict:
     """The JSON that a measuring process answers to a job. ChildProcessError if it fails, with its last line."""
     environment = dict(os.environ) | (PINNED_MALLOC if job["step"] else {})
@@ -208,12 +203,10 @@ def peer_python() -> Path:
         print(f"Installing the peer's packages once, about 1.5 GB, into {folder} ...", file=sys.stderr, flush=True)
         try:
             venv.create(folder, clear=True, with_pip=True)
-            subprocess.run([python, "-m", "pip", "install", "-q", *PEER], check=True, capture_output=True, text=True)
+            subprocess.run([python, "-m", "pip", "install", "-q", *PEER], check=True)  # which says itself what fails
         except (OSError, subprocess.CalledProcessError) as error:
-            lines = (getattr(error, "stderr", "") or str(error) or type(error).__name__).strip().splitlines()
-            said = [line for line in lines if line.startswith("ERROR")] or lines
             raise InputError(
-                f"the peer's environment could not be installed: {said[-1].strip()[:200]}. "
+                f"the peer's environment could not be installed ({type(error).__name__}). "
                 "Connect to the package index and try again, or leave out --peers."
             ) from error
         (folder / "complete").touch()
@@ -250,8 +243,7 @@ def in_rounds(steps: Mapping[str, Step], prompt: list[int], rounds: int, calls: 
     """Seconds of every step in rounds of all steps one after the other, and the tokens that each leaves.
 
     calls  of a short step, timed together, so that a GPU does not wait for the CPU between them
-    `Timer.timeit` would run each step twice untimed before every measurement, which triples the minutes; its clock,
-    which waits for a GPU, is what counts.
+    PyTorch's clock waits for a GPU; its `Timer.timeit` would run each step twice untimed before every measurement.
     """
     seconds, kept = {name: [] for name in steps}, {}
     for _ in range(rounds):
@@ -397,11 +389,7 @@ def kvpress_model(job: dict) -> tuple[Callable[..., list[Tensor]], dict[str, tup
 
 def positions_of(left: Tensor, full: Tensor) -> Tensor:
     """Where the keys left [H, b, d] stand, bit for bit, among all of them [H, n, d]: int64 [H, b], ascending."""
-    found = []
-    for every, some in zip(full, left, strict=True):
-        _, number = torch.unique(torch.cat([every, some]), dim=0, return_inverse=True)
-        place = torch.full((int(number.max()) + 1,), -1).scatter(0, number[: len(every)], torch.arange(len(every)))
-        found.append(place[number[len(every) :]].sort().values)
-    if min(one.min() for one in found) < 0:
+    same = torch.stack([(some[:, None] == every).all(-1) for some, every in zip(left, full, strict=True)])  # [H, b, n]
+    if not same.any(-1).all():
         raise ValueError("a kept key is not one of the full cache's")
-    return torch.stack(found)
+    return same.int().argmax(-1).sort().values

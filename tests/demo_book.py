@@ -9,6 +9,7 @@ from contextlib import redirect_stdout
 from functools import cache
 from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -146,7 +147,9 @@ EXERCISE = """\
 :label: ex-demo
 Predict the loss of keeping everything.
 ````
+"""
 
+SOLUTION = """\
 ````{solution} ex-demo
 :label: sol-demo
 :class: dropdown
@@ -164,7 +167,9 @@ GATED = """\
 :label: ex-gated
 How much is two times 21?
 ```
+"""
 
+GATE = """\
 ```{solution-start} ex-gated
 :label: sol-gated
 :class: dropdown
@@ -174,8 +179,6 @@ How much is two times 21?
 GATE_END = """\
 ```{solution-end}
 ```
-
-## After the exercise
 """
 
 SECOND_CODE = """\
@@ -203,14 +206,15 @@ def code(source: str, *tags: str, **metadata: object) -> nbformat.NotebookNode:
 def first_chapter() -> nbformat.NotebookNode:
     cells = [new_markdown_cell(OPENING), code(FIRST_PARAMETERS, "parameters"), code(CHECK, "hide-input")]
     cells += [new_markdown_cell(PAPER_BOX), code(MANIFEST, "hide-input"), code(FIGURE, **FIGURE_CELL)]
-    cells += [code(TABLE, "hide-input", **TABLE_CELL), new_markdown_cell(READING), new_markdown_cell(EXERCISE)]
+    cells += [code(TABLE, "hide-input", **TABLE_CELL), *map(new_markdown_cell, (READING, EXERCISE, SOLUTION))]
     return new_notebook(cells=cells)
 
 
 def second_chapter() -> nbformat.NotebookNode:
     title = "# The second chapter\n\nBack to {numref}`fig-demo-line` and {numref}`ex-demo`."
     cells = [new_markdown_cell(title), code(SECOND_PARAMETERS, "parameters"), code(CHECK, "hide-input")]
-    cells += [code(SECOND_CODE), new_markdown_cell(GATED), code("print(2 * 21)"), new_markdown_cell(GATE_END)]
+    cells += [code(SECOND_CODE), *map(new_markdown_cell, (GATED, GATE)), code("print(2 * 21)")]
+    cells += map(new_markdown_cell, (GATE_END, "## After the exercise"))
     return new_notebook(cells=cells)
 
 
@@ -239,15 +243,12 @@ def built_demo(solutions: bool = True) -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     root = write_demo_book(Path(folder) / "book")
     with redirect_stdout(StringIO()) as said:
-        build_book("quick", ["budget=0.2"], root=root, prepare=measured_elsewhere, solutions=solutions)
+        build_demo(root, "quick", ["budget=0.2", "run=quick-0.2"], solutions=solutions)
     SAID[:] = said.getvalue().splitlines()
     return root
 
 
-def measured_elsewhere(profile: str, values: dict) -> dict:
-    """Stands for measuring a run: the chapters get the name of what was measured."""
-    return {"run": f"{profile}-{values['budget']}"}
-
-
-def not_measured(profile: str, values: dict) -> dict:
-    return {}
+def build_demo(root: Path, *given: object, **options: object) -> Path:
+    """`build_book` without the measurement of a live run."""
+    with patch("chunkkv_lib.runs.live_run"):
+        return build_book(*given, root=root, **options)

@@ -12,9 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
-from chunkkv_lib.book.chapters import page_names, read_notebook
+from chunkkv_lib.book.chapters import read_chapters, read_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Page -> most words. The appendices that are not named share what is left of APPENDICES.
@@ -115,7 +113,7 @@ def main() -> None:
     for name, (words, most) in counts().items():
         limit = "" if most is None else f"at most {most:6,}{'' if words <= most else '  MISSED'}"
         print(f"words of {name:36} {words:7,}  {limit}")
-    listed = {Path(name).name for name in page_names(yaml.safe_load((ROOT / "_toc.yml").read_text()))}
+    listed = {chapter.path.stem for chapter in read_chapters(ROOT)}
     print("pages without a limit:", ", ".join(sorted(listed - {*MAIN, *APPENDIX})))
 
 

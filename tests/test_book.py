@@ -18,7 +18,7 @@ import pytest
 from browser import find_browser
 from bs4 import BeautifulSoup
 from common import refused
-from demo_book import ROOT, SAID, built_demo, first_chapter, measured_elsewhere, not_measured, write_demo_book
+from demo_book import ROOT, SAID, build_demo, built_demo, first_chapter, write_demo_book
 from matplotlib.figure import Figure
 from pypdf import PdfReader
 
@@ -53,7 +53,7 @@ def test_a_book_with_one_of_everything_builds_without_a_warning_or_a_problem(sit
 def test_the_page_says_which_parameters_it_was_executed_with(site):
     page = (site / "chapters" / "01_first.html").read_text()
     assert "This page was executed with other parameters" in page
-    assert "quick-0.2" in page  # what `prepare` returned
+    assert "quick-0.2" in page
     assert page.index("This page was executed") < page.index("You will be able to")  # at the top
     assert page.count("how often") == 1  # in the cell of defaults; an unchanged parameter is not in the table
 
@@ -83,7 +83,7 @@ def test_a_statement_that_the_published_runs_contradict_stops_the_build(tmp_path
     path = root / "chapters" / "01_first.ipynb"
     path.write_text(path.read_text().replace("least = 0.15", "least = 0.1"))
     with pytest.raises(InputError) as stop:
-        build_book(root=root, prepare=not_measured)
+        build_demo(root)
     words = "AssertionError: the statement demo-small-budget does not hold in these runs: budget 0.1, layers 3"
     assert words in str(stop.value) and "chapters/01_first: cell" in str(stop.value)
 
@@ -175,7 +175,7 @@ def test_two_builds_are_byte_identical_whatever_the_set_up_of_the_user(site, tmp
         monkeypatch.setenv(name, str(tmp_path / place))
     monkeypatch.setenv("MPLBACKEND", "agg")
     root = write_demo_book(tmp_path / "another place")
-    other = build_book("quick", ["budget=0.2"], root=root, prepare=measured_elsewhere)
+    other = build_demo(root, "quick", ["budget=0.2", "run=quick-0.2"])
     assert differences(site, other) == []
 
 
@@ -188,7 +188,7 @@ def differences(one: Path, two: Path) -> list[str]:
 def test_a_failing_chapter_stops_the_build_and_leaves_the_old_site(site):
     before = {p: p.stat().st_mtime_ns for p in site.rglob("*.html")}
     with pytest.raises(InputError) as stop:
-        build_book("broken", ["fail=true"], root=built_demo(), prepare=not_measured)
+        build_demo(built_demo(), "broken", ["fail=true"])
     message = str(stop.value)
     assert "\n" not in message and "chapters/02_second: cell 4 ('if fail:')" in message
     assert "RuntimeError: asked to fail" in message
@@ -211,7 +211,7 @@ def test_a_failing_chapter_stops_the_build_and_leaves_the_old_site(site):
 def test_a_wrong_parameter_fails_before_anything_runs(given, words, tmp_path):
     root = write_demo_book(tmp_path / "book")
     with pytest.raises(InputError) as error:
-        build_book("quick", [given], root=root, prepare=lambda *_: pytest.fail("prepared"))
+        build_book("quick", [given], root=root)
     assert all(word in str(error.value) for word in words)
     assert not (root / "_build").exists()
 
@@ -261,10 +261,10 @@ def test_a_broken_notebook_and_a_page_without_a_file_are_named(tmp_path):
 
 
 def test_the_parameter_table_has_a_row_for_each_parameter(tmp_path):
-    table = parameter_table(read_chapters(write_demo_book(tmp_path / "book"))).splitlines()
-    assert table[2] == ("| `run` | `'quick'` | str | name of the run folder that the chapter reads "
+    table = parameter_table(read_chapters(write_demo_book(tmp_path / "book")), "Parameters.").splitlines()
+    assert table[4] == ("| `run` | `'quick'` | str | name of the run folder that the chapter reads "
                         "| [01](/chapters/01_first.ipynb), [02](/chapters/02_second.ipynb) |")  # fmt: skip
-    assert len(table) == 2 + 6
+    assert len(table) == 4 + 6 + 1
 
 
 @pytest.mark.parametrize(
@@ -466,7 +466,7 @@ def test_runs_and_times_are_told_as_they_were_recorded(tmp_path):
     table = versions.measuring_table([manifest, manifest | {"status": "running"}], "Runs.")
     assert "| `r` | 2 | tiny | 3 of 3 | 1.5 | Linux, 1 core | – | 2026-11-28 |" in table and "not yet" in table
     versions.record_times({"chapters/a": 61.24, "chapters/gone": 5.0}, tmp_path / "times.json")
-    record = versions.read_times(tmp_path / "times.json")
+    record = json.loads((tmp_path / "times.json").read_text())
     chapters = [Chapter(f"chapters/{name}", Path(f"{name}.ipynb")) for name in "ab"]
     rows = versions.times_table(record, chapters, "Times.").splitlines()
     assert [row.split("|")[2].strip() for row in rows[-4:-1]] == ["61", "–", "61"]
@@ -489,7 +489,7 @@ def test_the_buttons_of_a_chapter_open_its_own_notebook(tmp_path, monkeypatch):
     """As the book is built where it is published on GitHub."""
     monkeypatch.setenv("GITHUB_REPOSITORY", "owner/name")
     root = write_demo_book(tmp_path / "book")
-    html = build_book("quick", root=root, prepare=not_measured)
+    html = build_demo(root, "quick")
     for name in ("01_first", "02_second"):
         links = [link for link, _ in addresses(html / "chapters" / f"{name}.html")]
         (binder,) = (urlsplit(link) for link in links if "mybinder.org" in link)

@@ -9,7 +9,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from chunkkv_lib.book.chapters import notebook_parameters, read_chapters, read_notebook, tags, tidy
+from chunkkv_lib.book.chapters import read_chapters, read_notebook, tags, tidy
+from chunkkv_lib.book.parameters import read_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "chapters").glob("*.ipynb"))
@@ -51,7 +52,7 @@ def test_there_is_one_parameters_cell_and_every_parameter_is_explained(path):
     assert [cell for cell in cells(path) if "parameters" in tags(cell)] == [first]
     assert check.source.endswith("page = Page(globals())")
     assigned = [line.targets[0].id for line in ast.parse(first.source).body]
-    parameters = notebook_parameters(path)
+    parameters = read_parameters(first.source, path.name)
     assert list(parameters) == assigned, "a line that papermill does not read"
     assert [p.name for p in parameters.values() if len(p.help) < 8] == []
 

@@ -25,9 +25,9 @@ def test_help_names_every_option_with_its_default(command, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["measur"], "Did you mean 'measure'? See"),
+        (["measur"], "Did you mean 'measure'? (see"),
         (["measure", "--profile", "quik"], "Did you mean 'quick'"),
-        (["measure", "--budgte", "0.1"], "Did you mean '--budget'"),
+        (["measure", "--budgte", "0.1"], "Possible options: --budget"),
         (["measure", "--budget", "a"], "not a number"),
         (["measure", "--budget", "1.5"], "outside (0, 1]"),
         (["measure", "--window", "1.5"], "valid integer"),

@@ -23,7 +23,7 @@ MEASURED = {"ChunkKV": 0.9021, "SnapKV": 0.9043, "H2O": 0.9115, "Random": 0.9001
 @pytest.fixture(scope="module")
 def tab(tab, tmp_path_factory):
     page = tmp_path_factory.mktemp("widgets") / "page.html"
-    body = toy(WORDS, TABLE, ANSWER, 5, 2, 3, 3).data + guess("test", "L1 loss", MEASURED, True).data
+    body = toy(WORDS, TABLE, ANSWER, 5, 2, 3, 3).data + guess("test", "L1 loss", MEASURED).data
     body += calculator().data
     head = '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>x</title>'
     page.write_text(f'{head}<meta name="viewport" content="width=device-width"><main><h1>x</h1>{body}</main></html>')
@@ -105,7 +105,7 @@ def test_a_guess_is_compared_with_the_measurement_and_remembered(tab):
     assert told(tab) == "", "nothing is given away"
     tab.evaluate("document.querySelector('.lab-guess button').click()")
     said = told(tab)
-    assert "best first: ChunkKV, SnapKV, H2O; you had 1 of 3" in said and "0.900; you said 0.30" in said
+    assert "best first: H2O, SnapKV, ChunkKV; you had 3 of 3" in said and "0.900; you said 0.30" in said
     reopened(tab)
     assert told(tab) == said
     for broken in ("{", '"x"', "[1]"):  # what is remembered may have been spoilt

@@ -13,8 +13,7 @@ from common import refused
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from chunkkv_lib.book.chapters import glued, read_notebook, tidy
-from chunkkv_lib.book.plain import Plain
-from chunkkv_lib.book.students import ANSWER, student_copies, without_solutions
+from chunkkv_lib.book.students import ANSWER, Plain, student_copies, without_solutions
 from chunkkv_lib.exercises.tasks import texts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +54,7 @@ So the secret is out.
 ```
 
 ## Further reading"""
+INLINE, AFTER = ([f"m:{text}" for text in part.split("\n\n")] for part in (INLINE, AFTER))
 
 
 def notebook(*cells) -> nbformat.NotebookNode:
@@ -64,22 +64,24 @@ def notebook(*cells) -> nbformat.NotebookNode:
 
 
 def test_both_forms_of_a_solution_go_and_the_exercises_stay():
-    given = notebook("x = 1", f"m:{INLINE}", "secret = 2", f"m:{AFTER}", "y = 3")
+    given = notebook("x = 1", *INLINE, "secret = 2", *AFTER, "y = 3")
     copy = without_solutions(given, "chapter")
     text = "\n".join(cell.source for cell in copy.cells)
     assert "secret" not in text and "solution" not in text
     assert "What is it?" in text and "And this?" in text and "## Further reading" in text and "ls" in text
     kinds = [cell.source if cell.cell_type == "code" else "text" for cell in copy.cells]
-    assert kinds == ["x = 1", "text", ANSWER, "text", ANSWER, "text", "y = 3", "text"]
+    assert kinds == ["x = 1", "text", "text", ANSWER, "text", ANSWER, "text", "y = 3", "text"]
     assert "CC BY 4.0" in copy.cells[-1].source and "CITATION.cff" in copy.cells[-1].source
-    assert "secret = 2" in given.cells[2].source, "the original is not changed"
+    assert "secret = 2" in given.cells[6].source, "the original is not changed"
 
 
 def test_an_open_solution_is_refused():
     with refused("chapter", "a solution-start stands without"):
-        without_solutions(notebook(f"m:{INLINE}", "secret = 2"), "chapter")
+        without_solutions(notebook(*INLINE, "secret = 2"), "chapter")
     with refused("chapter", "a solution-end stands without"):
-        without_solutions(notebook(f"m:{AFTER}"), "chapter")
+        without_solutions(notebook(*AFTER), "chapter")
+    with refused("chapter", "other text"):
+        without_solutions(notebook("m:rest\n" + INLINE[2][2:]), "chapter")
 
 
 def test_a_copy_that_somebody_has_worked_in_is_not_overwritten(tmp_path):
@@ -110,7 +112,7 @@ def test_on_colab_and_only_there_the_first_cell_installs_the_library(monkeypatch
 
 
 def test_in_jupyterlab_solutions_are_folded_and_exercises_are_not():
-    cells = tidy(notebook("x = 1", f"m:{INLINE}", "secret = 2", f"m:{AFTER}", "y = 3"), "chapter").cells
+    cells = tidy(notebook("x = 1", *INLINE, "secret = 2", *AFTER, "y = 3"), "chapter").cells
     folded = [cell for cell in cells if cell.metadata.get("jupyter", {}).get("source_hidden")]
     shown = "\n".join(cell.source for cell in cells if cell not in folded)
     assert len(folded) == 5 and "secret" not in shown and "And this?" in shown and "y = 3" in shown
@@ -118,8 +120,7 @@ def test_in_jupyterlab_solutions_are_folded_and_exercises_are_not():
 
 @pytest.mark.parametrize("fence", ["```", "````", "`````"])
 def test_fences_of_any_length(fence):
-    text = f"m:{fence}{{solution}} ex\nsecret\n{fence}\nrest"
-    copy = without_solutions(notebook(text), "chapter")
+    copy = without_solutions(notebook(f"m:{fence}{{solution}} ex\nsecret\n{fence}", "m:rest"), "chapter")
     assert [cell.source for cell in copy.cells[:-1]] == [ANSWER, "rest"]
 
 

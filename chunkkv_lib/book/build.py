@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
@@ -43,17 +43,6 @@ REDIRECT = """\
 """
 
 
-def measured_live(profile: str | None, values: dict[str, object]) -> dict[str, object]:
-    """Measure the live run that the chapters show, if they show one; the parameters that lead them to it."""
-    from chunkkv_lib.runs import live_run
-
-    chosen = values.get("profile", profile)
-    changes = {name: values[name] for name in LIVE if name in values}
-    if chosen or changes:
-        live_run(str(chosen or "quick"), **changes)
-    return {"profile": chosen} if chosen else {}
-
-
 def build_book(
     profile: str | None = None,
     assignments: Iterable[str] = (),
@@ -61,7 +50,6 @@ def build_book(
     times: bool = False,
     *,
     solutions: bool = True,
-    prepare: Callable[[str | None, dict[str, object]], dict[str, object]] = measured_live,
     root: str | Path | None = None,
 ) -> Path:
     """Execute every chapter and build the site; the folder of its pages.
@@ -70,35 +58,26 @@ def build_book(
                  the working folder `_build/sources/<profile>`, which without one is `_build/sources/published`
     assignments  "name=value" texts, parameters of the chapters; checked before anything runs
     output       where the site goes, by default `_build/html`; replaced only by a complete new site
-    solutions    False: without the exercises' solutions, by default into `_build/html-without-solutions`
     times        whether the seconds that every chapter took are written to `versions.TIMES` at the end
-    prepare      called with the profile and the checked values before the first chapter; what it returns is passed to
-                 the chapters as well, and wins
+    solutions    False: without the exercises' solutions, by default into `_build/html-without-solutions`
     raises       InputError: a wrong parameter, a failed chapter, a warning, a faulty site, a second build meanwhile.
     """
+    from chunkkv_lib import runs
+
     root = Path(root).resolve() if root else project_root()
     output = Path(output).resolve() if output else root / "_build" / SITES[solutions]
     if profile is not None and not re.fullmatch(r"\w[\w.-]*", profile):
         raise InputError(f"the profile {profile!r} must be a name of letters, digits, '.', '_' and '-'.")
     folder = root / "_build" / "sources" / (profile or "published")
     chapters = read_chapters(root)
-    values = parse_assignments(assignments, chapters)
+    values = ({"profile": profile} if profile else {}) | parse_assignments(assignments, chapters)
     check_output(output)
     with only_build(root), clean_environment(folder):
-        values |= prepare(profile, values)
+        changes = {name: values[name] for name in LIVE if name in values}
+        if values.get("profile") or changes:
+            runs.live_run(values.get("profile") or "quick", **changes)
         fresh_sources(root, chapters, folder)
-        seconds = execute_chapters(chapters, values, root, folder)
-        for chapter in chapters:
-            path = folder / f"{chapter.name}{chapter.path.suffix}"
-            if not chapter.is_notebook:
-                text = path.read_text(encoding="utf-8")
-                path.write_text(with_hints(text if solutions else SOLUTION.sub("", text)), encoding="utf-8")
-            else:
-                notebook = read_notebook(path)
-                notebook.cells = for_readers(notebook.cells, chapter.path.stem, solutions)
-                for statement in stamp(notebook, chapter, values, folder / EXTRA):
-                    print(f"{chapter.name}: does not hold in the runs shown: {statement}")
-                nbformat.write(notebook, str(path))
+        seconds = make_pages(chapters, values, root, folder, solutions)
         if (root / "chapters" / "lecture").is_dir():
             write_deck(root, folder / EXTRA / "lecture.html")
         with timed_step("Building the pages"):
@@ -153,23 +132,33 @@ def clean_environment(folder: Path) -> Iterator[None]:
         os.environ.update(before)
 
 
-def execute_chapters(
-    chapters: list[Chapter], values: Mapping[str, object], root: Path, folder: Path
+def make_pages(
+    chapters: list[Chapter], values: Mapping[str, object], root: Path, folder: Path, solutions: bool
 ) -> dict[str, float]:
-    """Execute every notebook of `chapters` into `folder`, in order, and stop at the first that fails.
+    """Turn every chapter into a page of the sources in `folder`, in order; stop at the first notebook that fails.
 
     values   parameter name -> value; each chapter gets those it has.
     root     the kernels' working folder, so that chapters find `data/`.
-    return   chapter's name -> seconds that it took, the start of its kernel included.
+    return   notebook's name -> seconds that it took, the start of its kernel included.
     """
     seconds: dict[str, float] = {}
-    notebooks = [chapter for chapter in chapters if chapter.is_notebook]
-    for number, chapter in enumerate(notebooks, start=1):
+    count = sum(chapter.is_notebook for chapter in chapters)
+    for chapter in chapters:
+        path = folder / f"{chapter.name}{chapter.path.suffix}"
+        if not chapter.is_notebook:
+            text = path.read_text(encoding="utf-8")
+            path.write_text(with_hints(text if solutions else SOLUTION.sub("", text)), encoding="utf-8")
+            continue
         own = {name: value for name, value in values.items() if name in chapter.parameters}
         started = time.monotonic()
-        with timed_step(f"[{number}/{len(notebooks)}] {chapter.name}"):
-            execute(chapter, own, root, folder / f"{chapter.name}.ipynb")
+        with timed_step(f"[{len(seconds) + 1}/{count}] {chapter.name}"):
+            execute(chapter, own, root, path)
         seconds[chapter.name] = time.monotonic() - started
+        notebook = read_notebook(path)
+        notebook.cells = for_readers(notebook.cells, chapter.path.stem, solutions)
+        for statement in stamp(notebook, chapter, values, folder / EXTRA):
+            print(f"{chapter.name}: does not hold in the runs shown: {statement}")
+        nbformat.write(notebook, str(path))
     return seconds
 
 
@@ -180,10 +169,8 @@ def timed_step(label: str) -> Iterator[None]:
     started = time.monotonic()
     try:
         yield
-    except BaseException:
-        print("stopped", flush=True)
-        raise
-    print(f"{time.monotonic() - started:.1f} s", flush=True)
+    finally:
+        print(f"{time.monotonic() - started:.1f} s", flush=True)
 
 
 def execute(chapter: Chapter, values: Mapping[str, object], root: Path, target: Path) -> None:
@@ -217,6 +204,7 @@ def fresh_sources(root: Path, chapters: list[Chapter], folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     unwanted = shutil.ignore_patterns(".*", "__pycache__", "_build")
     shutil.copytree(root / "chapters", folder / "chapters", ignore=unwanted)
+    (folder / EXTRA).mkdir()
     for path in [*(chapter.path for chapter in chapters), root / TOC]:
         target = folder / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,37 +46,22 @@ def read_chapters(root: Path | None = None) -> list[Chapter]:
 
     Raises InputError for a table of contents that cannot be read, a page without a file, and a broken notebook.
     """
+    from sphinx_external_toc.parsing import MalformedError, parse_toc_yaml
+
     root = root or project_root()
     try:
-        toc = yaml.safe_load((root / TOC).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        names = list(parse_toc_yaml(root / TOC))
+    except (OSError, yaml.YAMLError, MalformedError) as error:
         raise InputError(f"cannot read the table of contents {root / TOC}: {str(error).splitlines()[0]}") from None
-    if not isinstance(toc, dict) or "root" not in toc:
-        raise InputError(f"{root / TOC} is no table of contents of a Jupyter Book: `format`, `root` and `parts`.")
     chapters = []
-    for name in page_names(toc):
-        name = name.removesuffix(".ipynb").removesuffix(".md")
+    for name in names:
         path = next((path for suffix in SUFFIXES if (path := root / f"{name}{suffix}").is_file()), None)
         if path is None:
             raise InputError(f"{TOC} names the page {name!r}, but neither {name}.ipynb nor .md exists in {root}.")
-        chapters.append(Chapter(name, path, notebook_parameters(path) if path.suffix == ".ipynb" else {}))
+        cells = read_notebook(path).cells if path.suffix == ".ipynb" else []
+        given = next((cell.source for cell in cells if "parameters" in tags(cell)), "")  # papermill fills the first
+        chapters.append(Chapter(name, path, read_parameters(given, path.name)))
     return chapters
-
-
-def page_names(node: object) -> Iterator[str]:
-    if isinstance(node, list):
-        for item in node:
-            yield from page_names(item)
-    elif isinstance(node, dict):
-        yield from (str(node[key]) for key in ("root", "file") if key in node)
-        for key in ("parts", "chapters", "sections"):
-            yield from page_names(node.get(key))
-
-
-def notebook_parameters(path: Path) -> dict[str, Parameter]:
-    """The parameters of the notebook at `path`; none if no cell is tagged `parameters`. Papermill fills the first."""
-    cells = [cell for cell in read_notebook(path).cells if "parameters" in tags(cell)]
-    return read_parameters(cells[0].source, path.name) if cells else {}
 
 
 def read_notebook(path: str | Path) -> NotebookNode:
@@ -129,42 +114,33 @@ def strip_timing(notebook: NotebookNode) -> None:
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
 
 
-def with_hidden_solutions(cells: Iterable[NotebookNode], name: str) -> list[NotebookNode]:
-    """The cells with every solution in cells of its own, which are tagged `solution` and folded in JupyterLab.
+def fold_solutions(cells: list[NotebookNode], name: str) -> None:
+    """Tag the cells of every solution `solution`, folded in JupyterLab, and no others.
 
-    A solution stands either in one Markdown text, as a `{solution}` block, or between `solution-start` and
-    `solution-end` blocks with code cells in between. InputError: a start or an end without the other.
+    A solution stands either in one Markdown cell, as a `{solution}` block, or between cells of a `solution-start` and a
+    `solution-end` block. InputError: one of the two without the other, or other text in the same cell.
     """
-    done: list[NotebookNode] = []
     inside = False
     for cell in cells:
-        pieces = [("", cell.source)]
-        if cell.cell_type == "markdown":
-            # re.split gives: text, (whole block, its fence, its kind), text, ...
-            parts = SOLUTION.split(cell.source)
-            pieces = [("", parts[0])]
-            for block, _, kind, text in zip(parts[1::4], parts[2::4], parts[3::4], parts[4::4]):
-                pieces += [(kind, block), ("", text)]
-        for kind, text in pieces:
-            if not text.strip():
-                continue
-            if kind in ("solution-start", "solution-end") and inside != (kind == "solution-end"):
+        kinds = [kind for _, _, kind in SOLUTION.findall(cell.source)] if cell.cell_type == "markdown" else []
+        if kinds and SOLUTION.sub("", cell.source).strip():
+            raise InputError(f"{name}: a solution stands in a cell with other text; split the cell there.")
+        cell.metadata["tags"] = sorted(tags(cell) - {"solution"} | ({"solution"} if inside or kinds else set()))
+        for kind in (kind for kind in kinds if kind != "solution"):
+            if inside != (kind == "solution-end"):
                 raise InputError(f"{name}: a {kind} stands without the other. Open and close every solution.")
-            inside = kind == "solution-start" or (inside and kind != "solution-end")
-            piece = NotebookNode({**cell, "source": text.strip("\n"), "metadata": dict(cell.metadata)})
-            marks = sorted(tags(piece) - {"solution"} | ({"solution"} if inside or kind else set()))
-            for key, value in (("tags", marks), ("jupyter", {"source_hidden": True} if "solution" in marks else None)):
-                piece.metadata.pop(key, None)
-                piece.metadata |= {key: value} if value else {}
-            done.append(piece)
+            inside = not inside
+        cell.metadata.pop("jupyter", None)
+        if "solution" in cell.metadata["tags"]:
+            cell.metadata["jupyter"] = {"source_hidden": True}
+        elif not cell.metadata["tags"]:
+            del cell.metadata["tags"]
     if inside:
         raise InputError(f"{name}: a solution-start stands without the other. Open and close every solution.")
-    return done
 
 
 def with_hints(text: str) -> str:
     """Markdown with three folded hints below each exercise that names a task in `check("task", ...)`."""
-
     from chunkkv_lib.exercises.checking import TASKS, folded_hints
 
     def hinted(found: re.Match) -> str:
@@ -174,10 +150,11 @@ def with_hints(text: str) -> str:
     return EXERCISE.sub(hinted, text)
 
 
-def for_readers(cells: Iterable[NotebookNode], name: str, solutions: bool, answer: str = "") -> list[NotebookNode]:
+def for_readers(cells: list[NotebookNode], name: str, solutions: bool, answer: str = "") -> list[NotebookNode]:
     """A chapter's cells with hints, and with or without its solutions; answer: what a cell in their place holds."""
     kept = []
-    for cell in cells if solutions else with_hidden_solutions(cells, name):
+    fold_solutions(cells, name)
+    for cell in cells:
         if cell.cell_type == "markdown":
             cell.source = with_hints(cell.source)
         if solutions or "solution" not in tags(cell):
@@ -190,7 +167,7 @@ def for_readers(cells: Iterable[NotebookNode], name: str, solutions: bool, answe
 def tidy(notebook: NotebookNode, name: str) -> NotebookNode:
     """The notebook as it is committed: no outputs or counts, folded solutions, stable ids, the plain kernel."""
     notebook.cells = [cell for cell in notebook.cells if not tags(cell) & MARKED_BY_PAPERMILL]
-    notebook.cells = with_hidden_solutions(notebook.cells, name)
+    fold_solutions(notebook.cells, name)
     for cell in notebook.cells:
         cell.source = "\n".join(line.rstrip() for line in cell.source.strip("\n").split("\n"))
         cell.pop("attachments", None)

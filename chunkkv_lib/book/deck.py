@@ -34,7 +34,6 @@ from ..runs import load_run
 WORDS = ["<s>", "The", "key", "is", "under", "the", "mat", ".", "Where", "is", "it", "?"]
 TWENTIETHS = """20/14 6/10 5 5/8 2 6 4/8 1 3 5 3/7 1 2 3 4 3/6 1 2 2 5 2 2/7 0 1 3 3 1 3 2/8 0 1 4 1 1 1 2 2
 6 0 1 4 1 1 1 1 3 2/5 0 4 0 1 1 3 1 1 1 3/4 0 2 1 3 1 5 0 1 0 1 2"""  # attention of each word, as in chapter 2
-LABELS = {"h2o": "H2O", "snapkv": "SnapKV", "chunkkv": "ChunkKV"}
 REACH = {
     **{"SnapKV, kernel 1": "SnapKV, pooling over 1", "SnapKV": "over 7", "SnapKV, kernel 25": "over 25"},
     **{"ChunkKV, chunk_size 5": "ChunkKV, chunks of 5", "ChunkKV": "of 10", "ChunkKV, chunk_size 40": "of 40"},
@@ -151,20 +150,18 @@ def twelve_tokens() -> dict[str, str]:
         shares[row, : row + 1] = torch.tensor([float(x) for x in line.split()]) / 20
     keys = torch.eye(12, dtype=torch.float64)[None]  # with these queries a softmax gives the table
     attention = PromptAttention((shares.clamp(min=1e-13).log() * 12**0.5)[None], keys)
-    settings = {"budget": 6, "window": 2}
-    rules = {
-        "h2o": H2O(**settings),
-        "snapkv": SnapKV(**settings, kernel=3),
-        "chunkkv": ChunkKV(**settings, chunk_size=3),
-    }
     sums, votes = ([round(float(x)) for x in 20 * shares[start:, :10].sum(0)] for start in (0, 10))
     chunks = [sum(votes[i - i % 3 : i - i % 3 + 3]) for i in range(10)]
     pooled = [max(votes[max(0, i - 1) : i + 2]) for i in range(10)]
-    scored = {"h2o": sums, "snapkv": pooled, "chunkkv": chunks}
+    rules = {
+        "H2O": (H2O(6, window=2), sums),
+        "SnapKV": (SnapKV(6, window=2, kernel=3), pooled),
+        "ChunkKV": (ChunkKV(6, window=2, chunk_size=3), chunks),
+    }
     strips = {}
-    for name, rule in rules.items():
+    for name, (rule, scores) in rules.items():
         kept = rule.choose(attention)[0].tolist()
-        strips[f"strip_{name}"] = strip(f"{LABELS[name]} keeps", {"score": scored[name]}, kept)
+        strips[f"strip_{name.lower()}"] = strip(f"{name} keeps", {"score": scores}, kept)
     return strips | {
         "strip_empty": strip("token", {"all look at": sums, "the last two": votes}),
         "strip_sums": strip("token", {"all look at": sums}), "strip_votes": strip("token", {"the last two": votes}),

@@ -134,11 +134,8 @@ class Page:
         """Let links to the book that are shared show this figure."""
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=160, metadata={"Software": None})
-        _display(
-            "This figure is shown where a link to the book is shared.",
-            SHARE_MIME,
-            b64encode(picture.getvalue()).decode(),
-        )
+        said = "This figure is shown where a link to the book is shared."
+        _display(said, SHARE_MIME, b64encode(picture.getvalue()).decode())
 
 
 class Untold:

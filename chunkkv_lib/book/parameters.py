@@ -86,7 +86,7 @@ def read_parameters(source: str, where: str) -> dict[str, Parameter]:
             raise InputError(
                 f"{where}: the type {kind!r} of parameter {name} is not made of {', '.join(sorted(TYPES))}."
             )
-        found[name] = Parameter(name, default, types, help.replace("|", "\\|"))  # a bar would start a new column
+        found[name] = Parameter(name, default, types, help)
     return found
 
 
@@ -121,16 +121,18 @@ def parse_assignments(assignments: Iterable[str], chapters: Iterable[Chapter]) -
     return values
 
 
-def parameter_table(chapters: Iterable[Chapter] | None = None) -> str:
-    """A MyST table with a row for each parameter of the book: default, types, meaning, chapters that have it."""
-    from .chapters import read_chapters
+def parameter_table(chapters: Iterable[Chapter], caption: str, label: str = "") -> str:
+    """A MyST table with a row for each parameter: default, types, meaning, and the chapters that have it."""
+    import pandas as pd
 
-    chapters = read_chapters() if chapters is None else list(chapters)
-    rows = ["| parameter | default | type | meaning | chapters |", "|:---|:---|:---|:---|:---|"]
+    from chunkkv_lib.report.tables import myst_table
+
+    chapters, rows = list(chapters), []
     for name in dict.fromkeys(name for chapter in chapters for name in chapter.parameters):
         owners = [chapter for chapter in chapters if name in chapter.parameters]
         numbers = [re.sub(r"^(\d+)_.*", r"\1", chapter.path.stem) for chapter in owners]  # "04_one_prompt" -> "04"
         links = [f"[{number}](/{one.name}{one.path.suffix})" for number, one in zip(numbers, owners)]
         one = owners[0].parameters[name]
-        rows.append(f"| `{name}` | `{one.default!r}` | {one.expected} | {one.help} | {', '.join(links)} |")
-    return "\n".join(rows)
+        rows.append((f"`{name}`", f"`{one.default!r}`", one.expected, one.help, ", ".join(links)))
+    columns = ["parameter", "default", "type", "meaning", "chapters"]
+    return myst_table(pd.DataFrame(rows, columns=columns), caption, label)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
 import shutil
 from html import escape, unescape
@@ -16,13 +16,13 @@ from urllib.parse import urljoin
 from bs4 import BeautifulSoup
 from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.config import Config
-from sphinx.errors import ExtensionError
 
-from chunkkv_lib.book.stamp import EXTRA, SHARED
+from chunkkv_lib.book.stamp import SHARED
 
 ASSETS = Path(__file__).parent / "assets"
 VIEWPORT = re.compile(r'<meta name="viewport"[^>]*>')
+#: Binder's and Colab's buttons open the branch `students`, whose chapters hold no solutions (publish.yml).
+LAUNCH = re.compile(r'(href="https://(?:mybinder\.org/v2/gh|colab\.research\.google\.com/github)/[^"?]*/)main(?=[/?])')
 TERM = re.compile(r'(<a class="reference internal" href="[^"#]*#(term-[^"]+)")')
 
 
@@ -33,21 +33,11 @@ def copy_mathjax(app: Sphinx, failure: Exception | None) -> None:
     """
     if failure is not None or app.builder.format != "html":
         return
-    package = importlib.util.find_spec("sphinx-mathjax-offline")  # a name that no import statement can say
-    if package is None or package.origin is None:
-        raise ExtensionError("sphinx-mathjax-offline is not installed: pip install -r requirements.txt")
-    source, target = Path(package.origin).parent / "static" / "mathjax", Path(app.outdir) / "_static" / "mathjax"
+    package = Path(importlib.import_module("sphinx-mathjax-offline").__file__)  # a name that no statement can say
+    source, target = package.with_name("static") / "mathjax", Path(app.outdir) / "_static" / "mathjax"
     fonts = Path("output/chtml/fonts/woff-v2")
     shutil.copytree(source / fonts, target / fonts, dirs_exist_ok=True)
     shutil.copyfile(source / "tex-chtml.js", target / "tex-chtml.js")
-
-
-def publish_files(app: Sphinx, config: Config) -> None:
-    """Add the assets of this package and the sources' `_extra` folder to the site."""
-    config.html_static_path = [*config.html_static_path, str(ASSETS)]
-    if (Path(app.srcdir) / EXTRA).is_dir():
-        config.html_extra_path = [*config.html_extra_path, EXTRA]
-    config.mathjax_path = "mathjax/tex-chtml.js"
 
 
 def leave_out_scripts(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
@@ -61,15 +51,6 @@ def leave_out_scripts(app: Sphinx, page: str, template: str, context: dict, doct
         unwanted = ["thebe"]
     scripts = {f"{one} {getattr(one, 'attributes', '')}".lower(): one for one in context.get("script_files", [])}
     context["script_files"] = [one for text, one in scripts.items() if not any(word in text for word in unwanted)]
-
-
-def launch_student_copies(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
-    """Let the Binder and Colab buttons open the branch `students`, whose chapters hold no solutions (publish.yml)."""
-    for group in context.get("header_buttons", []):
-        for button in group.get("buttons", []):
-            for service, mark in (("mybinder.org", "/main?"), ("colab.research.google.com", "/blob/main/")):
-                if service in button.get("url", ""):
-                    button["url"] = button["url"].replace(mark, mark.replace("main", "students"))
 
 
 def describe(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
@@ -102,6 +83,7 @@ def finish_pages(app: Sphinx, failure: Exception | None) -> None:
     for path, text in pages.items():
         text = text.replace(' aria-label="Toggle hidden content"', "")  # the text of the fold says more
         text = re.sub(r"<script[^>]*/fontawesome\.js[^>]*></script>", "", text)
+        text = LAUNCH.sub(r"\1students", text)
         text = re.sub(r"<title>(.*?) &#8212; \1</title>", r"<title>\1</title>", text)
         start, *rest = VIEWPORT.split(text)
         text = start + "".join(VIEWPORT.findall(text)[:1] + rest)
@@ -111,9 +93,8 @@ def finish_pages(app: Sphinx, failure: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, object]:
-    app.connect("config-inited", publish_files)
+    app.connect("config-inited", lambda app, config: config.html_static_path.append(str(ASSETS)))
     app.connect("html-page-context", leave_out_scripts, priority=900)
-    app.connect("html-page-context", launch_student_copies, priority=900)
     app.connect("html-page-context", describe)
     app.connect("build-finished", finish_pages)
     app.connect("build-finished", copy_mathjax)

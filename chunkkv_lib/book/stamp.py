@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
@@ -50,9 +51,12 @@ def stamp(notebook: NotebookNode, chapter: Chapter, values: Mapping[str, object]
             cells += provenance_below(cell, chapter, extra)
     notebook.cells = cells
     strip_timing(notebook)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            clean_outputs(cell)
+    joining = CoalesceStreamsPreprocessor()
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        joining.preprocess_cell(cell, {}, 0)  # where a kernel cuts what is printed depends on how busy the machine is
+        for output in cell.outputs:
+            if 'class="dataframe"' in (table := output.get("data", {}).get("text/html", "")):
+                output.data["text/html"] = table.replace("<th></th>", "<td></td>")  # for screen readers
     set_stable_ids(notebook, PurePosixPath(chapter.name).name)
     return statements
 
@@ -89,26 +93,13 @@ def banner(changed: Mapping[str, object], runs: list[str], statements: list[str]
     lines += ["| parameter | here | default | meaning |", "|:---|:---|:---|:---|"] if changed else []
     for name, value in changed.items():
         parameter = chapter.parameters[name]
-        lines.append(f"| `{name}` | `{value!r}` | `{parameter.default!r}` | {parameter.help} |")
+        help = parameter.help.replace("|", "\\|")  # a bar would start a new column
+        lines.append(f"| `{name}` | `{value!r}` | `{parameter.default!r}` | {help} |")
     lines += ["", *(f"It shows: {run}\n" for run in runs)]
     if statements:
         lines.append("The text is about the published runs. These of its statements do not hold here (†):\n")
         lines += [f"- {statement}" for statement in statements]
     return "\n".join([*lines, ":::"])
-
-
-def clean_outputs(cell: NotebookNode) -> None:
-    """Join what a cell printed into one text, and give data frames a header that a screen reader can read."""
-    joined: list[NotebookNode] = []
-    for output in cell.outputs:
-        if joined and output.output_type == "stream" and output.name == joined[-1].get("name"):
-            joined[-1].text += output.text  # where a kernel cuts it in two depends on how busy the machine is
-        else:
-            joined.append(output)
-        table = output.get("data", {}).get("text/html", "")
-        if 'class="dataframe"' in table:
-            output.data["text/html"] = table.replace("<th></th>", "<td></td>")
-    cell.outputs = joined
 
 
 def provenance_below(cell: NotebookNode, chapter: Chapter, extra: Path) -> list[NotebookNode]:

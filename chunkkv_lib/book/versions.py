@@ -17,21 +17,19 @@ from pathlib import Path
 import pandas as pd
 
 from chunkkv_lib.book.chapters import Chapter
-from chunkkv_lib.book.page import project_root
 from chunkkv_lib.files import write_text
 from chunkkv_lib.report.tables import MISSING, myst_table
 
 TIMES = "data/build_times.json"  # below the book's folder
 
 
-def packages(requirements: str | Path | None = None) -> pd.DataFrame:
+def packages(requirements: Path) -> pd.DataFrame:
     """The pinned packages and what is installed: columns part, package, pinned, installed ("" where it is not).
 
-    requirements   a file of pins below comments that name their part; by default requirements.txt of the checkout
+    requirements   a file of pins below comments that name their part
     """
-    path = Path(requirements) if requirements is not None else project_root() / "requirements.txt"
     rows, part = [], ""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in requirements.read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
             part = line.lstrip("# ").partition(":")[0]
         elif pin := re.match(r"^([\w.-]+)==(\S+)", line):
@@ -103,11 +101,6 @@ def record_times(seconds: Mapping[str, float], path: str | Path) -> None:
         "seconds": {name: round(taken, 1) for name, taken in seconds.items()},
     }
     write_text(path, json.dumps(record, indent=1) + "\n")
-
-
-def read_times(path: str | Path) -> dict | None:
-    """The record at `path`, or None where nothing has been recorded."""
-    return json.loads(Path(path).read_text(encoding="utf-8")) if Path(path).is_file() else None
 
 
 def times_table(record: Mapping, chapters: Iterable[Chapter], caption: str, name: str = "") -> str:

@@ -47,13 +47,13 @@ def toy(
     return HTML(rendered("toy.html", words=words, table=table, answer=answer, **settings))
 
 
-def guess(name: str, metric: str, measured: Mapping[str, float], lower_is_better: bool) -> HTML:
+def guess(name: str, metric: str, measured: Mapping[str, float]) -> HTML:
     """A reader's own order of the methods, and of what a random choice scores, before the measurement is laid over.
 
     name      of the guess, under which the reader's browser remembers it
     metric    in words
-    measured  method -> value between 0 and 1, "Random" among them. Needs JavaScript
+    measured  method -> value between 0 and 1, the higher the better, "Random" among them. Needs JavaScript
     """
     rounded = {method: round(float(value), 6) for method, value in measured.items()}
-    methods, sign = [method for method in rounded if method != "Random"], 1 if lower_is_better else -1
-    return HTML(rendered("guess.html", name=name, metric=metric, measured=rounded, methods=methods, sign=sign))
+    methods = [method for method in rounded if method != "Random"]
+    return HTML(rendered("guess.html", name=name, metric=metric, measured=rounded, methods=methods))

@@ -10,7 +10,7 @@ from statistics import median
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from ..errors import InputError
 from .arithmetic import Architecture, analysis_flops, prefill_flops, readable
@@ -194,17 +194,12 @@ def cost_ratios(report: Report) -> Figure:
     ends.append((points["time_ratio"].iloc[-1], "arithmetic", GREY))
     ax.axhline(1, color=INK, linewidth=0.8, zorder=0)
     ax.set(xscale="log", yscale="log", xlabel="Prompt length (tokens)", ylabel="Time,\nratio to the plain prefill")
-
-    def minor_tick(value: float, _: int) -> str:
-        """Few enough numbers between the powers of ten that they never touch."""
-        leading = value / 10 ** np.floor(np.log10(value))
-        return f"{value:g}" if np.isclose(leading, (1.5, 2, 3, 5)).any() else ""
-
     ticks = sorted(set(rows["tokens"]))
     ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks], fontsize=SMALL)
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(FuncFormatter(minor_tick))
+    ax.yaxis.set_minor_locator(LogLocator(subs=(1.5, 2, 3, 5)))  # few enough that their numbers never touch
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}")
     label_ends(ax, ticks[-1], ends, gap=0.085)
     headline(figure, "Time of every step", note="Both axes are logarithmic.")
     return figure

@@ -16,7 +16,7 @@ import pandas as pd
 from IPython.display import HTML
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
 from ..errors import InputError
@@ -126,18 +126,16 @@ def bubbles(
     columns  circumstance -> cache -> text
     right    whether a text is right: it gets a tick, the others a cross; said: the text as it is shown
     """
-    caches = list(next(iter(columns.values())))
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in columns)
     rows = ""
-    for cache in caches:
+    for cache in next(iter(columns.values())):
         colour = look(cache.split(" with")[0]).colour
-        cells = ""
-        for texts in columns.values():
-            good = right(texts[cache])
-            sign = f'<span role="img" aria-label="{"right" if good else "wrong"}">{"✓" if good else "✗"}</span>'
-            shown = html.escape(said(texts[cache])) or "␣"
-            cells += f'<td class="{"right" if good else "wrong"}"><q>{shown}</q> {sign}</td>'
-        rows += f'<tr style="--bubble: {colour}"><th scope="row">{html.escape(cache)}</th>{cells}</tr>'
+        rows += f'<tr style="--bubble: {colour}"><th scope="row">{html.escape(cache)}</th>'
+        for text in (texts[cache] for texts in columns.values()):
+            kind, sign = ("right", "✓") if right(text) else ("wrong", "✗")
+            shown = html.escape(said(text)) or "␣"
+            rows += f'<td class="{kind}"><q>{shown}</q> <span role="img" aria-label="{kind}">{sign}</span></td>'
+        rows += "</tr>"
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in columns)
     label = html.escape(f"What the model writes {', '.join(columns)}")
     return HTML(
         f'<style>{BUBBLES}</style><div class="bubbles" role="region" tabindex="0" aria-label="{label}">'
@@ -192,9 +190,9 @@ def kept_raster(
 
 @styled
 def passage_bars(shares: Mapping[str, ArrayLike], words: Sequence[str], marked: Sequence[int], chance: float) -> Figure:
-    """Share of the heads that keep each token of a passage, a panel per method.
+    """Share of the heads [tokens] that keep each token of a passage, a panel per method.
 
-    shares  method -> [tokens]; words: the tokens; marked: indices to point out; chance: a random choice's share
+    marked  indices to point out; chance: a random choice's share
     """
     figure, axes = panels(len(shares), height=1.15, sharex=True, sharey=True)
     places = np.arange(len(words))
@@ -255,10 +253,7 @@ def answer_dots(answers: pd.DataFrame) -> Figure:
 
 @styled
 def attention_parts(rows: Sequence[ArrayLike], window: int) -> Figure:
-    """Where the attention of the last queries goes, layer by layer: position 0, the window, and all the rest.
-
-    rows  one per layer: mean attention of the last `window` queries, [n]
-    """
+    """Where the attention of the last queries goes, layer by layer; rows as of `attention_shares`."""
     figure, (ax,) = panels(height=3)
     names = {"sink": "position 0", "middle": "all between", "window": f"the last {window} tokens"}
     below = np.zeros(len(rows))
@@ -268,14 +263,17 @@ def attention_parts(rows: Sequence[ArrayLike], window: int) -> Figure:
         below = below + share
     ax.set(xlabel="Layer", ylabel="Share of attention", xlim=(-0.5, len(rows) - 0.5), ylim=(0, 1))
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     ax.grid(visible=False)
     ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3)
     return figure
 
 
 def attention_shares(rows: Sequence[ArrayLike], window: int) -> dict[str, np.ndarray]:
-    """Shares of the parts "sink", "middle" and "window", each [layers]; they add up to 1."""
+    """Shares of the parts "sink" (position 0), "middle" and "window", each [layers]; they add up to 1.
+
+    rows  one per layer: mean attention of the last `window` queries, [n]
+    """
     rows = np.stack([np.asarray(row, dtype=float) for row in rows])
     sink, last = rows[:, 0] / rows.sum(1), rows[:, max(rows.shape[1] - window, 1) :].sum(1) / rows.sum(1)
     return {"sink": sink, "middle": 1 - sink - last, "window": last}

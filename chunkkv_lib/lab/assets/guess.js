@@ -7,7 +7,7 @@
     const form = root.querySelector("form"), told = root.querySelector("[role=status]");
     const measured = JSON.parse(root.dataset.measured), name = `guess ${root.dataset.name}`;
     const methods = Object.keys(measured).filter(one => one !== "Random");
-    const best = [...methods].sort((a, b) => (measured[a] - measured[b]) * Number(root.dataset.sign));
+    const best = [...methods].sort((a, b) => measured[b] - measured[a]);
     const places = [...form.querySelectorAll("select")], slider = form.querySelector("input");
 
     const row = (label, value, guess) => {
