@@ -14,7 +14,7 @@ import torch
 from synthetic_records import tiny_run
 
 from chunkkv_lib.errors import InputError
-from chunkkv_lib.report import arithmetic, definitions, layers, prompt, style, table_11, toy
+from chunkkv_lib.report import arithmetic, definitions, diagrams, layers, prompt, style, table_11
 from chunkkv_lib.report.records import paper_table_11
 
 RUN = tiny_run()
@@ -41,7 +41,7 @@ EVERY = {
     "kept_raster": lambda run: prompt.kept_raster(KEPT, 12, {"evidence": (3, 7)}),
     "passage_bars": lambda run: prompt.passage_bars({"ChunkKV": SHARES, "Oracle": SHARES[::-1]}, WORDS, [4, 5], 0.1),
     "answer_dots": lambda run: prompt.answer_dots(ANSWERS),
-    "token_strip": lambda run: toy.token_strip(WORDS, SCORES, KEPT | {"SnapKV": [0, 4]}, chunk_size=3, window=2),
+    "token_strip": lambda run: diagrams.token_strip(WORDS, SCORES, KEPT | {"SnapKV": [0, 4]}, chunk_size=3, window=2),
 }
 
 
@@ -266,7 +266,7 @@ def test_token_strip_colours_what_stays_and_prints_every_score():
     assert [found.get_fontweight() for found in ax.texts[:4]] == ["bold", "bold", "bold", "normal"]
     assert sum(not patch.get_fill() for patch in ax.patches) == 4  # chunks of 3 in the 10 tokens before the window
     with pytest.raises(InputError, match="12 tokens"):
-        toy.token_strip(WORDS, {"ChunkKV": [1.0]}, {"ChunkKV": [0]})
+        diagrams.token_strip(WORDS, {"ChunkKV": [1.0]}, {"ChunkKV": [0]})
 
 
 def test_cache_size_of_llama_3_8b_by_hand():

@@ -1,10 +1,6 @@
 """The book: notebook chapters in, a static site out.
 
-    build.build_book("quick", ["budget=0.2"])  # measure the live run, execute the chapters, build the site
-    checks.check_site("_build/html")           # -> list of problems of a finished site
-    parameters.parameter_table()               # -> a MyST table of the parameters of all chapters
-
-and what a chapter itself calls:
+`build.build_book` measures a live run, executes the chapters and builds the site. What a chapter itself calls:
 
     page = Page(globals())                     # in its first cell: refuses what papermill passed by mistake
     run = page.run("published")                # a recorded run, or a live one

@@ -34,12 +34,8 @@ LIVE = ("budget", "model")  # of the parameters that chapters have, the ones tha
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main(prog_name='jupyter-book')"
 #: Variables that would let the user's set-up of Python, Jupyter or Matplotlib change a chapter.
 FOREIGN = ("PYTHON", "IPYTHON", "JUPYTER", "JPY_", "MPLBACKEND", "MATPLOTLIBRC")
-REDIRECT = """\
-<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><title>{title}</title><meta http-equiv="refresh" content="0; url={page}"></head>
-<body><p><a href="{page}">{title}</a></p></body>
-</html>
+REDIRECT = """<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{title}</title>
+<meta http-equiv="refresh" content="0; url={page}"><p><a href="{page}">{title}</a></p></html>
 """
 
 

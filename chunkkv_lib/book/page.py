@@ -70,8 +70,6 @@ class Page:
     `published` is True until a parameter has another value than its default, or a run is not one of data/runs.
     """
 
-    provenance = staticmethod(provenance)
-
     def __init__(self, namespace: Mapping[str, Any]) -> None:
         attended = "JPY_SESSION_NAME" in os.environ or "__vsc_ipynb_file__" in namespace  # a reader edits cells at will
         self.published = not changed_parameters(namespace) and not attended

@@ -31,7 +31,6 @@ def tasks() -> dict[str, str]:
 def check(
     name: str,
     function: Callable,
-    rounds: int | None = None,
     seed: int | None = None,
     report: Callable | None = print,
     strict: bool = False,
@@ -40,24 +39,21 @@ def check(
     """Compare a function with the right answer on fresh random inputs; stop at the first difference and explain it.
 
     name      one of `tasks()`
-    rounds    how many inputs, each of other sizes; None: as many as the task needs, 5 or more
     seed      repeats an earlier check; it is part of what is reported
     report    is given the lines of text; None: nothing is said
     strict    a wrong answer raises AssertionError with the same text, for graders that want an exception
     hints     how many of the task's three hints a wrong answer is told
-    return    whether all rounds agree
-    raises    InputError: an unknown task, something that cannot be called, fewer than 1 round.
+    return    whether all rounds agree, each on inputs of other sizes
+    raises    InputError: an unknown task, something that cannot be called.
     """
     check_known("task", name, TASKS)
     if not callable(function):
         raise InputError(f"check({name!r}, ...) needs a function, not {type(function).__name__}; pass it without ().")
     task = TASKS[name]
-    rounds = task.rounds if rounds is None else rounds
-    check_whole(rounds=rounds)
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     generator, right = torch.Generator().manual_seed(seed), True
-    text = f"✓ {name}: {rounds} rounds agree (seed {seed})"
-    for number in range(1, rounds + 1):
+    text = f"✓ {name}: {task.rounds} rounds agree (seed {seed})"
+    for number in range(1, task.rounds + 1):
         inputs = task.draw(generator)
         if wrong := problem(task, function, inputs):
             right = False
@@ -66,7 +62,7 @@ def check(
             again, steps = f"check({name!r}, {_name(function)}", texts()[name]["hints"]
             repeat = f"example({name!r}, seed={seed}, round={number}); the whole again: {again}, seed={seed})"
             lines = [
-                f"✗ {name}, round {number} of {rounds}: {wrong}",
+                f"✗ {name}, round {number} of {task.rounds}: {wrong}",
                 f"inputs: {sizes}",
                 f"the same inputs: {repeat}",
                 *(f"hint {step}: {hint}" for step, hint in enumerate(steps[:hints], 1)),

@@ -240,9 +240,6 @@ def replayed(task: Task, rounds: list[tuple], answers: list[dict]) -> Callable:
     return partial(function)  # which has no code of its own that an error could point to
 
 
-# --- Gradescope ---------------------------------------------------------------------------------------------------
-
-
 def gradescope(root: Path, sheet: str, seed: int | None = None) -> dict:
     """Grade the one submission in `root`/submission; write `root`/results/results.json as Gradescope wants it."""
     seed = int.from_bytes(os.urandom(4)) if seed is None else seed

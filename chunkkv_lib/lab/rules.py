@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import compressors
-from ..compressors import H2O, ChunkKV, SnapKV, budget_tokens
+from ..compressors import SnapKV, budget_tokens
 from ..compressors.base import WindowCompressor
 from .codes import PROBES, SCORES, WINDOWS, LayerCodes
 
@@ -52,16 +52,12 @@ def kept_tokens(codes: LayerCodes, setting: Setting, layer: int) -> Tensor:
     n = codes.columns.shape[1]
     tokens, window = setting.tokens(n), setting.fitting_window(n)
     scores = token_scores(codes, setting.method, setting.share, window, layer, setting.seed)
-    match setting.method:
-        case "ChunkKV":
-            method = ChunkKV(tokens, window=window, chunk_size=setting.chunk_size)
-        case "SnapKV":
-            method = SnapKV(tokens, window=window, kernel=setting.kernel)
-        case "H2O":
-            method = H2O(tokens, window=window)
-        case name:
-            method = getattr(compressors, name)(tokens)
-    return keep(method, scores, n)
+    options = {
+        "ChunkKV": {"window": window, "chunk_size": setting.chunk_size},
+        "SnapKV": {"window": window, "kernel": setting.kernel},
+        "H2O": {"window": window},
+    }.get(setting.method, {})
+    return keep(getattr(compressors, setting.method)(tokens, **options), scores, n)
 
 
 def measured(codes: LayerCodes, kept: np.ndarray, marked: Many[int]) -> dict[str, float]:
