@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 import errno
 import inspect
+import os
 import signal
 import sys
 import typing
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -151,9 +153,6 @@ def pdf(
 @app.command()
 def deck(output: Annotated[str, Option(help="the page")] = "_build/lecture.html") -> None:
     """Write the slides of the lecture of 90 minutes, on the recorded runs: one HTML file, no network."""
-    import os
-    from pathlib import Path
-
     from .book import project_root
     from .book.deck import write_deck
 
@@ -219,8 +218,6 @@ def lab(
     output: Annotated[str | None, Option(help="the page (default: the text's name, with -lab.html)")] = None,
 ) -> None:
     """Write a page in which every rule can be changed, for your own text: one HTML file, no network."""
-    from pathlib import Path
-
     from .lab import write_lab
 
     try:
