@@ -17,6 +17,7 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 import torch
+from jinja2 import Template
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
@@ -48,29 +49,17 @@ def write_deck(root: Path, output: str | Path, site: str = "") -> Path:
     raises  InputError: a statement on a slide that the runs do not bear out.
     """
     folder = root / "chapters" / "lecture"
-    slides = (folder / "slides.md").read_text(encoding="utf-8").split("\n---\n")
-    values, minute = contents() | {"site": site}, "0"
-    made = []
-    for number, text in enumerate(slides, 1):
-        given = re.match(r"minute: (\d+)\n", text)
-        minute = given[1] if given else minute
-        made.append(slide(text[given.end() :] if given else text, values, number, minute))
-    page = (folder / "deck.html").read_text(encoding="utf-8").replace("<!--slides-->", "\n".join(made))
-    write_text(output, page)
-    return Path(output)
-
-
-def slide(text: str, values: Mapping[str, object], number: int, minute: str) -> str:
-    """One slide's HTML: everything after a pause in a step of its own, notes aside."""
+    values, minute, slides = contents() | {"site": site}, "0", []
     markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
-    notes = "".join(re.findall(r"^::: notes\n(.*?)^:::$", text, flags=re.M | re.S))
-    text = re.sub(r"^::: notes\n.*?^:::$", "", text, flags=re.M | re.S).format(**values)
-    first, *steps = (markdown.render(part) for part in text.split("\n. . .\n"))
-    shown = first + "".join(f'<div class="step">{step}</div>' for step in steps)
-    foot = f"<span>What compressing a KV cache throws away · CC BY 4.0</span><span>minute {minute} · {number}</span>"
-    aside = f"<aside>{markdown.render(notes)}</aside>"
-    head = f'<section class="slide" data-minute="{minute}" aria-label="Slide {number}">'
-    return f"{head}{shown}{aside}<footer>{foot}</footer></section>"
+    for text in (folder / "slides.md").read_text(encoding="utf-8").split("\n---\n"):
+        if given := re.match(r"minute: (\d+)\n", text):
+            minute, text = given[1], text[given.end() :]
+        text, *notes = re.split(r"^::: notes\n(.*?)^:::$", text, flags=re.M | re.S)
+        first, *steps = map(markdown.render, text.format(**values).split("\n. . .\n"))
+        slides.append({"minute": minute, "first": first, "steps": steps, "notes": markdown.render("".join(notes))})
+    page = Template((folder / "deck.html").read_text(encoding="utf-8"), keep_trailing_newline=True)
+    write_text(output, page.render(slides=slides))
+    return Path(output)
 
 
 def contents() -> dict[str, object]:
