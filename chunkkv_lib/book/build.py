@@ -279,8 +279,6 @@ def exchange(new: Path, output: Path) -> None:
     """Put the site `new` in the place of the site at `output`; a reader finds one or the other whole."""
     output.parent.mkdir(parents=True, exist_ok=True)
     arriving, leaving = (output.with_name(f".{output.name}.{word}") for word in ("arriving", "leaving"))
-    if leaving.exists() and not output.exists():
-        leaving.rename(output)  # an exchange was cut off between its two steps
     for old in (arriving, leaving):
         shutil.rmtree(old, ignore_errors=True)
     shutil.copytree(new, arriving)  # may be on another disk, so that only the renaming below is instantaneous
