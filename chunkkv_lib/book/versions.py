@@ -24,10 +24,7 @@ TIMES = "data/build_times.json"  # below the book's folder
 
 
 def packages(requirements: Path) -> pd.DataFrame:
-    """The pinned packages and what is installed: columns part, package, pinned, installed ("" where it is not).
-
-    requirements   a file of pins below comments that name their part
-    """
+    """The pins of a file, below comments that name their part: columns part, package, pinned, installed ("": not)."""
     rows, part = [], ""
     for line in requirements.read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):

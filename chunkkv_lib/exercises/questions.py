@@ -1,7 +1,4 @@
-"""Questions to answer while reading: in the chapters, on one page, and as a file for Moodle.
-
-from chunkkv_lib.exercises.questions import bank, moodle, quiz
-"""
+"""Questions to answer while reading: in the chapters, on one page, and as a file for Moodle."""
 
 from __future__ import annotations
 

@@ -125,7 +125,11 @@ def prompt_data(
             cache.add(keys, values, kept + ([torch.arange(n)[None]] if tokens == n else []))
 
     capture(model, torch.tensor([*sequence.prompt_ids, *answer]), visit)
-    stops, written = _line_ends(tokenizer), {}
+    # An answer ends at a line break, or where the model ends its text.
+    stops = [ids[0] for text in ("\n", "\n\n") if len(ids := tokenizer.encode(text, add_special_tokens=False)) == 1]
+    if tokenizer.eos_token_id is not None:
+        stops.append(tokenizer.eos_token_id)
+    written = {}
     for tokens, cache in caches.items():
         settings = [one for one in recorded if one.tokens(n) == tokens] + ["full"] * (tokens == n)
         # The prompt's last token is read once more, so that the answer's first one comes from the compressed cache too.
@@ -156,9 +160,3 @@ def probe_tokens(tokenizer: Any, answer: list[int]) -> list[int]:
     """Which tokens of the answer are looked at: the first that are not blank, at most PROBES."""
     words = [i for i, token in enumerate(answer) if tokenizer.decode([token]).strip()]
     return (words or [0])[:PROBES]
-
-
-def _line_ends(tokenizer: Any) -> list[int]:
-    """Tokens at which an answer ends: the end of a text, and a line break."""
-    breaks = [ids[0] for text in ("\n", "\n\n") if len(ids := tokenizer.encode(text, add_special_tokens=False)) == 1]
-    return breaks + [token for token in (tokenizer.eos_token_id,) if token is not None]
