@@ -1,16 +1,11 @@
 """Shared by the tests of the numerical core: hypothesis settings, tiny random models, the shape of an error message."""
 
-from __future__ import annotations
-
-import copy
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import hypothesis
-import numpy as np
 import pytest
-import references as ref
 import torch
 
 from chunkkv_lib.errors import InputError
@@ -67,37 +62,6 @@ def _tiny_model(architecture: str, attention: str, changes: tuple):
 def token_ids(count: int, seed: int = 0) -> torch.Tensor:
     """Random tokens of a tiny model."""
     return torch.randint(1, 97, (count,), generator=torch.Generator().manual_seed(seed))
-
-
-def masked_forward(model, kept_sets: list[torch.Tensor], prompt, new, monkeypatch, reread: bool = False) -> np.ndarray:
-    """Logits [new, vocabulary] of one eager forward over prompt and new tokens, in float64.
-
-    The new tokens' queries see -inf on evicted positions. reread: the prompt's last token comes once more before the
-    new ones, at its own position, and its first occurrence is evicted.
-    """
-    n, later = len(prompt), torch.cat([prompt[-1:], new]) if reread else new
-
-    def attend(module, query, key, value, attention_mask, scaling, **kwargs):
-        queries, keys, values = (ref.array(x[0]) for x in (query, key, value))
-        heads, total = queries.shape[:2]
-        sees = np.stack([ref.causal(range(total), total)] * heads)
-        kept = kept_sets[module.layer_idx].tolist()
-        for h in range(heads):
-            stays = set(kept[ref.set_of_head(h, len(kept), heads)]) - ({n - 1} if reread else set())
-            sees[h, n:, sorted(set(range(n)) - stays)] = False
-        rows = ref.softmax(ref.logits(queries, keys), sees)
-        repeated = np.repeat(values, heads // len(values), axis=0)
-        return torch.from_numpy((rows @ repeated).transpose(1, 0, 2))[None].to(query), None
-
-    from transformers.models.llama import modeling_llama
-
-    model = copy.deepcopy(model).double()
-    model.set_attn_implementation("eager")
-    monkeypatch.setattr(modeling_llama, "eager_attention_forward", attend)
-    positions = torch.cat([torch.arange(n), torch.arange(n - reread, n - reread + len(later))])
-    with torch.inference_mode():
-        logits = model(input_ids=torch.cat([prompt, later])[None], position_ids=positions[None]).logits[0]
-    return logits[len(logits) - len(new) - reread :].numpy()
 
 
 @contextmanager

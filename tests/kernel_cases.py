@@ -6,8 +6,6 @@
 Triton decides once per process, when it is imported, whether it interprets; hence the process.
 """
 
-from __future__ import annotations
-
 import sys
 
 import references as ref

@@ -3,14 +3,10 @@
 Arrays: queries [Hq, r, d], keys and values [Hkv, n, d], scores [heads, positions], kept: one list of positions per set.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
 import torch
-
-# --- inputs -------------------------------------------------------------------------------------------------------
 
 
 def random_layer(query_heads=4, kv_heads=2, n=37, d=5, seed=0, scale=1.0, dtype=torch.float64):
@@ -24,9 +20,6 @@ def random_layer(query_heads=4, kv_heads=2, n=37, d=5, seed=0, scale=1.0, dtype=
 def array(x: torch.Tensor) -> np.ndarray:
     """A tensor's values as they are, in float64."""
     return x.detach().cpu().double().numpy()
-
-
-# --- attention ----------------------------------------------------------------------------------------------------
 
 
 def logits(queries, keys):
@@ -57,9 +50,6 @@ def log_sum_exp(queries, keys):
     """Of every query's logits with the keys that it sees."""
     n = keys.shape[1]
     return np.logaddexp.reduce(np.where(causal(range(n), n), logits(queries, keys), -np.inf), axis=-1)
-
-
-# --- scores -------------------------------------------------------------------------------------------------------
 
 
 def window_sums(queries, keys, window, raw=False):
@@ -94,9 +84,6 @@ def pool_positions(scores, kind, kernel):
     return out
 
 
-# --- choices ------------------------------------------------------------------------------------------------------
-
-
 def tokens(budget, n):
     """How many tokens stay."""
     return max(1, round(n * budget)) if isinstance(budget, float) else budget
@@ -126,9 +113,6 @@ def best_chunks(row, size, aggregate, count):
     return sorted(found)
 
 
-# --- metrics ------------------------------------------------------------------------------------------------------
-
-
 def heads_of_set(s, sets, heads):
     """The cache heads that kept set s of `sets` speaks for."""
     return range(s * heads // sets, (s + 1) * heads // sets) if sets <= heads else [s * heads // sets]
@@ -138,12 +122,9 @@ def l1_loss(x, kept):
     """Sum of |x| over evicted positions / sum of |x| over all positions, per kept set."""
     losses = []
     for s, stays in enumerate(kept):
-        mass = {
-            (h, i): sum(abs(v) for v in x[h, i].tolist())
-            for h in heads_of_set(s, len(kept), len(x))
-            for i in range(x.shape[1])
-        }
-        losses.append(sum(m for (_, i), m in mass.items() if i not in set(stays)) / sum(mass.values()))
+        mass = np.abs(x[list(heads_of_set(s, len(kept), len(x)))]).sum(-1)
+        gone = [i for i in range(x.shape[1]) if i not in stays]
+        losses.append(mass[:, gone].sum() / mass.sum())
     return np.array(losses)
 
 

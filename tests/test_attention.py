@@ -1,9 +1,5 @@
 """Attention rows, log-sum-exp and column sums against n x n float64 references, and what is refused."""
 
-from __future__ import annotations
-
-import threading
-
 import numpy as np
 import pytest
 import references as ref
@@ -48,9 +44,6 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(attention_module, "TILE_BYTES", 1)
 
 
-# --- rows ---------------------------------------------------------------------------------------------------------
-
-
 @given(shapes, groups, st.data())
 def test_rows_equal_the_reference_for_queries_anywhere(shape, group, data):
     queries, keys, values = layer(shape, group)
@@ -74,18 +67,10 @@ def test_rows_compute_in_float32_or_better(dtype):
     exact = 1e-12 if dtype == torch.float64 else 2e-6
     np.testing.assert_allclose(rows, ref.attention(ref.array(queries), ref.array(keys)), atol=exact)
     assert (rows.triu(1) == 0).all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_logits_beyond_float16_stay_finite(dtype):
-    queries, keys, _ = ref.random_layer(2, 1, 20, 64, scale=200.0, dtype=dtype)
+    queries, keys, _ = ref.random_layer(2, 1, 20, 64, scale=200.0, dtype=dtype)  # logits beyond float16
     assert attention_logits(queries, keys).abs().max() > 65504
-    assert torch.isfinite(attention_rows(queries, keys)).all()
     expected = ref.column_sums(ref.array(queries), ref.array(keys))
     np.testing.assert_allclose(column_sums(queries, keys), expected, atol=5e-3)
-
-
-# --- column sums --------------------------------------------------------------------------------------------------
 
 
 @given(shapes, groups)
@@ -111,39 +96,20 @@ def test_column_sums_in_tiles(small_tiles, dtype, n):
     np.testing.assert_array_equal(column_sums(queries, keys, lse), sums)
 
 
-@pytest.fixture
-def torch_threads():
-    """Sets the number of torch's threads; afterwards it is what it was."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("n", [1, 15, 200])
-def test_column_sums_are_the_same_bits_with_any_number_of_threads(small_tiles, torch_threads, n):
+def test_column_sums_are_the_same_bits_with_any_number_of_threads(small_tiles, n):
     queries, keys, _ = ref.random_layer(6, 3, n, 7, dtype=torch.float32)
-    lse, found = log_sum_exp(queries, keys), []
-    for threads in (1, 2, 5):
-        torch_threads(threads)
-        found.append(column_sums(queries, keys, lse))
-        assert torch.get_num_threads() == threads
+    lse, found, before = log_sum_exp(queries, keys), [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(column_sums(queries, keys, lse))
+            assert torch.get_num_threads() == threads
+            with pytest.raises(ZeroDivisionError):  # a piece that fails is not lost
+                _in_threads(lambda piece: 1 / piece, [(1,), (0,), (1,)], torch.device("cpu"))
+    finally:
+        torch.set_num_threads(before)
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
-
-
-def test_pieces_of_work_have_a_thread_each_and_leave_the_settings_as_they_were(torch_threads):
-    torch_threads(2)
-    meeting = threading.Barrier(2, timeout=60)  # passed only by two pieces at the same time
-
-    def work(piece):
-        meeting.wait()
-        return piece, torch.get_num_threads()
-
-    assert _in_threads(work, [(i,) for i in range(4)], torch.device("cpu")) == [(i, 1) for i in range(4)]
-    with pytest.raises(ZeroDivisionError):
-        _in_threads(lambda piece: 1 / piece, [(1,), (0,), (1,)], torch.device("cpu"))
-    assert torch.get_num_threads() == 2
-    here = {_in_threads(threading.get_ident, [(), ()], torch.device(kind))[1] for kind in ("cpu", "meta")}
-    assert threading.get_ident() in here and len(here) == 2
 
 
 @pytest.mark.parametrize("window", [1, 8, 29, 30, 45])
@@ -151,9 +117,6 @@ def test_unmasked_column_sums_mask_only_the_last_corner(small_tiles, window):
     queries, keys, _ = ref.random_layer(4, 2, 30)
     expected = ref.column_sums(ref.array(queries), ref.array(keys), unmasked_before=30 - window)
     np.testing.assert_allclose(unmasked_column_sums(queries, keys, window), expected, atol=1e-12)
-
-
-# --- PromptAttention ----------------------------------------------------------------------------------------------
 
 
 def test_prompt_attention_gives_each_piece_and_computes_it_once():
@@ -178,8 +141,6 @@ def test_prompt_attention_gives_each_piece_and_computes_it_once():
     np.testing.assert_allclose(earlier.probe_rows(), full[:, 3:5])
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------
-
 ones = torch.ones
 
 
@@ -189,7 +150,6 @@ ones = torch.ones
         (ones(1, 4, 9, 8), ones(1, 2, 9, 8), ["queries", "(1, 4, 9, 8)", "3 dimensions", "drop the batch"]),
         (ones(4, 9, 8), ones(9, 8), ["keys", "(9, 8)", "3 dimensions"]),
         (ones(4, 9, 8), ones(3, 9, 8), ["4 query heads", "3 KV heads", "multiple"]),
-        (ones(2, 9, 8), ones(4, 9, 8), ["2 query heads", "4 KV heads", "multiple"]),
         (ones(4, 9, 8), ones(0, 9, 8), ["4 query heads", "0 KV heads"]),
         (ones(4, 9, 8), ones(2, 9, 6), ["head dimension 8", "6", "equal"]),
         (ones(4, 9, 8).long(), ones(2, 9, 8), ["queries", "torch.int64", "floating"]),
@@ -201,33 +161,23 @@ def test_tensors_that_do_not_fit_are_refused(queries, keys, parts):
             check(queries, keys)
 
 
+Q, K = ones(2, 9, 4), ones(1, 9, 4)
+
+
 @pytest.mark.parametrize(
-    ("queries", "keys", "parts"),
+    ("make", "parts"),
     [
-        (ones(4, 8, 8), ones(2, 9, 8), ["8 queries", "9 keys", "prompt"]),
-        (ones(4, 0, 8), ones(2, 0, 8), ["empty", "0 tokens", "longer prompt"]),
-        (ones(4, 9, 8) * torch.nan, ones(2, 9, 8), ["queries", "NaN", "finite"]),
-        (ones(4, 9, 8), ones(2, 9, 8) / 0, ["keys", "infinity", "finite"]),
+        (lambda: PromptAttention(Q[:, :8], K), ["8 queries", "9 keys", "prompt"]),
+        (lambda: PromptAttention(Q[:, :0], K[:, :0]), ["empty", "0 tokens", "longer prompt"]),
+        (lambda: PromptAttention(Q * torch.nan, K), ["queries", "NaN", "finite"]),
+        (lambda: PromptAttention(Q, K / 0), ["keys", "infinity", "finite"]),
+        (lambda: PromptAttention(Q, K).window_rows(0), ["window=0", "between 1 and 9"]),
+        (lambda: PromptAttention(Q, K).window_logits(10), ["window=10", "9 prompt tokens", "between 1 and 9"]),
+        (lambda: PromptAttention(Q, K).probe_rows(), ["no probe queries", "probe_queries="]),
+        (lambda: PromptAttention(Q, K, probe_queries=ones(2, 3, 5)), ["head dimension 5"]),
+        (lambda: PromptAttention(Q, K, probe_queries=ones(2, 3, 4) * torch.nan), ["probe queries", "NaN"]),
     ],
 )
-def test_tensors_that_are_no_prompt_are_refused(queries, keys, parts):
+def test_what_is_no_prompt_window_or_probe_is_refused(make, parts):
     with refused(*parts):
-        PromptAttention(queries, keys)
-
-
-@pytest.mark.parametrize("window", [0, -1, 10])
-def test_window_outside_the_prompt_is_refused(window):
-    attention = PromptAttention(ones(2, 9, 4), ones(1, 9, 4))
-    for piece in (attention.window_rows, attention.window_logits):
-        with refused(f"window={window}", "9 prompt tokens", "between 1 and 9"):
-            piece(window)
-
-
-def test_probes_that_are_missing_or_do_not_fit_are_refused():
-    queries, keys = ones(2, 9, 4), ones(1, 9, 4)
-    with refused("no probe queries", "probe_queries="):
-        PromptAttention(queries, keys).probe_rows()
-    with refused("head dimension 5"):
-        PromptAttention(queries, keys, probe_queries=ones(2, 3, 5))
-    with refused("probe queries", "NaN"):
-        PromptAttention(queries, keys, probe_queries=ones(2, 3, 4) * torch.nan)
+        make()

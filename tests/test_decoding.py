@@ -1,26 +1,23 @@
-"""Decoding from compressed caches against the plain model, transformers' own cache, and a masked float64 forward."""
+"""Decoding from compressed caches against the plain model and transformers' own cache.
 
-from __future__ import annotations
+The last prompt token read once more, sets per query head, and methods of several granularities in one batch are held
+to a masked float64 forward in test_analysis, step by step in test_generation.
+"""
 
 import copy
 import math
 
-import numpy as np
 import pytest
 import torch
-from common import each_architecture, masked_forward, refused, tiny_model, token_ids
+from common import each_architecture, refused, tiny_model, token_ids
 from transformers import DynamicCache
 
 from chunkkv_lib import Sequence, analyse, decoding
 from chunkkv_lib.capture import capture
-from chunkkv_lib.compressors import ChunkKV, Random, Recent, SnapKV
+from chunkkv_lib.compressors import ChunkKV, Random, SnapKV
 from chunkkv_lib.decoding import CompressedCache, answer_scores, check_decoding, decode, generate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def scores_of(*arguments: torch.Tensor) -> dict[str, float]:
-    return {name: score.item() for name, score in answer_scores(*arguments).items()}
 
 
 N, PROMPT, ANSWER = 30, token_ids(30), token_ids(6, seed=1)
@@ -75,12 +72,9 @@ def test_full_cache_gives_the_plain_forwards_logits(dtype, n):
     assert difference < (0.15 if dtype == torch.bfloat16 else 1e-5)  # bfloat16: logits of spread 1.6, 8 bits
 
 
-# --- compressed caches --------------------------------------------------------------------------------------------
-
-
 @each_architecture
 @pytest.mark.parametrize("granularity", ["kv_head", "layer"])
-def test_sets_per_kv_head_equal_a_dynamic_cache(architecture, granularity):
+def test_sets_per_kv_head_equal_a_dynamic_cache_at_once_and_step_by_step(architecture, granularity):
     """What transformers does with gathered keys and values and the true positions of the new tokens."""
     model = tiny_model(architecture)
     layers = fill_layers(model)
@@ -91,72 +85,17 @@ def test_sets_per_kv_head_equal_a_dynamic_cache(architecture, granularity):
         for layer, sets in zip(layers, kept_sets):
             index = sets[method].expand(2, -1)[..., None].expand(-1, -1, 8)
             theirs.update(layer.keys.gather(1, index)[None], layer.values.gather(1, index)[None], layer.index)
+        places = torch.arange(N, N + 6)[None]
         with torch.inference_mode():
-            expected = model(
-                input_ids=ANSWER[None], past_key_values=theirs, position_ids=torch.arange(N, N + 6)[None]
-            ).logits[0]
+            expected = model(input_ids=ANSWER[None], past_key_values=theirs, position_ids=places).logits[0]
         torch.testing.assert_close(logits[method], expected, rtol=0, atol=1e-4)
     assert (logits[0] - logits[1]).abs().max() > 0.1  # the methods do differ
 
-
-@pytest.mark.parametrize("granularity", ["kv_head", "query_head", "layer"])
-def test_the_last_prompt_token_read_once_more_equals_a_masked_float64_forward(granularity, monkeypatch):
-    """Its first entry counts for nothing, whether a head kept it or not."""
-    model = tiny_model()
-
-    def mixed(index, queries, keys):
-        methods = Random(budget=20, seed=index, granularity=granularity), Recent(budget=20, granularity=granularity)
-        return [method.select(queries, keys) for method in methods]
-
-    cache, kept_sets = CompressedCache(N, reread=True), []
-    for layer in fill_layers(model):
-        kept_sets.append(mixed(layer.index, layer.queries[:, :N], layer.keys[:, :N]))
-        cache.add(layer.keys[:, :N], layer.values[:, :N], kept_sets[-1])
-    last = {bool(row[-1] == N - 1) for sets in kept_sets for row in sets[0]}
-    assert last == {True, False}, "heads with and without the last token"
-    logits = decode(model, cache, torch.cat([PROMPT[-1:], ANSWER]))
-    assert torch.equal(decode(model, cache, torch.cat([PROMPT[-1:], ANSWER]), logits_to_keep=2), logits[:, -2:])
-    first = decode(model, cache, PROMPT[-1:], append=True)  # in two steps
-    torch.testing.assert_close(torch.cat([first, decode(model, cache, ANSWER)], 1), logits, rtol=0, atol=1e-4)
-    for method in range(2):
-        sets = [one[method] for one in kept_sets]
-        expected = masked_forward(model, sets, PROMPT, ANSWER, monkeypatch, reread=True)
-        np.testing.assert_allclose(logits[method], expected, atol=2e-4)
-
-
-def test_methods_of_different_granularity_share_a_batch(monkeypatch):
-    """Each row is what it would be alone."""
-    model = tiny_model()
-
-    def mixed(index, queries, keys):
-        return [
-            Random(budget=9, seed=index, granularity=g).select(queries, keys)
-            for g in ("kv_head", "query_head", "layer")
-        ]
-
-    cache, kept_sets = fill(model, mixed)
-    logits = decode(model, cache, ANSWER)
-    assert cache.methods == 3
-    for method in range(3):
-        expected = masked_forward(model, [sets[method] for sets in kept_sets], PROMPT, ANSWER, monkeypatch)
-        np.testing.assert_allclose(logits[method], expected, atol=2e-4)
-        alone, _ = fill(model, lambda *layer, method=method: [mixed(*layer)[method]])
-        torch.testing.assert_close(decode(model, alone, ANSWER)[0], logits[method], rtol=0, atol=1e-4)
-
-
-# --- several steps ------------------------------------------------------------------------------------------------
-
-
-@each_architecture
-@pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
-def test_appending_step_by_step_equals_one_decode(architecture, granularity):
-    model = tiny_model(architecture)
-    cache, _ = fill(model, chosen(granularity))
-    at_once = decode(model, cache, ANSWER)
-    assert torch.equal(decode(model, cache, ANSWER), at_once)  # without append the cache stays as it is
+    assert torch.equal(decode(model, cache, ANSWER), logits)  # without append the cache stays as it is
+    assert torch.equal(decode(model, cache, ANSWER, logits_to_keep=2), logits[:, -2:])
     assert cache.next_position == N and cache.layers[0][0].shape[2] == 12
     steps = torch.cat([decode(model, cache, part, append=True) for part in ANSWER.split([1, 3, 2])], 1)
-    torch.testing.assert_close(steps, at_once, rtol=0, atol=1e-4)
+    torch.testing.assert_close(steps, logits, rtol=0, atol=1e-4)
     assert cache.next_position == N + 6
     assert [keys.shape[2] for keys, _ in cache.layers] == [values.shape[2] for _, values in cache.layers] == [18] * 3
 
@@ -196,10 +135,11 @@ def test_answer_scores_by_hand():
     kl = [0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2), 0.9 * math.log(0.9 / 0.4) + 0.1 * math.log(0.1 / 0.6)]
     nll = -(math.log(0.8) + math.log(0.4)) / 2
     expected = {"nll": nll, "kl": sum(kl) / 2, "top1_agreement": 0.5, "accuracy": 0}
-    assert scores_of(ours + 3, full - 7, torch.tensor([0, 0])) == pytest.approx(expected)
-    assert scores_of(ours, full, torch.tensor([0, 1]))["accuracy"] == 1
+    assert answer_scores(ours + 3, full - 7, torch.tensor([0, 0])) == pytest.approx(expected)
+    assert answer_scores(ours, full, torch.tensor([0, 1]))["accuracy"] == 1
     half, answer = (5 * ours).half(), torch.tensor([0, 0])  # computed in float32 all the same
-    assert scores_of(half, half, answer) == pytest.approx(scores_of(half.double(), half.double(), answer), abs=1e-5)
+    for name, exact in answer_scores(half.double(), half.double(), answer).items():
+        assert answer_scores(half, half, answer)[name] == pytest.approx(exact.item(), abs=1e-5)
 
 
 @pytest.mark.parametrize(("architecture", "most"), [("Llama", 128), ("Mistral", 100)])
@@ -215,10 +155,7 @@ def test_a_continuation_beyond_the_models_positions_or_window_is_refused(archite
             generate(model, cache, 5, max_new_tokens=count)
 
 
-# --- the check of a model's decoding ------------------------------------------------------------------------------
-
-
-def altered(monkeypatch, change) -> torch.nn.Module:
+def altered(monkeypatch, change=lambda x: x) -> torch.nn.Module:
     """A model of its own whose MLP of layer 1 is followed by `change`."""
     model = copy.deepcopy(tiny_model())
     model._chunkkv_decodes = False  # another test may have had it checked
@@ -228,8 +165,7 @@ def altered(monkeypatch, change) -> torch.nn.Module:
 
 
 def test_a_model_that_decodes_as_it_predicts_is_checked_once(monkeypatch):
-    model = copy.deepcopy(tiny_model())
-    model._chunkkv_decodes = False
+    model = altered(monkeypatch)
     check_decoding(model, PROMPT)
     monkeypatch.setattr(decoding, "decode", lambda *_: pytest.fail("checked again"))
     check_decoding(model, PROMPT)

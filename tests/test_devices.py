@@ -5,8 +5,6 @@ tensor says that it lives on a device such as "cuda:1"; an operation on tensors 
 on the real ones; `.to(device)` and `device=` move and place. The arithmetic is the CPU's.
 """
 
-from __future__ import annotations
-
 import copy
 from functools import partial
 

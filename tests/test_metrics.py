@@ -3,8 +3,6 @@
 The columns of a run that no test here names are held to their references in test_analysis.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -45,8 +43,6 @@ def cases(draw):
     positions = torch.tensor(draw(st.lists(st.integers(0, 2 * n), min_size=min(probes, n), max_size=min(probes, n))))
     return q[:, : len(positions)], keys, values, kept, positions
 
-
-# --- the cache ----------------------------------------------------------------------------------------------------
 
 # Two heads, four tokens, two channels. L1 masses: head 0: 3, 1, 4, 2 (sum 10), head 1: 1, 1, 0, 8 (sum 10).
 CACHE = torch.tensor([[[1.0, -2], [0, 1], [-4, 0], [1, 1]], [[1, 0], [0, -1], [0, 0], [8, 0]]])
@@ -97,7 +93,7 @@ def test_random_positions_lose_their_share():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_low_precision_caches_do_not_overflow(dtype):
+def test_low_precision_caches_do_not_overflow_and_keeping_everything_shows_everything(dtype):
     """60000 squared, or 200 of them added up, is far beyond float16."""
     values = torch.full((2, 200, 8), 60000.0, dtype=dtype)
     kept = torch.arange(50)[None]
@@ -105,9 +101,12 @@ def test_low_precision_caches_do_not_overflow(dtype):
     assert cache_cosine(values, kept).tolist() == [pytest.approx(0.5)]
     assert kv_l1_absolute(values, kept).item() == pytest.approx(0.75 * values[0, 0, 0].item())
     assert kv_l1_loss(values, kept).dtype == torch.float32
-
-
-# --- attention ----------------------------------------------------------------------------------------------------
+    queries, keys, small = ref.random_layer(6, 3, 50, 8, dtype=dtype)
+    cache, kept, at = (queries[:, :4], keys), torch.arange(50)[None], torch.arange(50, 54)
+    everything = [metric(*cache, kept, at) for metric in (attention_cosine_similarity, attention_mass)]
+    for result in (*everything, attention_output_cosine(*cache, small, kept, at)):
+        assert result.dtype == torch.float32
+        np.testing.assert_allclose(result, 1, atol=1e-5)
 
 
 def probe_with(probabilities: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,9 +129,11 @@ def test_attention_metrics_by_hand():
 @given(cases())
 def test_attention_metrics_equal_the_reference(case):
     q, keys, values, kept, positions = case
-    group = len(q) // len(keys)
+    group, sets = len(q) // len(keys), kept.tolist()
+    logits = ref.logits(ref.array(q), ref.array(keys))  # whose cosines, of either sign, come before the softmax
+    expected = ref.row_cosines(logits, ref.masked_rows(logits, sets))
+    np.testing.assert_allclose(row_cosine(attention_logits(q, keys), kept), expected, atol=1e-9)
     rows = ref.attention(ref.array(q), ref.array(keys), positions.tolist())
-    sets = kept.tolist()
     left = ref.masked_rows(rows, sets).sum(-1)
     np.testing.assert_allclose(attention_mass(q, keys, kept, positions), left, atol=1e-12)
 
@@ -149,28 +150,6 @@ def test_attention_metrics_equal_the_reference(case):
         assert cosines[h, p].item() == pytest.approx(ref.cosine(rows[h, p], compressed[h, p]), abs=1e-9)
         v = ref.array(values)[h // group]
         assert outputs[h, p].item() == pytest.approx(ref.cosine(rows[h, p] @ v, compressed[h, p] @ v), abs=1e-6)
-
-
-@given(cases())
-def test_cosine_of_logits_equals_the_reference(case):
-    """Rows need not be positive: the logits before the softmax, of probes that see everything."""
-    q, keys, _, kept, _ = case
-    logits = ref.logits(ref.array(q), ref.array(keys))
-    expected = ref.row_cosines(logits, ref.masked_rows(logits, kept.tolist()))
-    np.testing.assert_allclose(row_cosine(attention_logits(q, keys), kept), expected, atol=1e-9)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_keeping_everything_shows_everything(dtype):
-    queries, keys, values = ref.random_layer(6, 3, 50, 8, dtype=dtype)
-    kept, at, q = torch.arange(50)[None], torch.arange(50, 54), queries[:, :4]
-    for result in (
-        attention_cosine_similarity(q, keys, kept, at),
-        attention_mass(q, keys, kept, at),
-        attention_output_cosine(q, keys, values, kept, at),
-    ):
-        assert result.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-        np.testing.assert_allclose(result, 1, atol=1e-5)
 
 
 def test_cosines_and_masses_stay_within_their_limits():
@@ -193,61 +172,53 @@ def test_prompt_cosine_is_the_mean_over_all_prompt_queries(rows):
         np.testing.assert_allclose(mine, cosines.mean(-1), atol=1e-6)
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------
-
 Q, K, V = ref.random_layer(4, 2, 20, dtype=torch.float32)
-AT = torch.tensor([20, 21])
-FITS = {"q": Q[:, :2], "keys": K, "values": V, "kept": torch.tensor([[0, 5]]), "positions": AT}
-BAD_SETS = [
-    ({"kept": torch.tensor([[0, 20]])}, ["0..20", "0..19"]),
-    ({"kept": torch.tensor([[0, 5]] * 3)}, ["3 kept sets", "per KV head"]),
-    ({"kept": torch.zeros(0, 2, dtype=torch.int64)}, ["0 kept sets"]),
-]
-
-
-@pytest.mark.parametrize("metric", [kv_l1_loss, kv_l1_absolute, cache_cosine])
-@pytest.mark.parametrize(
-    ("changed", "parts"),
-    [*BAD_SETS, ({"x": V[None]}, ["(1, 2, 20, 5)"]), ({"x": V / 0}, ["infinity"]), ({"x": V * math.nan}, ["NaN"])],
-)
-def test_caches_that_cannot_be_measured_are_refused(metric, changed, parts):
-    with refused(*parts):
-        metric(**{"x": V, "kept": FITS["kept"]} | changed)
+FITS = {"q": Q[:, :2], "keys": K, "values": V, "kept": torch.tensor([[0, 5]]), "positions": torch.tensor([20, 21])}
 
 
 @pytest.mark.parametrize(
     ("changed", "parts"),
     [
-        *BAD_SETS,
-        ({"q": Q[:, :2] * math.nan}, ["probe queries", "NaN"]),
-        ({"q": Q[:3, :2]}, ["3 query heads", "2 KV heads"]),
-        ({"q": Q[:, :0], "positions": AT[:0]}, ["probe"]),
-        ({"keys": K / 0}, ["keys", "infinity"]),
-        ({"positions": AT[:1]}, ["positions", "2 probe queries"]),
-        ({"positions": AT.float()}, ["positions", "int64"]),
-        ({"positions": [20, 21]}, ["positions", "tensor"]),
-        ({"positions": torch.tensor([-1, 3])}, ["position -1", "start at 0"]),
+        ({"kept": torch.tensor([[0, 20]])}, ["0..20", "0..19"]),
+        ({"kept": torch.tensor([[0, 5]] * 3)}, ["3 kept sets", "per KV head"]),
+        ({"kept": torch.zeros(0, 2, dtype=torch.int64)}, ["0 kept sets"]),
+        ({"kept": torch.tensor([[3, 1]])}, ["ascending"]),
+        ({"kept": torch.tensor([[1, 2], [5, 5]])}, ["unique", "every row"]),
+        ({"kept": torch.tensor([1, 2])}, ["(2,)", "[S, b] int64"]),
+        ({"kept": torch.tensor([[1, 2]], dtype=torch.int32)}, ["torch.int32", "int64"]),
         ({"values": V * math.nan}, ["values", "NaN"]),
         ({"values": V[:, :10]}, ["values", "10", "20"]),
         ({"values": V[:1]}, ["values", "1", "2"]),
-        ({"values": V[0]}, ["values", "(20, 5)"]),
+        ({"values": V[0]}, ["(20, 5)"]),
+        ({"q": Q[:, :2] * math.nan}, ["probe queries", "NaN"]),
+        ({"q": Q[:, :0], "positions": torch.tensor([])}, ["probe"]),
+        ({"keys": K / 0}, ["keys", "infinity"]),
+        ({"positions": torch.tensor([20])}, ["positions", "2 probe queries"]),
+        ({"positions": torch.tensor([20.0, 21])}, ["positions", "int64"]),
+        ({"positions": [20, 21]}, ["positions", "tensor"]),
+        ({"positions": torch.tensor([-1, 3])}, ["position -1", "start at 0"]),
     ],
 )
-def test_attention_that_cannot_be_measured_is_refused(changed, parts):
+def test_what_cannot_be_measured_is_refused_by_every_metric(changed, parts):
+    given = FITS | changed
     with refused(*parts):
-        attention_output_cosine(**FITS | changed)
-    without_values = {name: x for name, x in (FITS | changed).items() if name != "values"}
+        attention_output_cosine(**given)
+    values, kept = given.pop("values"), given["kept"]
     for metric in () if "values" in changed else (attention_cosine_similarity, attention_mass):
         with refused(*parts):
-            metric(**without_values)
+            metric(**given)
+    for metric in (kv_l1_loss, kv_l1_absolute, cache_cosine) if "kept" in changed else ():
+        with refused(*parts):
+            metric(values, kept)
 
 
-@pytest.mark.parametrize(
-    ("spans", "parts"), [([], ["no passage"]), ([(2, 2)], ["2..2"]), ([(5, 8)], ["5..8", 7]), ([(-1, 2)], ["-1..2"])]
-)
-def test_passages_and_sets_that_do_not_fit_are_refused(spans, parts):
-    kept = torch.tensor([[0, 1]])
-    with refused(*parts):
-        passage_survival(kept, spans, 7)
+@pytest.mark.parametrize("metric", [kv_l1_loss, kv_l1_absolute, cache_cosine])
+def test_caches_and_passages_that_cannot_be_measured_are_refused(metric):
+    for x, part in ((V[None], "(1, 2, 20, 5)"), (V / 0, "infinity"), (V * math.nan, "NaN")):
+        with refused(part):
+            metric(x, FITS["kept"])
+    for spans, part in (([], "no passage"), ([(2, 2)], "2..2"), ([(5, 8)], "5..8"), ([(-1, 2)], "-1..2")):
+        with refused(part):
+            passage_survival(torch.tensor([[0, 1]]), spans, 7)
     with refused("empty"):
-        overlap(kept[:, :0], kept)
+        overlap(torch.zeros(1, 0, dtype=torch.int64), FITS["kept"])

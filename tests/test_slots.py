@@ -1,7 +1,5 @@
 """Caches compared slot by slot, against loops in float64."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from common import tiny_model, token_ids
