@@ -1,7 +1,5 @@
 """Shared by the tests of sequences: small rows, archives, tokenizers, and the layout of each LongBench data set."""
 
-from __future__ import annotations
-
 import json
 import re
 import zipfile

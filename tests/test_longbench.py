@@ -10,8 +10,10 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from common import message
+from huggingface_hub.errors import LocalEntryNotFoundError
 from sequence_parts import LAYOUTS, LONGBENCH_SETS, a_row, a_tokenizer, archive, as_lines, check_layout
 
 from chunkkv_lib import sequences
@@ -40,18 +42,15 @@ def test_layouts_on_disk(tmp_path, prefix):
     assert sequences.load_rows("longbench", tmp_path) == sequences.load_rows("longbench", tmp_path / "folder") == rows
 
 
-def test_line_breaks_of_other_kinds_are_text(tmp_path):
-    row = a_row("qasper", context="one\u2028two\x85three\x0bfour")
-    path = archive(tmp_path / "data.zip", qasper=as_lines([row]).replace(b"\n", b"\r\n"))
-    assert [r["context"] for r in read_single(path) if r["dataset"] == "qasper"] == [row["context"]]
-
-
-def test_missing_ids_become_hashes_of_the_prompt(tmp_path):
-    rows = [a_row("qasper", number, _id=None) for number in (0, 1)]
-    path, reverse = (archive(tmp_path / f"{i}.zip", qasper=as_lines(rows[::i])) for i in (1, -1))
-    found, again = ([row["_id"] for row in read_single(place)][2:4] for place in (path, reverse))
-    assert len(set(found)) == 2 and found == again[::-1]
-    assert found[0] == "text-" + hashlib.sha256(prompts.prompt(rows[0]).encode()).hexdigest()[:16]
+def test_line_breaks_of_other_kinds_are_text_and_missing_ids_become_hashes_of_the_prompt(tmp_path):
+    breaks = "one\u2028two\x85three\x0bfour"
+    rows = [a_row("qasper", _id=None, input=f"Who {number}?", context=breaks) for number in (0, 1)]
+    paths = (archive(tmp_path / f"{i}.zip", qasper=as_lines(rows[::i]).replace(b"\n", b"\r\n")) for i in (1, -1))
+    found, again = ([row for row in read_single(path) if row["dataset"] == "qasper"] for path in paths)
+    assert [row["context"] for row in found] == [row["context"] for row in rows]
+    ids = [row["_id"] for row in found]
+    assert len(set(ids)) == 2 and ids == [row["_id"] for row in again][::-1]
+    assert ids[0] == "text-" + hashlib.sha256(prompts.prompt(rows[0]).encode()).hexdigest()[:16]
 
 
 @pytest.mark.parametrize(
@@ -76,23 +75,24 @@ def test_archives_that_zipfile_cannot_read(tmp_path):
     path = archive(tmp_path / "data.zip")
     whole = path.read_bytes()
     directory = whole.index(b"PK\x01\x02")
-    flipped, encrypted, unknown = (bytearray(whole) for _ in range(3))
+    flipped = bytearray(whole)
     flipped[60] ^= 255  # inside the first member's data
-    for changed, offset, value in ((encrypted, 6, 1), (unknown, 8, 97)):
-        changed[offset] = changed[directory + offset + 2] = value
-    for content, said in (
-        (whole[: len(whole) // 2], "not a whole zip file"),
-        (b"<html>not found</html>", "not a whole zip file"),
-        (flipped, "not a whole zip file"),
-        (encrypted, "encrypted"),
-        (unknown, "not supported"),
-    ):
+    for content in (whole[: len(whole) // 2], b"<html>not found</html>", flipped):
         path.write_bytes(content)
+        assert "not a whole zip file" in message(read_single, path)
+    for offset, value, said in ((6, 1, "encrypted"), (8, 97, "not supported")):
+        changed = bytearray(whole)
+        changed[offset] = changed[directory + offset + 2] = value
+        path.write_bytes(changed)
         text = message(read_single, path)
-        assert said in text and ("unpack it and pass the folder" in text) == (content in (encrypted, unknown))
+        assert said in text and "unpack it and pass the folder" in text
 
 
-def test_files_in_another_folder_are_named(tmp_path):
+def test_what_is_not_there_or_in_another_folder_is_named(tmp_path):
+    assert "does not exist; --data-path wants" in message(read_single, tmp_path / "no.zip")
+    assert "lacks data/narrativeqa.jsonl, data/qasper.jsonl" in message(read_single, tmp_path)
+    path = archive(tmp_path / "data.zip", names=["narrativeqa", "multifieldqa_en"])
+    assert "lacks data/qasper.jsonl;" in message(read_single, path)
     deep = archive(tmp_path / "deep.zip", prefix="LongBench/data/")
     assert "it has LongBench/data/narrativeqa.jsonl: the files must lie in data/ itself" in message(read_single, deep)
     with zipfile.ZipFile(deep) as file:
@@ -100,29 +100,9 @@ def test_files_in_another_folder_are_named(tmp_path):
     assert "LongBench/data/narrativeqa.jsonl" in message(read_single, tmp_path / "folder")
 
 
-def test_a_mistake_in_the_data_is_told_before_a_model_is_loaded(tmp_path, monkeypatch):
-    from tiny import tiny_model
-
-    from chunkkv_lib.runs import Parameters, local_engine, measure
-
-    monkeypatch.setattr(local_engine, "load_model", lambda *_: pytest.fail("the model was loaded"))
-    path = archive(tmp_path / "data.zip", qasper=as_lines([a_row(answers=[" "])]))
-    settings = Parameters(model=str(tiny_model(tmp_path / "model")), source="longbench", data_path=str(path))
-    text = message(measure, settings, tmp_path / "run", progress=False)
-    assert "data/qasper.jsonl, line 1: field 'answers' holds no answer" in text and not (tmp_path / "run").exists()
-
-
-def test_what_is_not_there(tmp_path):
-    assert "does not exist; --data-path wants" in message(read_single, tmp_path / "no.zip")
-    assert "lacks data/narrativeqa.jsonl, data/qasper.jsonl" in message(read_single, tmp_path)
-    path = archive(tmp_path / "data.zip", names=["narrativeqa", "multifieldqa_en"])
-    assert "lacks data/qasper.jsonl;" in message(read_single, path)
-
-
 @pytest.fixture
 def hub(monkeypatch):
     """Stands in for the hub's download: call it with a path to serve, or an exception to raise."""
-    import huggingface_hub
 
     def serve(what):
         def download(*_, **named):
@@ -138,37 +118,25 @@ def hub(monkeypatch):
     longbench._hub_archive.cache_clear()
 
 
-def test_hub_out_of_reach(hub):
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
+def test_hub_out_of_reach_or_with_files_that_are_not_the_official_ones(hub, tmp_path, monkeypatch):
     hub(LocalEntryNotFoundError("long\nstory"))
     text = message(read_single, None)
     assert "cannot be reached" in text and f"{longbench.REVISION}/data.zip by hand and pass it with --data-path" in text
     hub(RuntimeError("429\nToo many"))
     assert "429" in message(read_single, None)
-
-
-def test_hub_files_must_be_the_official_ones(hub, tmp_path, monkeypatch):
-    hub(archive(tmp_path / "data.zip"))
+    path = archive(tmp_path / "data.zip")
+    hub(path)
     assert longbench.OFFICIAL["narrativeqa"] in message(read_single, None)
     ids = {name: longbench._blob_id(as_lines([a_row(name, 0), a_row(name, 1)])) for name in LONGBENCH_SETS}
+    monkeypatch.setattr(longbench, "OFFICIAL", ids | {"qasper": "another"})
+    identity = sequences.source_identity("longbench", path)  # of a local file
+    assert identity["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() and identity["file"] == "data.zip"
+    assert {*identity["official"]} == {*LONGBENCH_SETS} - {"qasper"} and identity["prompts"].startswith("lm-eval 0.")
+    assert str(tmp_path) not in json.dumps(identity)  # manifests are published
     monkeypatch.setattr(longbench, "OFFICIAL", ids)
     assert len(read_single(None)) == 6
     assert sequences.source_identity("longbench")["revision"] == longbench.REVISION
-
-
-def test_identity_of_local_files(tmp_path, monkeypatch):
     assert longbench._blob_id(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"  # as git hash-object says
-    path = archive(tmp_path / "data.zip")
-    monkeypatch.setitem(longbench.OFFICIAL, "trec", longbench._blob_id(as_lines([a_row("trec", 0), a_row("trec", 1)])))
-    identity = sequences.source_identity("longbench", path)
-    assert identity["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert identity["official"] == ["trec"] and identity["file"] == "data.zip"
-    assert identity["prompts"].startswith("lm-eval 0.")
-    assert str(tmp_path) not in json.dumps(identity)  # manifests are published
-
-
-# ---- real rows ----
 
 
 @pytest.fixture(scope="module")
@@ -185,36 +153,17 @@ def test_real_rows_become_sequences(real_rows):
     assert all(1 <= len(s.answer_ids) <= 16 and len(s.prompt_ids) <= 512 and s.prompt_ids[0] == 0 for s in found)
 
 
-def test_layouts_are_those_of_real_rows(real_rows):
+def test_layouts_and_labels_are_those_of_real_rows(real_rows):
+    pairs = []
     for row in real_rows:
         if row["dataset"] in LAYOUTS:
             check_layout(row, row["dataset"])
-
-
-def test_labels_are_those_of_real_rows(real_rows):
+        if row["dataset"] == "trec":
+            assert set(row["all_classes"]) == set(LABELS.values())
+            pairs += re.findall(r"Question: (.+)\nType: (.+)", row["context"])
     try:
         labelled = dict(trec_questions())
     except InputError as error:
         pytest.skip(f"TREC is neither cached nor to be had: {error}")
-    pairs = []
-    for row in real_rows:
-        if row["dataset"] == "trec":
-            assert set(row["all_classes"]) == set(LABELS.values())
-            pairs += re.findall(r"Question: (.+)\nType: (.+)", row["context"])
-    known = [(labelled[question], label) for question, label in pairs if question in labelled]
-    assert len(known) > 0.99 * len(pairs) > 1000
-    assert sum(ours == theirs for ours, theirs in known) > 0.99 * len(known)
-
-
-def test_real_rows_are_measured_from_the_archive_to_the_records(real_rows, embedded, tmp_path):
-    """The whole way on the embedded model: prompt, answer, capture, records; and no text is left in the run."""
-    from chunkkv_lib.runs import Parameters, load_run, measure
-
-    settings = Parameters(source="longbench", data_path=str(REAL), categories=("Few-shot Learning",), per_category=2,
-                          max_tokens=256, device="cpu", dtype="float32")  # fmt: skip
-    run = load_run(measure(settings, tmp_path / "real", progress=False))
-    assert len(run.sequences) == 2 and set(run.sequences["category"]) == {"Few-shot Learning"}
-    assert (run.layers["kept_tokens"] == 26).all() and run.layers["kv_l1_loss"].between(0.8, 1).all()
-    assert run.manifest["data"]["source"] == "longbench" and "shared" not in (run.path / "manifest.json").read_text()
-    words = [str(value) for value in run.sequences.to_numpy().ravel()]
-    assert max(map(len, words)) < 80, "ids, names and hashes only"
+    known = [labelled[question] == label for question, label in pairs if question in labelled]
+    assert sum(known) > 0.99 * len(known) and len(known) > 0.99 * len(pairs) > 1000

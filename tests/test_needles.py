@@ -1,7 +1,5 @@
 """Needles: hidden exactly where they say, asked for at the end, the same ones on every machine."""
 
-from __future__ import annotations
-
 import copy
 import random
 import re
@@ -11,9 +9,8 @@ from common import refused
 from tiny import tiny_model
 
 from chunkkv_lib.models import load_tokenizer
-from chunkkv_lib.sequences import Sequence, needle_sequences
-from chunkkv_lib.sequences.needles import DATASET, DEPTHS, FORMS, _code, needle_setting
-from chunkkv_lib.sequences.scoring import answer_score
+from chunkkv_lib.sequences import needle_sequences
+from chunkkv_lib.sequences.needles import DEPTHS, FORMS, _code, hit, needle_setting
 
 TEXTS = [
     "\n".join(f"The cat number {i} sat on mat {chr(97 + i % 26)}. It read about {word}." for i in range(60))
@@ -45,13 +42,15 @@ def parts(tokenizer, one) -> tuple[str, str, str]:
     return tuple(tokenizer.decode(piece) for piece in pieces)
 
 
+OTHERS = r" The secret code of the [a-z]+ [a-z]+ is \d+\."
+
+
 def body(before: str, after: str) -> str:
     """The text alone, without the needle, its like, the chat's tokens and the question."""
-    whole = re.sub(r" The secret code of the [a-z]+ [a-z]+ is \d+\.", "", before + after.split("\n\nQuestion: ")[0])
-    return whole.removeprefix("<user>")
+    return re.sub(OTHERS, "", before + after.split("\n\nQuestion: ")[0]).removeprefix("<user>")
 
 
-def test_the_marked_tokens_are_the_needle_and_the_text_around_it_is_whole(tokenizer, needles):
+def test_the_marked_tokens_are_the_needle_at_its_depth_and_the_text_around_it_is_whole(tokenizer, needles):
     assert {needle_setting(one.id)["form"] for one in needles} == {*FORMS}
     for one in needles:
         before, needle, after = parts(tokenizer, one)
@@ -65,6 +64,16 @@ def test_the_marked_tokens_are_the_needle_and_the_text_around_it_is_whole(tokeni
         between = "</user><model>" if form.chat else "\nAnswer: "
         assert asked == f"{form.question}{between}{form.start} ".format(name=found["name"])
         assert bool(one.question_ids) == form.chat, "only a chat's answer begins after the compression"
+        assert SIZE - 90 < len(one.prompt_ids) <= SIZE and tokenizer.decode(one.answer_ids) == one.answers[0]
+        assert len(one.answer_ids) == needle_setting(one.id)["answer_tokens"]
+        alone = re.sub(OTHERS, "", before)
+        depth = (len(alone) - len("<user>") * form.chat) / len(body(before, after))
+        assert depth == pytest.approx(int(one.category.removesuffix(" %")) / 100, abs=0.1), "up to half a sentence"
+        assert alone in ("", "<user>") or alone.rstrip().endswith("."), "a needle stands between two sentences"
+    for form in (FORMS["apart"], FORMS["password"]):  # whose questions copy no word that stands before the code
+        near = " ".join(form.needle.split("{code}")[0].split()[-12:])
+        asked = re.findall("[a-z]+", f"{form.question} {form.start}".lower())
+        assert {*asked} & {*re.findall("[a-z]+", near)} == set()
 
 
 def test_needles_among_others_have_names_and_codes_of_their_own(tokenizer, needles):
@@ -75,30 +84,6 @@ def test_needles_among_others_have_names_and_codes_of_their_own(tokenizer, needl
         name = re.search(r"What is the secret code of the (.+?)\?", tokenizer.decode(one.prompt_ids))[1]
         assert dict(found)[name] == one.answers[0] and parts(tokenizer, one)[1].endswith(f" is {one.answers[0]}.")
     assert len(among) == 12
-
-
-@pytest.mark.parametrize("form", ["apart", "password"])
-def test_some_questions_copy_no_word_that_stands_before_the_code(form):
-    form = FORMS[form]
-    near = " ".join(form.needle.split("{code}")[0].split()[-12:])
-    assert {*re.findall("[a-z]+", f"{form.question} {form.start}".lower())} & {*re.findall("[a-z]+", near)} == set()
-
-
-def test_depths_are_exact_up_to_half_a_sentence(tokenizer, needles):
-    for one in needles:
-        before, _, after = parts(tokenizer, one)
-        depth = int(one.category.removesuffix(" %")) / 100
-        chat = len("<user>") * (needle_setting(one.id)["form"] == "code in chat")
-        alone = re.sub(r" The secret code of the [a-z]+ [a-z]+ is \d+\.", "", before)
-        assert (len(alone) - chat) / len(body(before, after)) == pytest.approx(depth, abs=0.1)
-        assert alone in ("", "<user>") or alone.rstrip().endswith("."), "a needle stands between two sentences"
-
-
-def test_prompts_have_the_wanted_length_and_codes_are_exact(tokenizer, needles):
-    for one in needles:
-        assert SIZE - 90 < len(one.prompt_ids) <= SIZE
-        assert tokenizer.decode(one.answer_ids) == one.answers[0]
-        assert len(one.answer_ids) == needle_setting(one.id)["answer_tokens"]
 
 
 def test_a_code_is_as_long_as_wanted_where_several_digits_are_one_token(tokenizer):

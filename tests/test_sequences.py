@@ -14,43 +14,26 @@ from sequence_parts import LONGBENCH_SETS, a_row, a_tokenizer, archive, as_lines
 from tokenizers import processors
 
 from chunkkv_lib import sequences
-from chunkkv_lib.sequences import (
-    CATEGORIES,
-    CATEGORY_OF,
-    DATASETS,
-    Sequence,
-    open_data,
-    prompts,
-    schema,
-    scoring,
-)
+from chunkkv_lib.sequences import CATEGORIES, CATEGORY_OF, DATASETS, Sequence, open_data, prompts, schema, scoring
 from chunkkv_lib.sequences.encoding import encode_answer, encode_prompt, evidence_spans
 
 quick = settings(deadline=None, derandomize=True, max_examples=60)
 BYTES = a_tokenizer("bytes")
-DROP = object()
-
-
-# ---- sequences ----
 
 
 @pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor, lambda ids: torch.tensor([ids]), iter])
 def test_from_ids_takes_any_kind_of_ids(kind):
     sequence = Sequence.from_ids(kind([5, 0, 7]), kind([9]), id="mine")
-    assert sequence.prompt_ids == (5, 0, 7) and sequence.answer_ids == (9,)
-    assert all(type(i) is int for i in sequence.prompt_ids)
+    assert sequence.prompt_ids == (5, 0, 7) and all(type(i) is int for i in sequence.prompt_ids)
     assert sequence == Sequence.from_ids([5, 0, 7], [9], id="mine")
     assert sequence.text_hash != Sequence.from_ids([5, 0, 8], [9]).text_hash
-    assert (sequence.id, sequence.category, sequence.dataset) == ("mine", "", "")
 
 
 @pytest.mark.parametrize(
     ("prompt", "answer", "said"),
     [
         ([], [1], "prompt_ids is empty"),
-        ([1], [], "answer_ids is empty"),
         ([1.5], [1], "prompt_ids must be token ids"),
-        (["a"], [1], "prompt_ids must be token ids"),
         ([1], [[1, 2], [3, 4]], "answer_ids must be token ids"),
         (torch.tensor(3), [1], "prompt_ids must be token ids"),
         ([1], [4, -100], "answer_ids holds -100"),
@@ -60,18 +43,12 @@ def test_from_ids_refuses(prompt, answer, said):
     assert said in message(Sequence.from_ids, prompt, answer)
 
 
-# ---- format ----
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"context": DROP}, "field 'context' is missing"),
         ({"input": None}, "'input' must be str, found NoneType"),
-        ({"length": "6"}, "'length' must be int, found str"),
         ({"answers": "text"}, "'answers' must be list, found str"),
         ({"answers": [1]}, "'answers' must be a list of strings"),
-        ({"answers": []}, "'answers' holds no answer"),
         ({"answers": [" ", ""]}, "'answers' holds no answer"),
         ({"all_classes": "A"}, "'all_classes' must be list or null"),
         ({"context": " ", "input": "\n"}, "prompt would be empty"),
@@ -82,16 +59,13 @@ def test_from_ids_refuses(prompt, answer, said):
 )
 def test_row_with_a_wrong_field(changes, said):
     assert not list(schema.problems(a_row()))
-    row = {name: value for name, value in a_row(**changes).items() if value is not DROP}
-    assert said in next(schema.problems(row))
+    assert said in next(schema.problems(a_row(**changes)))
 
-
-# ---- prompts ----
 
 TREC = "Please determine the type of the question below. Here are some examples of questions.\n\nC\nI"
 
 
-def test_prompts_are_longbenchs_own():
+def test_prompts_are_longbenchs_own_and_another_lm_eval_is_noticed(monkeypatch):
     """One digest for all sixteen templates, each of which was compared with LongBench's own."""
     templates = "\n\n\n".join(prompts.template(name) for name in LONGBENCH_SETS)
     assert hashlib.sha256(templates.encode()).hexdigest()[:16] == "09dd8aadb74188ee"
@@ -102,16 +76,8 @@ def test_prompts_are_longbenchs_own():
     for name, model in schema.MODELLED_ON.items():
         assert CATEGORY_OF[name] == CATEGORY_OF[model] and prompts.template(name) == prompts.template(model)
         assert sequences.max_gen_toks(name) == sequences.max_gen_toks(model)
-
-
-def test_another_lm_eval_is_noticed(monkeypatch):
-    monkeypatch.setattr(prompts, "task", lambda name: {"doc_to_text": "{{context}} {{question}}"})
+    monkeypatch.setattr(prompts, "_task", lambda name: {"doc_to_text": "{{context}} {{question}}"})
     assert "pip install lm-eval==0.4.13" in message(prompts.template, "samsum")
-    monkeypatch.setattr(prompts.importlib.util, "find_spec", lambda name: None)
-    assert "pip install lm-eval==0.4.13" in message(prompts.task_folder)
-
-
-# ---- scores ----
 
 
 @pytest.mark.parametrize(
@@ -134,20 +100,14 @@ def test_score_by_hand(dataset, prediction, answers, expected):
     assert sequences.score(dataset, prediction, answers, classes) == pytest.approx(expected, abs=1e-9)
 
 
-def test_score_leaves_no_stand_in_behind():
+def test_score_refuses_and_leaves_no_stand_in_behind():
     scoring._metrics.cache_clear()
     before = set(sys.modules)
     sequences.score("qasper", "a", ["a b"])
-    assert not {"jieba", "fuzzywuzzy"} & (set(sys.modules) - before)
-
-
-def test_score_refuses():
+    assert not {"jieba", "fuzzywuzzy", "rouge"} & (set(sys.modules) - before)
     assert "no gold answers" in message(sequences.score, "qasper", "a", [])
     assert "unknown data set 'nothing'" in message(sequences.score, "nothing", "a", ["a"])
     assert sequences.score("gov_report", "a b c", ["a b c"]) == pytest.approx(1, abs=1e-6)
-
-
-# ---- truncation ----
 
 
 @quick
@@ -161,14 +121,8 @@ def test_truncation_keeps_both_ends(n, max_tokens):
     if removed:  # in the middle: what stays in front has at most one token more than what stays behind
         assert removed[0] - (n - 1 - removed[-1]) == max_tokens % 2
     assert list(kept) == sorted(kept)
-
-
-def test_truncation_refuses():
-    for max_tokens in (15, -1, 100.0, None):
-        assert "at least 16" in message(sequences.truncate_middle, [1], max_tokens)
-
-
-# ---- tokens ----
+    for wrong in (15, -1, 100.0, None):
+        assert "at least 16" in message(sequences.truncate_middle, [1], wrong)
 
 
 def test_bos_is_kept_and_eos_is_not_added(capfd, caplog):
@@ -217,13 +171,8 @@ def test_answer_continues_the_prompt(kind, prompt, answer, joined):
     answer_ids = encode_answer(tokenizer, prompt, answer, 1000)
     assert tokenizer.decode([*prompt_ids[1:], *answer_ids]) == prompt + joined
     assert encode_answer(tokenizer, prompt, answer, 2) == answer_ids[:2]
-
-
-def test_answer_tokens_are_those_of_the_whole():
-    before, whole = (
-        BYTES(f"Question: who? Answer:{end}", add_special_tokens=False)["input_ids"] for end in ("", " Paris")
-    )
-    assert [*before, *encode_answer(BYTES, "Question: who? Answer:", "Paris", 99)] == whole
+    if (kind, answer, joined) == ("bytes", "Paris", " Paris"):  # the tokens of the whole text
+        assert (*prompt_ids, *answer_ids) == tuple(tokenizer(prompt + joined)["input_ids"])
 
 
 @quick
@@ -248,21 +197,20 @@ def test_control_tokens_written_in_a_text_stay_text(kind):
         assert tokenizer.decode(ids[1:]) == text and tokenizer.decode(answer) == " </s>"
 
 
-# ---- sampling ----
-
-
 def many_rows(counts):
     """`counts` rows of each data set, as small dicts."""
     return [{"dataset": name, "_id": f"{name}:{i}"} for name, count in counts.items() for i in range(count)]
 
 
-shuffles = st.randoms(use_true_random=False)
-all_counts = st.dictionaries(st.sampled_from(LONGBENCH_SETS), st.integers(0, 9), min_size=1)
-
-
 @quick
-@given(counts=all_counts, per_category=st.integers(1, 12), seed=st.integers(0, 5), order=shuffles)
-def test_sample_is_balanced_and_stable(counts, per_category, seed, order):
+@given(
+    counts=st.dictionaries(st.sampled_from(LONGBENCH_SETS), st.integers(0, 9), min_size=1),
+    per_category=st.integers(1, 12),
+    seed=st.integers(0, 5),
+    order=st.randoms(use_true_random=False),
+    cut=st.integers(1, 60),
+)
+def test_sample_is_balanced_and_stable(counts, per_category, seed, order, cut):
     rows = many_rows(counts)
     drawn = sequences.sample(rows, per_category, seed)
     ids = [row["_id"] for row in drawn]
@@ -274,47 +222,26 @@ def test_sample_is_balanced_and_stable(counts, per_category, seed, order):
         unexhausted = [taken[name] for name in names if taken[name] < counts[name]]
         for name in names:  # even: a set is behind another by more than one only if it has no more rows
             assert all(taken[name] <= other + 1 for other in unexhausted)
+    categories = [CATEGORY_OF[row["dataset"]] for row in drawn]
+    prefix, whole = Counter(categories[:cut]), Counter(categories)
+    assert all(prefix[one] >= min(whole[one], max(prefix.values()) - 1) for one in whole), "a prefix is not balanced"
     order.shuffle(rows)
     assert [row["_id"] for row in sequences.sample(rows, per_category, seed)] == ids
+    # A larger draw holds the smaller one, and what it adds is what another run draws that leaves the first out.
+    twice = {row["_id"] for row in sequences.sample(rows, 2 * per_category, seed)}
+    fresh = {row["_id"] for row in sequences.sample(rows, per_category, seed, skip=per_category)}
+    assert not fresh & {*ids} and fresh | {*ids} == twice
 
 
-@quick
-@given(counts=all_counts, cut=st.integers(1, 60))
-def test_every_prefix_is_balanced(counts, cut):
-    drawn = [CATEGORY_OF[row["dataset"]] for row in sequences.sample(many_rows(counts), 12, 0)]
-    prefix, whole = Counter(drawn[:cut]), Counter(drawn)
-    for category in whole:
-        assert prefix[category] >= min(whole[category], max(prefix.values()) - 1)
-
-
-def test_what_one_run_drew_another_can_leave_out():
-    """And a larger draw holds the smaller one."""
-    rows = many_rows({"qasper": 9, "narrativeqa": 5, "hotpotqa": 7})
-    draws = sequences.sample(rows, 4, 0), sequences.sample(rows, 4, 0, skip=4), sequences.sample(rows, 8, 0)
-    known, fresh, both = ({row["_id"] for row in draw} for draw in draws)
-    assert not known & fresh and known | fresh == both and len(fresh) == 4 + 3
-
-
-def test_seeds_draw_differently():
-    rows = many_rows({"qasper": 50})
-    draws = {tuple(row["_id"] for row in sequences.sample(rows, 5, seed)) for seed in range(20)}
-    assert len(draws) == 20
-    counts = Counter(i for seed in range(400) for i in (row["_id"] for row in sequences.sample(rows, 5, seed)))
-    assert min(counts.values()) > 15 and max(counts.values()) < 70  # each row 40 times on average
-
-
-def test_sample_by_hand_takes_turns():
+def test_draws_by_hand():
     rows = many_rows({"trec": 1, "qasper": 2, "narrativeqa": 4})
     drawn = [row["dataset"] for row in sequences.sample(rows, 9, 0)]
     assert drawn == ["narrativeqa", "trec", "qasper", "narrativeqa", "qasper", "narrativeqa", "narrativeqa"]
-
-
-def test_sample_refuses():
+    rows = many_rows({"qasper": 50})
+    counts = Counter(row["_id"] for seed in range(400) for row in sequences.sample(rows, 5, seed))
+    assert min(counts.values()) > 15 and max(counts.values()) < 70  # each row 40 times on average
     for count in (0, 1.5):
-        assert f"per_category={count}" in message(sequences.sample, many_rows({"qasper": 2}), count, 0)
-
-
-# ---- from rows to sequences ----
+        assert f"per_category={count}" in message(sequences.sample, rows, count, 0)
 
 
 def test_load_sequences_by_hand(tmp_path):
@@ -322,22 +249,14 @@ def test_load_sequences_by_hand(tmp_path):
     path = archive(tmp_path / "data.zip", trec=as_lines([trec | {"all_classes": ["Date", "Reason"]}]))
     (one,) = sequences.load_sequences(BYTES, "longbench", path, "Few-shot Learning", 1, max_tokens=32)
     text = TREC.replace("\nC\nI", "\nQuestion: a\nType: Date\nQuestion: b\nType:")
-    assert one.id == "trec:id7" and one.category == "Few-shot Learning" and one.dataset == "trec"
-    assert one.prompt_text == text
+    assert one.id == "trec:id7" and one.category == "Few-shot Learning" and one.prompt_text == text
     assert one.text_hash == hashlib.sha256(text.encode()).hexdigest()[:16]
     assert len(one.prompt_ids) == 32 and one.prompt_ids == encode_prompt(BYTES, text, 32)
     assert BYTES.decode(one.answer_ids) == " Reason"  # the first answer that is not blank
     assert one.answers == ("", "Reason") and one.all_classes == ("Date", "Reason")
-
-
-def test_load_sequences_is_interleaved_and_reproducible(tmp_path):
-    path = archive(tmp_path / "data.zip")
-    found = sequences.load_sequences(BYTES, "longbench", path, per_category=3, seed=4)
-    assert [s.category for s in found] == [*CATEGORIES] * 3
-    assert found == sequences.load_sequences(BYTES, "longbench", path, per_category=3, seed=4)
-    assert found != sequences.load_sequences(BYTES, "longbench", path, per_category=3, seed=5)
-    reverse = sequences.load_sequences(BYTES, "longbench", path, CATEGORIES[::-1], per_category=3, seed=4)
-    assert found == reverse  # the order of the request does not matter
+    found = sequences.load_sequences(BYTES, "longbench", path, per_category=2, seed=4)
+    assert [s.category for s in found] == [*CATEGORIES] * 2
+    assert found != sequences.load_sequences(BYTES, "longbench", path, per_category=2, seed=5)
 
 
 @pytest.mark.parametrize(
@@ -346,11 +265,8 @@ def test_load_sequences_is_interleaved_and_reproducible(tmp_path):
         ({"source": "long_bench"}, "unknown source 'long_bench'. Did you mean 'longbench'?"),
         ({"source": "open", "path": "data.zip"}, "for source 'longbench' alone"),
         ({"categories": ["Summarisation"]}, "Did you mean 'Summarization'?"),
-        ({"categories": "Code"}, "unknown category 'Code'"),
         ({"categories": []}, "no categories given"),
-        ({"max_tokens": 15}, "max_tokens=15"),
         ({"max_answer_tokens": 0}, "max_answer_tokens=0"),
-        ({"max_answer_tokens": 2.5}, "max_answer_tokens=2.5"),
     ],
 )
 def test_load_sequences_refuses_before_any_work(arguments, said, monkeypatch):
