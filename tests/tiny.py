@@ -1,7 +1,5 @@
 """A tiny model with a tokenizer, and LongBench-shaped rows, on disk: a whole run in seconds."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
@@ -55,11 +53,14 @@ def _row(dataset: str, i: int) -> dict:
     }  # fmt: skip
 
 
+#: A run of 8 short sequences.
+SMALL = {"categories": ("Single-Document QA", "Multi-Document QA"), "per_category": 4, "max_tokens": 256,
+         "max_answer_tokens": 8, "budget": 0.2, "device": "cpu", "dtype": "float32"}  # fmt: skip
+
+
 def parameters(setting: dict[str, str], **changes: object) -> Parameters:
-    """Of a run of 8 short sequences; `setting` is the fixture."""
-    fixed = {"categories": ("Single-Document QA", "Multi-Document QA"), "per_category": 4, "max_tokens": 256,
-             "max_answer_tokens": 8, "budget": 0.2, "device": "cpu", "dtype": "float32"}  # fmt: skip
-    return Parameters(**(fixed | setting | changes))
+    """Those of `SMALL`, of `setting`, which is the fixture, and changes."""
+    return Parameters(**(SMALL | setting | changes))
 
 
 def measured(setting: dict[str, str], run: str | Path, report=lambda line: None, options=None, **changes) -> Path:
@@ -69,9 +70,8 @@ def measured(setting: dict[str, str], run: str | Path, report=lambda line: None,
 
 def command(setting: dict[str, str], run: Path, **changes: object) -> list[str]:
     """The same on the command line."""
-    wanted = {"profile": "quick", "run": run, "max_tokens": 256, "max_answer_tokens": 8, "budget": 0.2,
-              "per_category": 4, "categories": "Single-Document QA,Multi-Document QA", "device": "cpu",
-              "dtype": "float32"} | setting | changes  # fmt: skip
+    wanted = {"profile": "quick", "run": run} | SMALL | {"categories": ",".join(SMALL["categories"])}
+    wanted |= setting | changes
     options = [part for name, value in wanted.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     return [sys.executable, "-m", "chunkkv_lib", "measure", *options]
 
