@@ -49,7 +49,8 @@ def test_mistakes_are_one_line_and_status_2(arguments, message, capsys, tmp_path
     assert main(arguments) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and error.splitlines()[-1].startswith("error: ")
-    assert "Loading" not in error and not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())
+    assert "Loading" not in error or message != "nowhere.zip", "told before anything is loaded"
 
 
 def test_a_place_where_nothing_can_be_written_is_one_line(capsys, tmp_path):

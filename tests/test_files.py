@@ -105,7 +105,7 @@ sys.exit(main(sys.argv[1:]))
 def test_a_run_needs_nothing_that_windows_lacks(setting, tmp_path):
     arguments = command(setting, tmp_path / "run", per_category=1)[3:]  # without "python -m chunkkv_lib"
     done = in_a_process(tmp_path, WINDOWS, *arguments)
-    assert done.returncode == 0 and load_run(tmp_path / "run").complete, done.stderr[-2000:]
+    assert done.returncode == 0 and load_run(tmp_path / "run").manifest["status"] == "complete", done.stderr[-2000:]
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git here")

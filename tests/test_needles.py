@@ -9,8 +9,9 @@ from common import refused
 from tiny import tiny_model
 
 from chunkkv_lib.models import load_tokenizer
-from chunkkv_lib.sequences import needle_sequences
-from chunkkv_lib.sequences.needles import DEPTHS, FORMS, _code, hit, needle_setting
+from chunkkv_lib.sequences import Sequence, needle_sequences
+from chunkkv_lib.sequences.needles import DATASET, DEPTHS, FORMS, _code, needle_setting
+from chunkkv_lib.sequences.scoring import answer_score
 
 TEXTS = [
     "\n".join(f"The cat number {i} sat on mat {chr(97 + i % 26)}. It read about {word}." for i in range(60))

@@ -1,10 +1,7 @@
 """Runs on disk: the same records whatever interrupts them, and no mixing."""
 
-from __future__ import annotations
-
 import errno
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -20,7 +17,6 @@ from transformers import LlamaForCausalLM
 
 from chunkkv_lib import METHODS, InputError, compressors
 from chunkkv_lib.__main__ import main
-from chunkkv_lib.models import fingerprint
 from chunkkv_lib.runs import driver, folder, identity, live, live_run, load_run, local_engine, parameters, run_names
 from chunkkv_lib.runs.folder import Recorder, locked, read_parquet, write_parquet
 from chunkkv_lib.runs.parameters import load_profile, profiles
@@ -34,10 +30,10 @@ def copy_of(source: str | Path, place: Path) -> Path:
     return Path(shutil.copytree(source, place))
 
 
-def change_manifest(run: Path, change) -> None:
-    manifest = json.loads((run / "manifest.json").read_text())
-    change(manifest)
-    (run / "manifest.json").write_text(json.dumps(manifest))
+def change_json(place: Path, change) -> None:
+    content = json.loads(place.read_text())
+    change(content)
+    place.write_text(json.dumps(content))
 
 
 def change_weights(model: Path) -> None:
@@ -75,9 +71,6 @@ def test_a_run_holds_every_sequence_method_and_layer_once(finished, setting):
     assert not (finished / "parts").exists()
     said, model = run.manifest["parameters"], run.manifest["model"]
     assert said["budget"] == 0.2 and said["model"] == "model" and model["layers"] == 3 and model["kv_heads"] == 2
-    assert set(model["sha256"]) == {
-        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-    }  # fmt: skip
     assert run.manifest["measurement_version"] == identity.MEASUREMENT_VERSION and run.manifest["versions"]["torch"]
     assert str(Path(setting["model"]).parent) not in (finished / "manifest.json").read_text(), "names the machine"
 
@@ -104,49 +97,38 @@ def test_means_over_layers_are_those_of_the_layers(setting, finished, tmp_path):
 # --- interruptions ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("count", "changes"), [(1, {}), (5, {}), (2, {"max_new_tokens": 6})])
-def test_an_interrupted_run_keeps_what_is_finished_and_continues(
-    setting, finished, tmp_path, monkeypatch, count, changes
-):
-    stop_after(monkeypatch, count)
+@pytest.mark.parametrize("new_tokens", [0, 6])
+def test_an_interrupted_run_keeps_what_is_finished_and_continues(setting, finished, tmp_path, monkeypatch, new_tokens):
+    stop_after(monkeypatch, 5)
     with pytest.raises(KeyboardInterrupt):
-        measured(setting, tmp_path / "run", **changes)
+        measured(setting, tmp_path / "run", max_new_tokens=new_tokens)
     partial = load_run(tmp_path / "run")
-    assert partial.manifest["status"] == "interrupted" and len(partial.sequences) == count
+    assert partial.manifest["status"] == "interrupted" and len(partial.sequences) == 5
     monkeypatch.undo()
-    measured(setting, tmp_path / "run", **changes)
-    whole = measured(setting, tmp_path / "whole", **changes) if changes else finished
+    measured(setting, tmp_path / "run", max_new_tokens=new_tokens)
+    whole = measured(setting, tmp_path / "whole", max_new_tokens=new_tokens) if new_tokens else finished
     assert tables(tmp_path / "run") == tables(whole)
 
 
-def start_and_wait(words: list[str], run: Path, survivors: int = 1) -> subprocess.Popen:
-    """Start a command, and wait until the records of so many sequences are there."""
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    while process.poll() is None and len(list(run.glob("parts/*.layers.parquet"))) < survivors:
-        time.sleep(0.002)
-    return process
-
-
-def test_kill_at_any_moment_then_the_same_command_gives_the_same_records(setting, tmp_path):
-    run = tmp_path / "killed"
+def test_a_signal_at_any_moment_then_the_same_command_gives_the_same_records(setting, tmp_path):
+    """A kill leaves parts; Ctrl-C and an end by the system status 130, one line and a run that can be read."""
+    run = tmp_path / "run"
     words = command(setting, run, per_category=6)
-    for survivors in (1, 4):
-        process = start_and_wait(words, run, survivors)
-        process.kill()
-        process.wait()
-        assert list(run.glob("parts/*.parquet")), "the run was over before it could be killed"
+    for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
+        before = set(run.glob("parts/*.layers.parquet"))
+        process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        while process.poll() is None and set(run.glob("parts/*.layers.parquet")) <= before:
+            time.sleep(0.002)
+        process.send_signal(number)
+        _, errors = process.communicate()
+        if number == signal.SIGKILL:
+            assert list(run.glob("parts/*.parquet")), "the run was over before it could be killed"
+        else:
+            assert process.returncode == 130 and "the same command continues" in errors and "Traceback" not in errors
+            assert load_run(run).manifest["status"] == "interrupted"
     subprocess.run(words, check=True, capture_output=True)
     assert tables(run) == tables(measured(setting, tmp_path / "whole", per_category=6))
     assert not list(run.rglob("*.tmp"))
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_with_status_130_and_a_readable_run(setting, tmp_path, number):
-    process = start_and_wait(command(setting, tmp_path / "run", per_category=6), tmp_path / "run")
-    process.send_signal(number)
-    _, errors = process.communicate()
-    assert process.returncode == 130 and "the same command continues" in errors and "Traceback" not in errors
-    assert load_run(tmp_path / "run").manifest["status"] == "interrupted"
 
 
 def test_a_run_that_fails_at_once_leaves_its_place_free(setting, tmp_path, monkeypatch):
@@ -178,7 +160,7 @@ def test_a_sequence_that_does_not_fit_is_named_before_a_model_is_loaded(setting,
     """Else a run of hours ends where its turn comes."""
     monkeypatch.setattr(local_engine, "load_model", lambda *_: pytest.fail("the model was loaded"))
     model = copy_of(setting["model"], tmp_path / "model")
-    (model / "config.json").write_text(json.dumps(json.loads((model / "config.json").read_text()) | changes))
+    change_json(model / "config.json", lambda config: config.update(changes))
     with refused("sequence 'narrativeqa:", named):
         measured(setting, tmp_path / "run", model=str(model), **({"budget": 0.01} if "budget" in changes else {}))
     assert not (tmp_path / "run").exists()
@@ -186,19 +168,20 @@ def test_a_sequence_that_does_not_fit_is_named_before_a_model_is_loaded(setting,
 
 def test_seconds_count_the_measuring_alone(setting, tmp_path, monkeypatch):
     """A sequence takes 10 s of a clock by hand, storing it 100 s, and two starts lie 10,000 s apart."""
-    clock, engine_analyse, recorder_add = [0.0], local_engine.analyse, Recorder.add
+    clock = [0.0]
 
-    def analyse(*arguments):
-        clock[0] += 10
-        return engine_analyse(*arguments)
+    def takes(place, name, seconds):
+        original = getattr(place, name)
 
-    def add(self, *arguments):
-        clock[0] += 100
-        recorder_add(self, *arguments)
+        def slow(*arguments):
+            clock[0] += seconds
+            return original(*arguments)
+
+        monkeypatch.setattr(place, name, slow)
 
     monkeypatch.setattr(driver.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(local_engine, "analyse", analyse)
-    monkeypatch.setattr(Recorder, "add", add)
+    takes(local_engine, "analyse", 10)
+    takes(Recorder, "add", 100)
     with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
         stop_after(stopped, 3)
         measured(setting, tmp_path / "run")
@@ -236,18 +219,17 @@ def test_what_was_taken_out_of_the_tables_is_measured_again(setting, finished, t
     assert tables(run) == tables(finished) and load_run(run).manifest["status"] == "complete"
 
 
-@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EROFS], ids=["full", "read-only"])
-def test_a_full_or_read_only_disk_is_one_line_and_keeps_the_rest(setting, tmp_path, monkeypatch, capsys, reason):
+def test_a_full_disk_is_one_line_and_keeps_the_rest(setting, tmp_path, monkeypatch, capsys):
     def write(self, sequence, layers, answers):
         if len(self.done) == 2:
-            raise OSError(reason, os.strerror(reason), "parts/000002.layers.parquet")
+            raise OSError(errno.ENOSPC, "No space left", "parts/000002.layers.parquet")
         add(self, sequence, layers, answers)
 
     add = Recorder.add
     monkeypatch.setattr(Recorder, "add", write)
     assert main(command(setting, tmp_path / "run")[3:]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: cannot write") and "000002" in error and os.strerror(reason) in error
+    assert error.startswith("error: cannot write") and "000002" in error and "No space left" in error
     assert len(load_run(tmp_path / "run").sequences) == 2
 
 
@@ -264,11 +246,16 @@ def test_a_damaged_file_or_none_is_told(finished, tmp_path):
 # --- identity -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "old", "new"), [("budget", 0.2, 0.3), ("max_new_tokens", 0, 7)])
-def test_other_parameters_or_versions_never_mix(setting, finished, monkeypatch, name, old, new):
+def test_other_parameters_versions_or_data_never_mix(setting, finished, tmp_path, monkeypatch):
     before = tables(finished)
-    with refused(f"{name}={old}, not {new}", "--restart"):
-        measured(setting, finished, **{name: new})
+    for name, old, new in (("budget", 0.2, 0.3), ("max_new_tokens", 0, 7)):
+        with refused(f"{name}={old}, not {new}", "--restart"):
+            measured(setting, finished, **{name: new})
+    data = copy_of(setting["data_path"], tmp_path / "longbench")
+    place = data / "data" / "qasper.jsonl"
+    place.write_text(place.read_text().replace("keys", "locks"))
+    with refused("data."):
+        measured(setting, finished, data_path=str(data))
     monkeypatch.setattr(identity, "MEASUREMENT_VERSION", 77)
     with refused("measurement_version=", "not 77"):
         measured(setting, finished)
@@ -278,7 +265,8 @@ def test_other_parameters_or_versions_never_mix(setting, finished, monkeypatch, 
 def test_a_run_recorded_before_there_was_a_parameter_counts_as_its_default(setting, finished, tmp_path):
     """It is complete, and left alone."""
     run, lines = copy_of(finished, tmp_path / "run"), []
-    change_manifest(run, lambda manifest: [manifest["parameters"].pop(name) for name in ("variants", "max_new_tokens")])
+    younger = ("variants", "max_new_tokens")
+    change_json(run / "manifest.json", lambda manifest: [manifest["parameters"].pop(name) for name in younger])
     before = (run / "layers.parquet").stat().st_mtime_ns
     measured(setting, run, report=lines.append)
     assert (run / "layers.parquet").stat().st_mtime_ns == before and "complete" in lines[0]
@@ -287,15 +275,8 @@ def test_a_run_recorded_before_there_was_a_parameter_counts_as_its_default(setti
         measured(setting, run, max_new_tokens=5)
 
 
-@pytest.mark.parametrize(
-    ("changed", "state"),
-    [
-        ("model.safetensors", "complete"),
-        ("model.safetensors", "interrupted"),
-        ("tokenizer.json", "interrupted"),
-        ("generation_config.json", "interrupted"),
-    ],
-)
+@pytest.mark.parametrize("state", ["complete", "interrupted"])
+@pytest.mark.parametrize("changed", ["model.safetensors", "tokenizer.json", "generation_config.json"])
 def test_another_model_of_the_same_name_is_refused(setting, finished, tmp_path, changed, state):
     """Two folders called "model", or one whose weights or tokenizer were replaced in place."""
     model, run = copy_of(setting["model"], tmp_path / "model"), copy_of(finished, tmp_path / "finished")
@@ -303,43 +284,23 @@ def test_another_model_of_the_same_name_is_refused(setting, finished, tmp_path, 
         change_weights(model)
     else:
         (model / changed).write_text((model / changed).read_text().replace("{", "{ ", 1))
-    change_manifest(run, lambda manifest: manifest.update(status=state))
+    change_json(run / "manifest.json", lambda manifest: manifest.update(status=state))
     before = tables(run)
     with refused(f"model.sha256.{changed}=", "--restart"):
         measured(setting, run, model=str(model))
     assert tables(run) == before
 
 
-def test_weights_without_safetensors_belong_to_the_identity(setting, tmp_path):
-    model = copy_of(setting["model"], tmp_path / "model")
-    (model / "model.safetensors").unlink()
-    (model / "pytorch_model.bin").write_bytes(b"one")
-    one = fingerprint(str(model))
-    (model / "pytorch_model.bin").write_bytes(b"two")
-    assert "pytorch_model.bin" in one["sha256"] and fingerprint(str(model)) != one
-
-
-def test_other_data_of_the_same_name_is_refused(setting, finished, tmp_path):
-    data = copy_of(setting["data_path"], tmp_path / "longbench")
-    place = data / "data" / "qasper.jsonl"
-    place.write_text(place.read_text().replace("keys", "locks"))
-    with refused("data."):
-        measured(setting, finished, data_path=str(data))
-
-
 def test_a_live_run_of_another_model_is_another_run(setting, tmp_path, monkeypatch):
     monkeypatch.setattr(live, "LIVE", tmp_path / "live")
     model = copy_of(setting["model"], tmp_path / "model")
     small = {"per_category": 1, "max_tokens": 256, "budget": 0.2, "categories": ("Single-Document QA",)}
-
-    def lived():
-        return live_run("quick", progress=False, **setting | small | {"model": str(model), "dtype": "float32"})
-
-    first = lived()
+    small |= setting | {"model": str(model), "dtype": "float32", "progress": False}
+    first = live_run("quick", **small)
     change_weights(model)
-    second = lived()
+    second = live_run("quick", **small)
     assert {one.manifest["status"] for one in (first, second)} == {"complete"} and first.path != second.path
-    assert not first.answers["nll"].equals(second.answers["nll"]) and lived().path == second.path
+    assert not first.answers["nll"].equals(second.answers["nll"]) and live_run("quick", **small).path == second.path
 
 
 # --- nothing of others is touched ---------------------------------------------------------------------------------
@@ -356,9 +317,6 @@ def places(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def published(finished, places) -> Path:
     return copy_of(finished, places / "data" / "runs" / "published")
-
-
-PUBLISH = {"publish": True}
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -395,19 +353,18 @@ def test_published_runs_change_by_publish_only(setting, places, published):
             with refused("published run", "--run", "--publish"):
                 measured(setting, name, options={"restart": restart}, budget=0.3)
     with refused("without a slash"):
-        measured(setting, places / "elsewhere", options=PUBLISH)
+        measured(setting, places / "elsewhere", options={"publish": True})
     with refused("budget=0.2, not 0.3", "--restart"):
-        measured(setting, "published", options=PUBLISH, budget=0.3)
+        measured(setting, "published", options={"publish": True}, budget=0.3)
     assert tables(published) == before
-    assert measured(setting, "new", options=PUBLISH) == published.with_name("new")
+    assert measured(setting, "new", options={"publish": True}) == published.with_name("new")
 
 
 def test_a_live_run_of_a_published_profile_leaves_the_published_run(setting, places, published, monkeypatch):
-    monkeypatch.setattr(live, "LIVE", places / "_runs" / "live")
+    monkeypatch.setattr(live, "LIVE", places / "live")
     monkeypatch.setattr(live, "load_profile", lambda name, changes: tiny_parameters(setting, per_category=1))
     before = tables(published)
-    run = live_run("published", progress=False)
-    assert tables(published) == before and (places / "_runs" / "live") in run.path.parents
+    assert places / "live" in live_run("published", progress=False).path.parents and tables(published) == before
 
 
 def test_a_readers_run_is_found_and_is_none_of_the_projects(setting, places, published):
@@ -432,7 +389,7 @@ def test_a_published_run_in_progress_can_be_read_and_goes_on_elsewhere(setting, 
     monkeypatch.setattr(driver, "MERGE_EVERY", 2)
     monkeypatch.setattr(Recorder, "merge", merge_twice)
     with pytest.raises(SystemExit):
-        measured(setting, "new", options=PUBLISH)
+        measured(setting, "new", options={"publish": True})
     committed = places / "data" / "runs" / "new"
     shutil.rmtree(committed / "parts", ignore_errors=True)
     run = load_run("new")
@@ -449,12 +406,9 @@ def test_every_profile_loads_and_is_documented():
     assert {"quick", "published", "longbench", "paper"} <= set(profiles())
     for names in ("METHODS", "EXTRA", "PRESETS"):  # the parameters' own copies cost no torch
         assert getattr(parameters, names) == tuple(getattr(compressors, names)), names
-    for name in profiles():
-        load_profile(name)
-    paper = load_profile("paper")
+    loaded = {name: load_profile(name) for name in profiles()}
+    paper = loaded["paper"]
     assert (paper.max_tokens, paper.per_category, paper.source) == (7950, 100, "longbench")
-    with refused("unknown profile 'quik'. Did you mean 'quick'"):
-        load_profile("quik")
 
 
 @pytest.mark.parametrize(
@@ -462,18 +416,14 @@ def test_every_profile_loads_and_is_documented():
     [
         ("budgett", 0.1, "unknown parameter 'budgett'. Did you mean 'budget'"),
         ("source", "longbnch", "Did you mean 'longbench'"),
-        ("categories", ("Summarisation",), "Did you mean 'Summarization'"),
         ("categories", 3, "wrong type; expected a list of names"),
         ("datasets", ("qaspr",), "unknown data set 'qaspr'. Did you mean 'qasper'"),
-        ("methods", ("chunk_kv",), "Did you mean 'ChunkKV'"),
         ("methods", (), "empty"),
-        ("budget", 1.5, "outside"),
         ("budget", "much", "budget='much' has the wrong type; expected float | int"),
         ("window", True, "wrong type; expected int"),
         ("max_tokens", 0, "at least 1"),
         ("max_new_tokens", -1, "at least 0"),
         ("kernel", 4, "even"),
-        ("variants", "sensitivty", "Did you mean 'sensitivity'"),
     ],
 )
 def test_parameters_are_checked_before_anything_is_loaded(name, value, message):
