@@ -179,21 +179,15 @@ def _in_threads(work: Callable[..., Tensor], pieces: Sequence[tuple], device: to
 class PromptAttention:
     """The pieces of a prompt's attention that scores and metrics are made of, each computed at most once.
 
-    queries          [Hq, n, d], the prompt's, after RoPE
-    keys             [Hkv, n, d], the prompt's, after RoPE
-    log_sums         [Hq, n] log-sum-exp of the causal logits, where the attention kernel already gave it
-    probe_queries    [Hq, m, d], queries that will read the cache, where known (those that predict the answer)
-    probe_positions  [m] their absolute positions; None: they see all of the prompt
-    check            False: the caller looks for NaN and infinity later. To look here makes the CPU wait for a GPU
     raises InputError: shapes that do not fit, an empty prompt, NaN or infinity.
     """
 
-    queries: Tensor
-    keys: Tensor
-    log_sums: Tensor | None = None
-    probe_queries: Tensor | None = None
-    probe_positions: Tensor | None = None
-    check: InitVar[bool] = True
+    queries: Tensor  # [Hq, n, d], the prompt's, after RoPE
+    keys: Tensor  # [Hkv, n, d], the prompt's, after RoPE
+    log_sums: Tensor | None = None  # [Hq, n] log-sum-exp of the causal logits, where the kernel already gave it
+    probe_queries: Tensor | None = None  # [Hq, m, d], those that will read the cache (that predict the answer)
+    probe_positions: Tensor | None = None  # [m] their absolute positions; None: they see all of the prompt
+    check: InitVar[bool] = True  # False: the caller looks for NaN later; to look here makes the CPU wait for a GPU
 
     def __post_init__(self, check: bool) -> None:
         queries, keys, probes = self.queries, self.keys, self.probe_queries

@@ -47,7 +47,10 @@ def _launch(kernel, queries: Tensor, keys: Tensor, block: int | None, *more: Ten
     query_heads, n, d = queries.shape
     result = torch.empty(query_heads, n, dtype=torch.float32, device=queries.device)
     wide = max(16, triton.next_power_of_2(d))  # columns of a tile; those beyond d are zero
-    block, stages = (block, 1) if block else tile_shape(wide, kind, shared_memory(queries.device))
+    stages = 1
+    if block is None:
+        limits = torch.cuda.get_device_properties(queries.device)
+        block, stages = tile_shape(wide, kind, getattr(limits, "shared_memory_per_block_optin", 48 << 10))
     # Triton launches on the current device, which with layers on several GPUs need not be the tensors'.
     with torch.cuda.device_of(queries):
         kernel[(triton.cdiv(n, block), query_heads)](
@@ -56,11 +59,6 @@ def _launch(kernel, queries: Tensor, keys: Tensor, block: int | None, *more: Ten
             D=d, WIDE=wide, BLOCK=block, num_warps=warps(wide, block), num_stages=stages,
         )  # fmt: skip
     return result
-
-
-def shared_memory(device: torch.device) -> int:
-    """Bytes of shared memory that one program may have on a GPU."""
-    return getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 48 << 10)
 
 
 def tile_shape(columns: int, dtype: torch.dtype, memory: int) -> tuple[int, int]:

@@ -30,12 +30,11 @@ class EveryOther(Compressor):
 @pytest.fixture(scope="module")
 def run(embedded):
     methods = {"ChunkKV": ChunkKV(), "EveryOther": EveryOther(), "Random": Random()}
-    categories = ["Single-Document QA", "Few-shot Learning"]
-    return trial_run(methods, categories=categories, per_category=2, max_tokens=200, progress=False)
+    return trial_run(methods, per_category=1, max_tokens=200, progress=False)
 
 
 def test_an_own_method_is_measured_like_the_others(run):
-    assert set(run.layers["method"]) == {"ChunkKV", "EveryOther", "Random"} and len(run.sequences) == 4
+    assert set(run.layers["method"]) == {"ChunkKV", "EveryOther", "Random"} and len(run.sequences) == 5
     assert (run.layers["kept_tokens"] == 20).all()
     assert run.records.groupby("method")["kv_l1_loss"].mean()["EveryOther"] == pytest.approx(0.9, abs=0.02)
     assert set(run.answer_records["method"]) == {"Full", "ChunkKV", "EveryOther", "Random"}

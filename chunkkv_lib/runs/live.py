@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import pandas as pd
 from tqdm import tqdm
@@ -13,7 +13,6 @@ from ..compressors import Compressor
 from ..errors import InputError
 from ..measure import analyse
 from ..models import describe, load_model
-from ..sequences import CATEGORIES
 from .driver import measure
 from .folder import HOME, Run, load_run, sequence_table
 from .identity import identity_of, versions
@@ -38,7 +37,6 @@ def live_run(profile: str = "quick", progress: bool = True, **changes: object) -
 def trial_run(
     methods: Mapping[str, Compressor],
     model: str = "smollm2-135m",
-    categories: Iterable[str] = CATEGORIES,
     per_category: int = 2,
     max_tokens: int = 1024,
     seed: int = 0,
@@ -53,9 +51,7 @@ def trial_run(
     """
     if "Full" in methods:
         raise InputError("a method cannot be called 'Full', which names the whole cache; choose another name.")
-    settings = Parameters(
-        model=model, categories=tuple(categories), per_category=per_category, max_tokens=max_tokens, seed=seed
-    )
+    settings = Parameters(model=model, per_category=per_category, max_tokens=max_tokens, seed=seed)
     loaded, tokenizer = load_model(model)
     sequences = sequences_of(settings, tokenizer)
     found = [analyse(loaded, one, methods) for one in tqdm(sequences, unit="sequence", disable=not progress)]
