@@ -257,9 +257,8 @@ def causal_attention(
     if values.shape[3] != queries.shape[3]:  # as in DeepSeek's MLA
         return None
     if queries.device.type == "cpu" and queries.dtype != torch.float64:
-        output, log_sums = ops._scaled_dot_product_flash_attention_for_cpu(
-            queries, keys, values, 0.0, True, scale=scale
-        )
+        kernel = ops._scaled_dot_product_flash_attention_for_cpu
+        output, log_sums = kernel(queries, keys, values, 0.0, True, scale=scale)
         return output, log_sums[0]
     if not queries.is_cuda or queries.shape[3] % 8:
         return None

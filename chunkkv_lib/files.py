@@ -114,10 +114,7 @@ class Wheel:
         if not place.exists():
             _download(self, place)
         if (found := sha256(place)) != self.sha256:
-            raise InputError(
-                f"{place} is truncated or damaged: expected SHA-256 {self.sha256}, found {found}. Delete the file; it "
-                "will be downloaded again."
-            )
+            raise InputError(f"{place} is damaged: SHA-256 {found}, not {self.sha256}. Delete it to download it again.")
         return place
 
     def read(self, member: str) -> bytes:

@@ -128,9 +128,7 @@ def pick_device(device: str = "auto") -> str:
     if device == "auto":
         return present[-1]
     if device not in present:
-        raise InputError(
-            f"device={device!r} is not present; this machine has {', '.join(present)}. Pass one of these or 'auto'."
-        )
+        raise InputError(f"device={device!r} is not present; pass one that this machine has: {', '.join(present)}.")
     return device
 
 

@@ -33,10 +33,7 @@ def load_sequences(
 ) -> list[Sequence]:
     """A balanced, seeded sample of sequences, in the order in which they should be measured.
 
-    tokenizer          of transformers, of the model that will read them
-    source             "open" or "longbench"
-    path               longbench only: local `data.zip` or folder; None means the Hugging Face hub
-    categories         names from `CATEGORIES`
+    path               source "longbench" only: local `data.zip` or folder; None means the Hugging Face hub
     per_category       how many sequences of each; a category that has fewer gives all of them
     max_tokens         longer prompts lose their middle
     max_answer_tokens  longer answers lose their end

@@ -171,11 +171,8 @@ def _frame(tokenizer: Any, words: Form, name: str) -> tuple[list[int], list[int]
     """
     question, start = words.question.format(name=name), f"{words.start.format(name=name)} "
     if not words.chat:
-        return (
-            list(encode_prompt(tokenizer, "", LEAST)),
-            encode_text(tokenizer, f"\n\nQuestion: {question}\nAnswer: {start}"),
-            (),
-        )
+        asked = encode_text(tokenizer, f"\n\nQuestion: {question}\nAnswer: {start}")
+        return list(encode_prompt(tokenizer, "", LEAST)), asked, ()
     mark = "<the text>"
     message = {"role": "user", "content": f"{mark}\n\nQuestion: {question}"}
     chat = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
