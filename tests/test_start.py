@@ -1,4 +1,4 @@
-"""The start page's numbers, against a few that can be counted by hand."""
+"""The tables of the start page and for those who ship a cache, against numbers that can be counted by hand."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from synthetic_records import tiny_run
 
+from chunkkv_lib.errors import InputError
+from chunkkv_lib.report.decide import decisions, decisions_table
 from chunkkv_lib.report.start import editions, everywhere, rules, rules_figure, rules_table
 
 
@@ -47,9 +49,30 @@ def test_what_holds_everywhere_turns_with_the_records():
 
 
 def test_values_of_two_editions_stand_side_by_side():
-    first = pd.DataFrame({"run": ["a", "a", "gone", "needles"], "quantity": ["alike", "random", "alike", "SnapKV"],
-                          "value": [0.1, 2.0, 9.0, 0.5]})  # fmt: skip
+    rows = [("a", "alike", 0.1), ("a", "random", 2.0), ("gone", "alike", 9.0), ("needles", "SnapKV", 0.5)]
+    first = pd.DataFrame(rows, columns=["run", "quantity", "value"])
     now = pd.DataFrame({"run": ["a"], "alike": [0.2], "behind": [3]})
     found = editions(first, now, SimpleNamespace(name="new", answers=needles({"SnapKV": 1}).answers))
     assert found["Run"].tolist() == ["a", "new"] and found["First edition"].tolist() == [0.1, 0.5]
     assert found["Now"].tolist() == [0.2, 0.25] and "SnapKV" in found["Quantity"][1]
+
+
+def test_each_number_for_a_decision_is_the_rule_s_own_at_the_longest_prompt():
+    found = needles({"H2O": 0, "ChunkKV": 1, "Random": 0}, n=2)
+    found.name = "made"
+    found.layers["pages_freed"] = [0.1, 0.1, 0.4, 0.6, 0.0, 0.0]
+    times = [("chunkkv_lib", 1024, "all methods", 9.0), ("chunkkv_lib", 8192, "prefill", 1.0),
+             ("chunkkv_lib", 8192, "SnapKV + ChunkKV", 1.02), ("chunkkv_lib", 8192, "all methods", 1.5),
+             ("kvpress", 8192, "all methods", 7.0)]  # fmt: skip
+    bench = SimpleNamespace(rows=pd.DataFrame(times, columns=["library", "length", "step", "time_ratio"]))
+    table = decisions(found, bench)
+    assert list(table["rule"]) == ["H2O", "ChunkKV, chunks of 10"]
+    assert list(table["extra"]) == pytest.approx([0.48, 0.02])  # what the sums add, what the window adds
+    assert list(table["pages_freed"]) == pytest.approx([0.1, 0.5]) and list(table["found"]) == [0, 1]
+    text = decisions_table(table, "A caption.", "tab-x")
+    assert "| H2O | 1 | 0 | 10 % | 48 % | needs a second pass |" in text and "NLL" not in text
+    known = decisions_table(table.assign(known=[1.0, float("nan")]), "A caption.")
+    assert "| H2O | 1 | 0 | 1.00 | 10 % |" in known and "| ChunkKV, chunks of 10 | 10 | 1 | – | 50 % |" in known
+    found.answers = found.answers[found.answers["method"] == "Random"]
+    with pytest.raises(InputError, match="none of"):
+        decisions(found, bench)
