@@ -5,13 +5,12 @@ Messages are JSON ended by a zero byte; the browser reads them from file descrip
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import select
 import shutil
-import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -31,13 +30,24 @@ def find_browser() -> str | None:
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
+def start(command: list[str]) -> tuple[subprocess.Popen, int, int]:
+    """Start the browser with its pipe on descriptors 3 and 4; its process, and our two ends."""
+    theirs, ours = zip(os.pipe(), reversed(os.pipe()))
+    pipe = f'exec "$@" 3<&{theirs[0]} 4>&{theirs[1]}'
+    quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    process = subprocess.Popen(["bash", "-c", pipe, "bash", *command], pass_fds=theirs, **quiet)
+    for end in theirs:
+        os.close(end)
+    return process, *ours
+
+
 class Browser:
     """One browser with one tab. `open` loads a page; `events` holds what the tab reported since."""
 
     def __init__(self, program: str, profile: str) -> None:
         self.events: list[dict] = []
         self._number, self._buffer = 0, b""
-        self._process, self._out, self._in = _start([program, *FLAGS, f"--user-data-dir={profile}", "about:blank"])
+        self._process, self._out, self._in = start([program, *FLAGS, f"--user-data-dir={profile}", "about:blank"])
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
@@ -134,24 +144,10 @@ class Browser:
         try:
             self._call("Browser.close")
         except (OSError, TimeoutError):
-            os.kill(self._process, signal.SIGKILL)
-        os.waitpid(self._process, 0)
+            self._process.kill()
+        self._process.wait()
         os.close(self._out)
         os.close(self._in)
-
-
-def _start(command: list[str]) -> tuple[int, int, int]:
-    """Start the browser with its pipe on descriptors 3 and 4; its process, and our two ends."""
-    read_commands, write_commands = os.pipe()
-    read_answers, write_answers = os.pipe()
-    # high numbers first: 3 or 4 may be among the pipe's own ends
-    theirs = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 20) for end in (read_commands, write_answers)]
-    actions = [(os.POSIX_SPAWN_DUP2, theirs[0], 3), (os.POSIX_SPAWN_DUP2, theirs[1], 4)]
-    actions += [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_RDWR, 0) for n in (0, 1, 2)]
-    process = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
-    for end in (*theirs, read_commands, write_answers):
-        os.close(end)
-    return process, write_commands, read_answers
 
 
 @contextmanager
