@@ -26,7 +26,6 @@ from chunkkv_lib.book import Page, build, pdf, provenance, versions
 from chunkkv_lib.book.build import build_book
 from chunkkv_lib.book.chapters import Chapter, read_chapters, tidy
 from chunkkv_lib.book.checks import addresses, check_site
-from chunkkv_lib.book.page import MIME
 from chunkkv_lib.book.parameters import Parameter, parameter_table, parse_assignments, read_parameters
 from chunkkv_lib.book.stamp import stamp
 from chunkkv_lib.errors import InputError
@@ -44,18 +43,23 @@ def site() -> Path:
 
 def test_a_book_with_one_of_everything_builds_without_a_warning_or_a_problem(site):
     assert check_site(site) == []
-    page = (site / "chapters" / "01_first.html").read_text()
-    assert "Table 1.1" in page and "Figure 1.1" in page and "Exercise 1.1" in page
-    assert 'alt="A line of three points' in page
-    assert 'The largest loss is <span class="pasted-text">0.91</span>' in page
-
-
-def test_the_page_says_which_parameters_it_was_executed_with(site):
-    page = (site / "chapters" / "01_first.html").read_text()
-    assert "This page was executed with other parameters" in page
-    assert "quick-0.2" in page
-    assert page.index("This page was executed") < page.index("You will be able to")  # at the top
-    assert page.count("how often") == 1  # in the cell of defaults; an unchanged parameter is not in the table
+    text = (site / "chapters" / "01_first.html").read_text()
+    assert "Table 1.1" in text and "Figure 1.1" in text and "Exercise 1.1" in text
+    assert 'alt="A line of three points' in text and 'title="The positions that stay."' in text
+    assert 'The largest loss is <span class="pasted-text">0.91</span>' in text
+    # the run's manifest and the figure's numbers are one click away
+    assert 'href="../runs/quick-0.2.json"' in text and 'href="../numbers/fig-demo-line.csv"' in text
+    assert json.loads((site / "runs" / "quick-0.2.json").read_text())["model"]["name"] == "demo-model"
+    assert (site / "numbers" / "fig-demo-line.csv").read_text() == "layer,loss\n0,0.91\n1,0.89\n2,0.9\n"
+    # equations are drawn by a script of the site's own
+    assert "_static/mathjax/tex-chtml.js" in text and (site / "_static" / "mathjax" / "tex-chtml.js").is_file()
+    assert "THEBE_JS_URL" not in text
+    assert sum(file.stat().st_size for file in site.rglob("*") if file.is_file()) < 15e6
+    for page in (site / "chapters").glob("*.html"):
+        soup = BeautifulSoup(page.read_text(), "html.parser")
+        assert {len(soup.select(tag)) for tag in ("meta[name=viewport]", "title", "meta[name=description]")} == {1}
+        if page.stem == "index":
+            assert soup.select_one("meta[name=description]")["content"].startswith("Start with The first chapter.")
 
 
 UNTRUE = [
@@ -68,10 +72,11 @@ def test_a_statement_that_does_not_hold_in_another_run_is_marked_and_listed(site
     """The demo is built with another budget than its default, for which the first of two statements fails."""
     page = BeautifulSoup((site / "chapters" / "01_first.html").read_text(), "html.parser")
     (box,) = page.select("div.admonition.parameters")
+    assert "quick-0.2" in box.get_text() and "how often" not in box.get_text()  # what differs from its default only
+    assert box.find_previous("h1") and not box.find_previous("div", class_="admonition")  # at the top
     assert [re.sub("[‘’]", "'", item.get_text()) for item in box.select("li")] == UNTRUE
-    assert {"0.2†", "3†", "0.91"} == {
-        span.get_text() for span in page.select("section section .pasted-text, p .pasted-text")
-    }
+    marked = {span.get_text() for span in page.select("section section .pasted-text, p .pasted-text")}
+    assert marked == {"0.2†", "3†", "0.91"}
     assert "It is –† tenth." in page.get_text() and "A demo table." in page.get_text()  # its cell went on
     assert "does not hold" not in page.get_text().replace(box.get_text(), "")
     lines = [f"chapters/01_first: does not hold in the runs shown: {statement}" for statement in UNTRUE]
@@ -82,10 +87,8 @@ def test_a_statement_that_the_published_runs_contradict_stops_the_build(tmp_path
     root = write_demo_book(tmp_path / "book")
     path = root / "chapters" / "01_first.ipynb"
     path.write_text(path.read_text().replace("least = 0.15", "least = 0.1"))
-    with pytest.raises(InputError) as stop:
+    with pytest.raises(InputError, match=r"(?s)01_first: cell .*demo-small-budget does not hold.*: budget 0\.1"):
         build_demo(root)
-    words = "AssertionError: the statement demo-small-budget does not hold in these runs: budget 0.1, layers 3"
-    assert words in str(stop.value) and "chapters/01_first: cell" in str(stop.value)
 
 
 def test_a_page_shows_the_recorded_run_unless_it_is_asked_for_another(monkeypatch, tmp_path, capsys):
@@ -111,38 +114,20 @@ def test_a_statement_takes_a_truth_value_and_texts_that_were_formatted(wrong):
         Page({}).holds("one", **({"condition": True} | wrong))
 
 
-def test_the_manifest_and_the_numbers_are_one_click_away(site):
-    page = (site / "chapters" / "01_first.html").read_text()
-    assert 'href="../runs/quick-0.2.json"' in page and 'href="../numbers/fig-demo-line.csv"' in page
-    assert json.loads((site / "runs" / "quick-0.2.json").read_text())["model"]["name"] == "demo-model"
-    assert (site / "numbers" / "fig-demo-line.csv").read_text() == "layer,loss\n0,0.91\n1,0.89\n2,0.9\n"
-
-
 def test_a_site_can_be_built_without_solutions(site):
     other = built_demo(solutions=False) / "_build" / "html-without-solutions"
     assert check_site(other) == [] and not (other.parent / "html").exists()
     secrets = {"index": "Count what they share", "01_first": "nothing is evicted", "02_second": "print(2 * 21)"}
     for name, secret in secrets.items():
         with_them, without = (
-            "".join(BeautifulSoup((place / "chapters" / f"{name}.html").read_text(), "html.parser").get_text().split())
+            BeautifulSoup((place / "chapters" / f"{name}.html").read_text(), "html.parser").get_text()
             for place in (site, other)
         )
-        secret = secret.replace(" ", "")
-        assert secret in with_them and secret not in without and "Exercise" in without
-    everything = [
-        path.read_text(errors="ignore") for path in other.rglob("*") if path.suffix in (".html", ".js", ".ipynb", ".md")
-    ]
-    assert not [text for text in everything if any(secret in text for secret in secrets.values())]
+        assert secret in with_them and "Exercise" in without
+    files = [path for path in other.rglob("*") if path.suffix in (".html", ".js", ".ipynb", ".md")]
+    texts = {path: BeautifulSoup(path.read_text(errors="ignore"), "html.parser").get_text() for path in files}
+    assert not [path for path, text in texts.items() if any(secret in text for secret in secrets.values())]
     assert (other / "chapters" / "index.html").read_text().count("for overlap</summary>") == 3
-
-
-def test_a_page_says_once_what_it_is_and_what_was_found(site):
-    for page in site.rglob("chapters/*.html"):
-        soup = BeautifulSoup(page.read_text(), "html.parser")
-        assert {len(soup.select(tag)) for tag in ("meta[name=viewport]", "title", "meta[name=description]")} == {1}
-    start = BeautifulSoup((site / "chapters" / "index.html").read_text(), "html.parser")
-    assert start.select_one("meta[name=description]")["content"].startswith("Start with The first chapter.")
-    assert 'title="The positions that stay."' in (site / "chapters" / "01_first.html").read_text()
 
 
 def test_the_figure_that_a_page_shares_is_a_file_of_the_site(tmp_path, monkeypatch):
@@ -154,45 +139,30 @@ def test_the_figure_that_a_page_shares_is_a_file_of_the_site(tmp_path, monkeypat
     assert (tmp_path / "_extra" / "share.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_equations_need_no_network(site):
-    page = (site / "chapters" / "01_first.html").read_text()
-    assert "_static/mathjax/tex-chtml.js" in page and (site / "_static" / "mathjax" / "tex-chtml.js").is_file()
-    assert "THEBE_JS_URL" not in page
-    assert sum(file.stat().st_size for file in site.rglob("*") if file.is_file()) < 15e6
-
-
 def test_two_builds_are_byte_identical_whatever_the_set_up_of_the_user(site, tmp_path, monkeypatch):
     """A foreign kernel, start-up files of Python and IPython and a style of Matplotlib do not reach a chapter."""
-    kernel, startup = tmp_path / "jupyter/kernels/python3", tmp_path / "ipython/profile_default/startup"
-    kernel.mkdir(parents=True), startup.mkdir(parents=True)
-    (kernel / "kernel.json").write_text('{"argv": ["false"], "display_name": "Python 3", "language": "python"}')
-    (startup / "mine.py").write_text("raise SystemExit")
-    (tmp_path / "startup.py").write_text("print = None")
-    (tmp_path / "matplotlibrc").write_text("font.size: 30")
-    places = {"JUPYTER_PATH": "jupyter", "JUPYTER_DATA_DIR": "jupyter", "IPYTHONDIR": "ipython",
-              "PYTHONSTARTUP": "startup.py", "MATPLOTLIBRC": "matplotlibrc"}  # fmt: skip
-    for name, place in places.items():
+    kernel = '{"argv": ["false"], "display_name": "Python 3", "language": "python"}'
+    for name, place, file, text in (
+        ("JUPYTER_PATH", "jupyter", "jupyter/kernels/python3/kernel.json", kernel),
+        ("JUPYTER_DATA_DIR", "jupyter", "jupyter/kernels/python3/kernel.json", kernel),
+        ("IPYTHONDIR", "ipython", "ipython/profile_default/startup/mine.py", "raise SystemExit"),
+        ("PYTHONSTARTUP", "startup.py", "startup.py", "print = None"),
+        ("MATPLOTLIBRC", "matplotlibrc", "matplotlibrc", "font.size: 30"),
+    ):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
         monkeypatch.setenv(name, str(tmp_path / place))
     monkeypatch.setenv("MPLBACKEND", "agg")
-    root = write_demo_book(tmp_path / "another place")
-    other = build_demo(root, "quick", ["budget=0.2", "run=quick-0.2"])
-    assert differences(site, other) == []
-
-
-def differences(one: Path, two: Path) -> list[str]:
-    files = {p.relative_to(f) for f in (one, two) for p in f.rglob("*") if p.is_file()}
-    return [str(f) for f in sorted(files) if not ((one / f).is_file() and (two / f).is_file())
-            or not filecmp.cmp(one / f, two / f, shallow=False)]  # fmt: skip
+    other = build_demo(write_demo_book(tmp_path / "b b"), "quick", ["budget=0.2", "run=quick-0.2"])
+    files = {p.relative_to(f) for f in (site, other) for p in f.rglob("*") if p.is_file()}
+    assert filecmp.cmpfiles(site, other, files, shallow=False)[1:] == ([], [])
 
 
 def test_a_failing_chapter_stops_the_build_and_leaves_the_old_site(site):
     before = {p: p.stat().st_mtime_ns for p in site.rglob("*.html")}
-    with pytest.raises(InputError) as stop:
+    with pytest.raises(InputError, match=r"chapters/02_second: cell 4 \('if fail:'\).*asked to fail") as stop:
         build_demo(built_demo(), "broken", ["fail=true"])
-    message = str(stop.value)
-    assert "\n" not in message and "chapters/02_second: cell 4 ('if fail:')" in message
-    assert "RuntimeError: asked to fail" in message
-    executed = message.rsplit(" ", 1)[1]
+    executed = str(stop.value).rsplit(" ", 1)[1]
     assert "asked to fail" in Path(executed).read_text()
     assert {p: p.stat().st_mtime_ns for p in site.rglob("*.html")} == before
 
@@ -201,18 +171,15 @@ def test_a_failing_chapter_stops_the_build_and_leaves_the_old_site(site):
     ("given", "words"),
     [
         ("budgte=0.2", ["unknown parameter 'budgte'", "Did you mean 'budget'?", "category"]),
-        ("budget=ten", ["parameter budget='ten'", "float", "budget=0.1"]),
-        ("fail=maybe", ["parameter fail='maybe'", "bool"]),
-        ("budget=nan", ["parameter budget='nan'"]),
+        ("budget=nan", ["parameter budget='nan'", "float", "budget=0.1"]),
         ("category=Sumarization", ["unknown category", "Did you mean 'Summarization'?"]),
         ("budget", ["has no value", "-p budget=0.2"]),
     ],
 )
 def test_a_wrong_parameter_fails_before_anything_runs(given, words, tmp_path):
     root = write_demo_book(tmp_path / "book")
-    with pytest.raises(InputError) as error:
+    with refused(*words):
         build_book("quick", [given], root=root)
-    assert all(word in str(error.value) for word in words)
     assert not (root / "_build").exists()
 
 
@@ -223,9 +190,6 @@ def test_a_warning_fails_the_build_and_names_the_cell(tmp_path):
     build.fresh_sources(root, read_chapters(root), folder)
     with pytest.raises(InputError, match=r"(?s)chapters/index.md:3: WARNING: undefined label: 'fig-nowhere'.*\Z"):
         build.build_html(folder)
-
-
-def test_a_warning_in_a_notebook_is_located_by_cell():
     log = "\x1b[91m/x/run/chapters/07.ipynb:90004: WARNING: undefined label: 'a'\x1b[39;49;00m\nother\n"
     assert build.warnings_of(log, Path("/x/run")) == "chapters/07.ipynb, cell 9, line 4: WARNING: undefined label: 'a'"
 
@@ -236,58 +200,42 @@ def test_a_profile_is_a_plain_name(profile, tmp_path):
         build_book(profile, root=write_demo_book(tmp_path / "book"))
 
 
-# --- chapters and parameters ---
-
-
 def test_chapters_come_from_the_table_of_contents_with_their_parameters(tmp_path):
     chapters = read_chapters(write_demo_book(tmp_path / "book"))
-    assert [c.name for c in chapters] == [
-        "chapters/index", "chapters/01_first", "chapters/02_second", "chapters/summary", "chapters/references",
-    ]  # fmt: skip
+    names = [chapter.name.removeprefix("chapters/") for chapter in chapters]
+    assert names == ["index", "01_first", "02_second", "summary", "references"]
     first = chapters[1].parameters
-    assert first["budget"].default == 0.1
-    assert first["budget"].help == "part of the cache that stays (float) or tokens that stay (int)"
+    assert first["budget"].default == 0.1 and first["budget"].help.startswith("part of the cache that stays (float)")
     assert first["repeats"] == Parameter("repeats", None, ("int", "None"), "how often; None: once")
-
-
-def test_a_broken_notebook_and_a_page_without_a_file_are_named(tmp_path):
-    root = write_demo_book(tmp_path / "book")
-    (root / "chapters" / "02_second.ipynb").write_text('{"cells": [')
-    with pytest.raises(InputError, match=r"02_second\.ipynb is not a readable notebook"):
-        read_chapters(root)
-    (root / "chapters" / "02_second.ipynb").unlink()
-    with pytest.raises(InputError, match=r"'chapters/02_second'"):
-        read_chapters(root)
-
-
-def test_the_parameter_table_has_a_row_for_each_parameter(tmp_path):
-    table = parameter_table(read_chapters(write_demo_book(tmp_path / "book")), "Parameters.").splitlines()
+    table = parameter_table(chapters, "Parameters.").splitlines()
     assert table[4] == ("| `run` | `'quick'` | str | name of the run folder that the chapter reads "
                         "| [01](/chapters/01_first.ipynb), [02](/chapters/02_second.ipynb) |")  # fmt: skip
     assert len(table) == 4 + 6 + 1
 
 
+def test_a_broken_notebook_and_a_page_without_a_file_are_named(tmp_path):
+    path = write_demo_book(tmp_path) / "chapters" / "02_second.ipynb"
+    path.write_text('{"cells": [')
+    with pytest.raises(InputError, match=r"02_second\.ipynb is not a readable notebook"):
+        read_chapters(tmp_path)
+    path.unlink()
+    with pytest.raises(InputError, match="'chapters/02_second'"):
+        read_chapters(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("types", "text", "value"),
     [
-        (("float",), "0.2", 0.2),
+        (("float",), "0.2", 0.2), (("int",), "7", 7), (("bool",), "false", False), (("str",), "Synthetic & Code", ...),
         (("float",), "51", 51),  # a token count where the chapters also take a share: stays an int
         (("float",), "1e-3", 0.001),  # YAML 1.1 reads a string
-        (("int",), "7", 7),
-        (("bool",), "false", False),
-        (("str",), "Summarization", "Summarization"),
-        (("str",), "no", "no"),  # YAML reads False
-        (("str",), "12", "12"),
-        (("str",), "Synthetic & Code", "Synthetic & Code"),
-        (("str",), "a: b: c", "a: b: c"),
-        (("str",), "", ""),
-        (("int", "None"), "null", None),
-        (("list",), "[ChunkKV, H2O]", ["ChunkKV", "H2O"]),
+        (("str",), "no", ...), (("str",), "12", ...), (("str",), "a: b: c", ...), (("str",), "", ...),  # as they stand
+        (("int", "None"), "null", None), (("list",), "[ChunkKV, H2O]", ["ChunkKV", "H2O"]),
     ],
-)
+)  # fmt: skip
 def test_a_value_is_read_as_the_parameter_needs_it(types, text, value):
-    read = Parameter("p", None, types).parse(text)
-    assert read == value and type(read) is type(value)
+    read, meant = Parameter("p", None, types).parse(text), text if value is ... else value
+    assert read == meant and type(read) is type(meant)
 
 
 @pytest.mark.parametrize(
@@ -330,27 +278,20 @@ def test_papermill_alone_stops_in_the_first_cell(name, value, words, tmp_path):
     assert words or "unknown" not in done.stderr
 
 
-# --- notebooks, stamping, provenance ---
-
-
-def test_tidy_gives_the_same_file_twice_and_removes_everything_executed():
-    notebook = tidy(first_chapter(), "01")
+def test_tidy_removes_everything_executed_and_keeps_ids_where_a_cell_comes_in():
+    notebook = first_chapter()
+    notebook.cells += [nbformat.v4.new_code_cell("same"), nbformat.v4.new_code_cell("same")]
+    notebook = tidy(notebook, "01")
     dirty = nbformat.reads(nbformat.writes(notebook), as_version=4)
     dirty.metadata["papermill"] = {"start_time": "now"}
     code = next(c for c in dirty.cells if c.cell_type == "code")
     code.outputs, code.execution_count = [nbformat.v4.new_output("stream", text="x")], 3
     dirty.cells.insert(2, nbformat.v4.new_code_cell("a = 1", metadata={"tags": ["injected-parameters"]}))
     assert nbformat.writes(tidy(dirty, "01")) == nbformat.writes(notebook)
-
-
-def test_cell_ids_are_unique_and_an_inserted_cell_changes_no_other():
-    notebook = first_chapter()
-    notebook.cells += [nbformat.v4.new_code_cell("same"), nbformat.v4.new_code_cell("same")]
-    before = [c.id for c in tidy(notebook, "01").cells]
+    before = [c.id for c in notebook.cells]
     notebook.cells.insert(1, nbformat.v4.new_code_cell("new = 1"))
     after = [c.id for c in tidy(notebook, "01").cells]
-    assert len(set(after)) == len(after)
-    assert [i for i in after if i in before] == before
+    assert len(set(after)) == len(after) and [i for i in after if i in before] == before
 
 
 def stamped(cells: list, values: dict, tmp_path: Path, parameters: dict | None = None) -> nbformat.NotebookNode:
@@ -372,7 +313,6 @@ def test_the_injected_cell_is_folded_and_only_changed_parameters_are_shown(tmp_p
     title = nbformat.v4.new_markdown_cell("# Title\n\nText.")
     notebook = stamped([title, injected], {"b": 2, "c": 1, "other": 5}, tmp_path, parameters)
     assert notebook.cells[1].metadata["tags"] == ["hide-input", "injected-parameters"]
-    assert notebook.cells[1].metadata["mystnb"]["code_prompt_show"] == "Show the parameters"
     top = notebook.cells[0].source
     assert top.startswith("# Title\n") and top.endswith("\n\nText.") and "| `b` | `2` | `1` | a \\| b |" in top
     assert "`c`" not in top and "`other`" not in top
@@ -384,54 +324,37 @@ def test_the_provenance_line_leaves_the_cell_and_stands_below_it(tmp_path):
     source = notebook.cells[1].source
     assert 'a line · <a href="../runs/quick.json">manifest of quick</a>' in source and source.startswith("<details")
     assert json.loads((tmp_path / "_extra" / "runs" / "quick.json").read_text()) == {"name": "quick"}
-
-
-def test_two_different_manifests_of_one_name_are_an_error(tmp_path):
-    cells = [provenance_cell({"name": "quick", "seconds": s}) for s in (1, 2)]
     with pytest.raises(InputError, match="two different files are called runs/quick"):
-        stamped(cells, {}, tmp_path)
-
-
-def test_in_jupyter_provenance_shows_its_line():
-    shown = provenance({"name": "quick"}, line="one\nline")._repr_mimebundle_()
-    assert shown["text/markdown"] == shown["text/plain"] == "one line" and MIME in shown
-
-
-# --- the site's folder, buttons, imports ---
+        stamped([provenance_cell({"name": "quick", "seconds": 1})], {}, tmp_path)
+    in_jupyter = provenance({"name": "quick"}, line="one\nline")._repr_mimebundle_()
+    assert in_jupyter["text/markdown"] == in_jupyter["text/plain"] == "one line"
 
 
 def test_a_new_site_takes_the_place_of_the_old_one_whole(tmp_path):
-    """Also where an exchange was cut off half-way."""
+    """Also where an exchange was cut off half-way; a folder that is no site is never replaced."""
     new, output = tmp_path / "new", tmp_path / "html"
     for folder, text in ((new, "new"), (output, "old")):
         folder.mkdir()
         (folder / "searchindex.js").write_text(text)
     (output / "gone.html").write_text("old")
     build.exchange(new, output)
-    assert sorted(p.name for p in output.iterdir()) == ["searchindex.js"]
-    assert (output / "searchindex.js").read_text() == "new"
-    output.rename(tmp_path / ".html.leaving"), (tmp_path / ".html.arriving").mkdir()
+    assert [p.read_text() for p in output.iterdir()] == ["new"]
+    output.rename(tmp_path / ".html.leaving")
+    (tmp_path / ".html.arriving").mkdir()
     build.exchange(new, output)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["html", "new"]
-
-
-def test_a_folder_that_is_no_site_is_never_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="holds something other than a site"):
+    with refused("holds something other than a site"):
         build.check_output(tmp_path)
-    with pytest.raises(InputError, match="is a file"):
+    with refused("is a file"):
         build.check_output(tmp_path / "thesis.tex")
 
 
 @pytest.mark.parametrize(
     ("origin", "address"),
-    [
-        ("git@github.com:owner/name.git", "https://github.com/owner/name"),
-        ("https://user:secret@github.com/owner/na.me", "https://github.com/owner/na.me"),
-        ("/home/me/name", None),
-        ("", None),
-    ],
-)
+    [("git@github.com:owner/name.git", "https://github.com/owner/name"), ("/home/me/name", None), ("", None),
+     ("https://user:secret@github.com/owner/na.me", "https://github.com/owner/na.me")],
+)  # fmt: skip
 def test_buttons_lead_to_the_repository_the_book_is_built_in(origin, address, tmp_path, monkeypatch):
     monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
@@ -447,9 +370,6 @@ def test_a_second_build_meanwhile_is_refused(tmp_path):
     with build.only_build(root), pytest.raises(InputError, match="another build of the book"):
         build_book("quick", root=root)
     assert sorted(path.name for path in (root / "_build").iterdir()) == [".lock"]
-
-
-# --- the page of versions ---
 
 
 def test_other_versions_than_the_pins_stand_out(tmp_path):
@@ -476,13 +396,10 @@ def test_runs_and_times_are_told_as_they_were_recorded(tmp_path):
 
 
 def test_binder_installs_the_library_and_its_extra_at_the_pins_of_the_book():
-    lines = (BINDER / "requirements.txt").read_text().splitlines()
-    assert "-c ../requirements.txt" in lines and "-e .[book]" in lines
+    assert {"-c ../requirements.txt", "-e .[book]"} <= {*(BINDER / "requirements.txt").read_text().splitlines()}
     version = re.fullmatch(r"python-3\.(\d+)\n", (BINDER / "runtime.txt").read_text())
-    assert version and 11 <= int(version[1]) <= 13
-    script = BINDER / "postBuild"
-    assert script.stat().st_mode & 0o111
-    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+    assert version and 11 <= int(version[1]) <= 13 and (BINDER / "postBuild").stat().st_mode & 0o111
+    subprocess.run(["bash", "-n", BINDER / "postBuild"], check=True)
 
 
 def test_the_buttons_of_a_chapter_open_its_own_notebook(tmp_path, monkeypatch):
@@ -503,8 +420,6 @@ def test_the_buttons_of_a_chapter_open_its_own_notebook(tmp_path, monkeypatch):
 
 # --- the book as a PDF: every page, in order, with bookmarks; or a reason why not ---
 
-needs_chromium = pytest.mark.skipif(find_browser() is None, reason="no Chromium here (Debian: apt install chromium)")
-
 
 def printed(path: Path) -> tuple[list[str], list[str]]:
     """Titles of the bookmarks, and the text of every page."""
@@ -512,17 +427,13 @@ def printed(path: Path) -> tuple[list[str], list[str]]:
         return [item.title for item in reader.outline], [" ".join(page.extract_text().split()) for page in reader.pages]
 
 
-@needs_chromium
-def test_the_demo_book_is_printed_in_reading_order(tmp_path, capsys):
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium here (Debian: apt install chromium)")
+def test_the_demo_book_is_printed_in_reading_order_with_or_without_solutions(tmp_path, capsys):
     titles, text = printed(pdf.make_pdf(output=tmp_path / "book.pdf", root=built_demo()))
     assert titles == ["A demo", "1. The first chapter", "2. The second chapter", "The report", "References"]
     assert "A demo" in text[0] and len(text) >= 4 and f"{len(text)} pages" in capsys.readouterr().out
     _, (alone,) = printed(tmp_path / "summary.pdf")
     assert "What was found, on one page." in alone
-
-
-@needs_chromium
-def test_without_solutions_it_has_a_name_of_its_own():
     root = built_demo(solutions=False)
     written = pdf.make_pdf(root=root, solutions=False)
     assert written == root / "_build" / "book-without-solutions.pdf"
@@ -575,17 +486,14 @@ def test_check_site_finds_a_font_from_elsewhere_and_that_nothing_is_there(tmp_pa
     assert check_site(tmp_path) == ["style.css: fetched from the network: https://fonts.org/a.woff2"]
 
 
-@pytest.mark.parametrize(
-    "harmless",
-    [
-        '<a href="https://x.org/">x</a> <a href="mailto:a@b.c">x</a> <a href="//x.org">x</a>',
-        '<a href="#top">x</a> <a href="other.html#there">x</a> <a href="folder/">x</a> <a href="a%20b.txt">x</a>',
-        '<img src="data:image/png;base64,AA" alt="dot"> <img src="a.png?v=1" alt="a">',
-        "<script>const text = '<img src=https://x.org/a.png>'</script>",
-    ],
-)
-def test_check_site_leaves_harmless_pages_alone(harmless, tmp_path):
-    write_site(tmp_path, harmless)
+def test_check_site_leaves_a_harmless_page_alone(tmp_path):
+    write_site(
+        tmp_path,
+        """
+        <a href="https://x.org/">x</a> <a href="mailto:a@b.c">x</a> <a href="//x.org">x</a> <a href="#top">x</a>
+        <a href="other.html#there">x</a> <a href="folder/">x</a> <a href="a%20b.txt">x</a> <img src="a.png?v=1" alt="a">
+        <img src="data:image/png;base64,AA" alt=""> <script>const text = '<img src=https://x.org/a.png>'</script>""",
+    )
     assert check_site(tmp_path) == []
 
 
