@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
-from urllib.parse import parse_qs
 
 import axe
 import numpy as np
@@ -30,7 +29,7 @@ from chunkkv_lib.__main__ import main as command_line
 from chunkkv_lib.capture import capture
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.lab import lab_view
-from chunkkv_lib.lab.codes import SCORES, WINDOWS, LayerCodes, layer_codes, packed
+from chunkkv_lib.lab.codes import SCORES, WINDOWS, layer_codes, packed
 from chunkkv_lib.lab.data import open_prompts, probe_tokens, prompt_data, question_about
 from chunkkv_lib.lab.page import lab_page
 from chunkkv_lib.lab.rules import METHODS, Setting, keep, kept_tokens, measured, random_numbers
@@ -88,7 +87,7 @@ def layer_tensors(heads=2, group=2, n=90, probes=2, seed=0):
     return PromptAttention(queries, keys, probe_queries=torch.randn(heads * group, probes, 8, generator=g)), values
 
 
-def test_codes_stand_for_the_attention_they_were_made_of():
+def test_codes_stand_for_the_votes_of_every_window():
     attention, values = layer_tensors()
     codes = layer_codes(attention, values)
     for at, window in enumerate(WINDOWS):
@@ -96,20 +95,8 @@ def test_codes_stand_for_the_attention_they_were_made_of():
         meant = SCORES[codes.votes[at]] / SCORES[-1] * votes.max()
         assert (codes.votes[at][votes == 0] == 0).all()
         assert np.abs(meant / votes - 1)[votes > votes.max() / 2**20].max() < 0.0008, "half a step is at most 0.08 %"
-    sums = attention.column_sums().unflatten(0, (2, 2)).mean(1).double().numpy()
-    assert np.abs(SCORES[codes.columns] / SCORES[-1] * sums.max() / sums - 1).max() < 0.0008
     mass = values.abs().sum(-1).numpy()
     assert np.abs(codes.values / 255 * mass.max() - mass).max() <= mass.max() / 509
-    rows = attention.probe_rows().double().numpy()
-    length = np.sqrt((rows**2).sum(-1))
-    assert np.abs((codes.probes / 255) ** 2 - rows / length[..., None]).max() < 0.004
-    assert np.abs(codes.weights / 4095 * length.max() - length).max() < length.max() / 8000
-
-
-def test_scores_add_up_without_rounding():
-    """Only then do the page and the library choose the same tokens, ties included."""
-    assert (np.round(SCORES) == SCORES).all() and SCORES[-1] * 4000 * 64 < 2**53
-    assert (np.diff(SCORES) > 0).all()
 
 
 def test_a_random_draw_is_its_own_for_every_seed_layer_and_head():
@@ -120,29 +107,27 @@ def test_a_random_draw_is_its_own_for_every_seed_layer_and_head():
     assert abs(rows.mean() / 2**32 - 0.5) < 0.02
 
 
-def test_a_budget_too_small_for_the_window_takes_the_largest_window_that_fits(prompt):
-    data, layers = prompt
-    setting = Setting("ChunkKV", 2.5, window=32)
-    assert setting.tokens(data["n"]) < 32
-    kept = kept_tokens(layers[0], setting, 0)
-    window = setting.fitting_window(data["n"])
-    assert window in WINDOWS and window < 32 and kept.shape[1] == setting.tokens(data["n"])
-    assert kept[0, -window:].tolist() == list(range(data["n"] - window, data["n"]))
-
-
 def test_measured_on_codes_is_close_to_the_metrics_on_tensors():
     """Of the same kept sets; what rounding does to the choice is another test's."""
     attention, values = layer_tensors(n=300)
     codes = layer_codes(attention, values)
-    positions = torch.full((2,), 299)
     for method, share in (("Random", "kv_head"), ("SnapKV", "kv_head"), ("H2O", "layer"), ("Oracle", "layer")):
         kept = kept_tokens(codes, Setting(method, 20.0, share), 0)
         found = measured(codes, kept.numpy(), [3, 4])
-        exact = (kv_l1_loss(attention.keys, kept).mean() + kv_l1_loss(values, kept).mean()) / 2
-        cosine = attention_cosine_similarity(attention.probe_queries, attention.keys, kept, positions).mean()
-        assert found["l1"] == pytest.approx(float(exact), abs=1e-3)
-        assert found["cosine"] == pytest.approx(float(cosine), abs=3e-3)
+        l1, cosine = exact_metrics(attention, values, kept, torch.full((2,), 299))
+        assert found["l1"] == pytest.approx(l1, abs=1e-3) and found["cosine"] == pytest.approx(cosine, abs=3e-3)
         assert found["evidence"] == pytest.approx(((kept == 3) | (kept == 4)).sum().item() / 2 / len(kept))
+    narrow = Setting("ChunkKV", 2.4, window=32)  # takes the largest window that fits into the budget
+    kept = kept_tokens(codes, narrow, 0)
+    assert narrow.fitting_window(300) == 4 and kept.shape[1] == narrow.tokens(300) == 7
+    assert kept[0, -4:].tolist() == [296, 297, 298, 299]
+
+
+def exact_metrics(attention, values, kept, positions) -> tuple[float, float]:
+    """Both metrics of the library, on tensors."""
+    loss = (kv_l1_loss(attention.keys, kept).mean() + kv_l1_loss(values, kept).mean()) / 2
+    cosine = attention_cosine_similarity(attention.probe_queries, attention.keys, kept, positions).mean()
+    return float(loss), float(cosine)
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -160,12 +145,9 @@ def test_both_metrics_agree_with_the_library_on_a_real_prompt(embedded, which):
         codes = layer_codes(attention, values)
         for rule, budget in product((ChunkKV, SnapKV, H2O, Oracle), (5.0, 10.0, 20.0, 40.0)):
             setting = Setting(rule.__name__, budget)
-            exact = rule(setting.tokens(n)).choose(attention)
-            l1 = (kv_l1_loss(keys, exact).mean() + kv_l1_loss(values, exact).mean()) / 2
-            cosine = attention_cosine_similarity(layer.queries[:, rows], keys, exact, rows).mean()
+            l1, cosine = exact_metrics(attention, values, rule(setting.tokens(n)).choose(attention), rows)
             ours = measured(codes, kept_tokens(codes, setting, layer.index).numpy(), [])
-            difference = max(abs(ours["l1"] - float(l1)), abs(ours["cosine"] - float(cosine)))
-            apart[setting.method, budget, layer.index] = difference
+            apart[setting.method, budget, layer.index] = max(abs(ours["l1"] - l1), abs(ours["cosine"] - cosine))
 
     capture(model, torch.tensor([*sequence.prompt_ids, *answer]), visit)
     assert len(apart) == 16 * model.config.num_hidden_layers
@@ -247,36 +229,38 @@ def shown(tab, side: str) -> list[int]:
     return tab.evaluate(f"{tokens}.flatMap((t, i) => t.className ? [i] : [])")
 
 
-def number(tab, metric: str, column: int, every: str = "") -> float:
-    row = f'.lab-numbers [data-metric="{metric}"][data-all="{every}"]'
+def number(tab, metric: str, column: int) -> float:
+    row = f'.lab-numbers [data-metric="{metric}"][data-all=""]'
     return float(tab.evaluate(f"document.querySelectorAll('{row} td')[{column}].firstChild.textContent"))
 
 
-def press(tab, key: str, times: int = 1) -> None:
-    for _ in range(times):
-        for kind in ("keyDown", "keyUp"):
-            code = {"ArrowRight": 39, "ArrowLeft": 37, "End": 35, "Enter": 13}[key]
-            tab.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+def press(tab, key: str, code: int, times: int) -> None:
+    for kind in ("keyDown", "keyUp") * times:
+        tab.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
 
 def test_the_budget_moves_by_keyboard_and_text_and_numbers_follow(tab, prompt):
     data, layers = prompt
     layer = reopened(tab)["layer"]
-    before = shown(tab, "left"), number(tab, "l1", 0), number(tab, "cosine", 0)
+    before = shown(tab, "left")
     tab.evaluate("document.getElementById('lab-budget').focus()")
-    press(tab, "ArrowRight", 20)
+    press(tab, "ArrowRight", 39, times=20)
     tab.listen(0.5)
     state = json.loads(tab.evaluate("document.querySelector('.lab').dataset.ready"))
-    assert state["budget"] == 20
-    kept = kept_tokens(layers[layer], Setting("ChunkKV", 20.0), layer)
-    expected = measured(layers[layer], kept.numpy(), data["marked"])
-    assert shown(tab, "left") == sorted(set(kept.ravel().tolist())) != before[0]
-    assert number(tab, "l1", 0) == pytest.approx(expected["l1"], abs=6e-4) != before[1]
-    assert number(tab, "cosine", 0) == pytest.approx(expected["cosine"], abs=6e-4) != before[2]
+    assert state["budget"] == 20 and state["left"] != state["right"] and shown(tab, "left") != before
+    for column, side in enumerate(("left", "right")):
+        kept = kept_tokens(layers[layer], Setting(state[side], 20.0), layer)
+        expected = measured(layers[layer], kept.numpy(), data["marked"])
+        assert shown(tab, side) == sorted(set(kept.ravel().tolist()))
+        for metric in ("l1", "cosine"):
+            assert number(tab, metric, column) == pytest.approx(expected[metric], abs=6e-4)
 
 
 def test_before_the_scripts_the_page_has_the_same_numbers(tab, prompt):
-    page = BeautifulSoup(tab.page.read_text(encoding="utf-8"), "html.parser")
+    """And marked text, and a table of all rules."""
+    data, layers = prompt
+    source = re.sub(r"<script.*?</script>", "", tab.page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    page = BeautifulSoup(source, "html.parser")
     still = [[cell.text for cell in row.select("td")] for row in page.select(".lab-numbers [data-metric]")]
     reopened(tab)
     live = tab.evaluate(
@@ -284,6 +268,10 @@ def test_before_the_scripts_the_page_has_the_same_numbers(tab, prompt):
         "row => [...row.querySelectorAll('td')].map(cell => cell.firstChild.textContent))"
     )
     np.testing.assert_allclose(np.array(still, float), np.array(live, float), atol=1.01e-3)
+    assert source.count('class="k') > 50 and all(f'<th scope="row">{method}</th>' in source for method in METHODS)
+    found = [measured(c, kept_tokens(c, Setting("H2O"), i).numpy(), data["marked"]) for i, c in enumerate(layers)]
+    row = source.split('<th scope="row">H2O</th>')[1].split("</tr>")[0]
+    assert f"<td>{np.mean([one['l1'] for one in found]):.3f}</td>" in row
 
 
 def test_a_weight_writes_the_formula_and_its_own_value(tab):
@@ -295,37 +283,20 @@ def test_a_weight_writes_the_formula_and_its_own_value(tab):
     assert tab.evaluate("document.querySelector('output[for=lab-w-columns]').textContent") == "-0.5"
 
 
-def test_two_methods_differ_where_the_library_says_so(tab, prompt):
-    _, layers = prompt
-    for left, right in pairwise(["H2O", "Recent", "Random", "SnapKV", "Oracle", "StreamingLLM", "ChunkKV"]):
-        tab.evaluate(f"Lab.page.set({{left: '{left}', right: '{right}', budget: 15, layer: 1}})")
-        for side, method in (("left", left), ("right", right)):
-            kept = kept_tokens(layers[1], Setting(method, 15.0), 1)
-            assert shown(tab, side) == sorted(set(kept.ravel().tolist())), method
-
-
 def test_the_address_holds_the_setting_and_brings_it_back(tab):
     tab.evaluate("Lab.page.set({left: 'H2O', right: 'Oracle', budget: 33.5, layer: 2, window: 16})")
     tab.listen(0.5)
+    wanted = {"left": "H2O", "right": "Oracle", "budget": 33.5, "layer": 2, "window": 16}
     address = tab.evaluate("location.href")
-    assert "left=H2O" in address and "budget=33.5" in address
-    state = reopened(tab, address)
-    assert (state["left"], state["right"], state["budget"], state["layer"], state["window"]) == (
-        "H2O", "Oracle", 33.5, 2, 16,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("mark", ["#", "?"])
-def test_a_link_opens_a_setting(tab, mark):
-    """By a fragment, as the lab itself writes it, or by a query, which the theme's script does not stumble over."""
-    state = reopened(tab, f"{tab.page.as_uri()}{mark}lab&budget=20&chunk=5")
+    assert "left=H2O" in address and reopened(tab, address).items() >= wanted.items()
+    # as a query, which the theme's script does not stumble over
+    state = reopened(tab, f"{tab.page.as_uri()}?lab&budget=20&chunk=5")
     assert (state["budget"], state["chunk"]) == (20, 5)
 
 
 def test_an_address_cannot_bring_in_what_the_controls_do_not_offer(tab):
-    state = reopened(
-        tab, f"{tab.page.as_uri()}#lab&left=<b>x</b>&budget=9999&layer=-4&window=7&formula=alert(1)&left2=x"
-    )
+    spoilt = "#lab&left=<b>x</b>&budget=9999&layer=-4&window=7&formula=alert(1)&left2=x"
+    state = reopened(tab, tab.page.as_uri() + spoilt)
     assert (state["left"], state["budget"], state["layer"], state["window"]) == ("ChunkKV", 100, 0, 8)
     assert tab.errors() == []
 
@@ -354,73 +325,26 @@ def test_a_formula_means_what_it_says(tab, formula, value):
     assert tab.evaluate(f"Lab.compile({json.dumps(formula)}, ['votes'])({{votes: 3}})") == pytest.approx(value)
 
 
-SIDES = ("left", "right")
-
-
-def _lead_of_the_right(prompt, sides, layer, chunk):
-    data, layers = prompt
-    left, right = (
-        measured(layers[layer], kept_tokens(layers[layer], side, layer).numpy(), data["marked"]) for side in sides
-    )
-    return right["evidence"] - left["evidence"]
-
-
-def _sets_that_cut(prompt, sides, layer, chunk):
-    """Sets of the left rule that keep one side of the chunk's border inside a word of the passage."""
-    data, layers = prompt
-    words = data["texts"]
-    at = next(i for i in data["marked"] if i % chunk == 0 and re.search(r"\w\w", words[i - 1][-1:] + words[i][:1]))
-    kept = kept_tokens(layers[layer], sides[0], layer).tolist()
-    return sum((at in one) != (at - 1 in one) for one in kept)
-
-
-def test_the_tour_and_the_search_set_the_controls(tab, prompt):
+def test_the_tour_and_the_search_set_the_controls(tab):
     tab.evaluate("Lab.page.set({left: 'ChunkKV', right: 'SnapKV', budget: 10})")
-    stops = tab.evaluate("document.querySelectorAll('.lab-tour [data-text]').length")
-    assert stops == 6
-    states = []
-    for i in range(stops):
+    states = set()
+    for i in range(6):
         tab.evaluate(f"document.querySelectorAll('.lab-tour [data-text]')[{i}].click()")
         tab.listen(0.3)
-        states.append(tab.evaluate("location.hash"))
+        states.add(tab.evaluate("location.hash"))
         assert tab.evaluate("document.querySelector('.lab-stop').textContent")
-    assert len(set(states)) == 6
-    for at, lead in ((1, _sets_that_cut), (2, _lead_of_the_right)):  # shown where there is most to see
-        stop = {name: values[0] for name, values in parse_qs(states[at].partition("&")[2]).items()}
-        sides = [Setting(stop[side], 10.0, "kv_head", int(stop["chunk"]), 8, int(stop["kernel"])) for side in SIDES]
-        found = [lead(prompt, sides, layer, int(stop["chunk"])) for layer in range(len(prompt[1]))]
-        assert found[int(stop["layer"])] == pytest.approx(max(found)) and max(found) > 0
+    assert len(states) == tab.evaluate("document.querySelectorAll('.lab-tour [data-text]').length") == 6
     tab.evaluate("Lab.page.set({left: 'Oracle', right: 'Recent', budget: 10, layer: 0})")
     tab.evaluate("document.querySelector('.lab-find-left').click()")
     assert "Oracle keeps" in tab.evaluate("document.querySelector('.lab-stop').textContent")
     assert tab.errors() == []
 
 
-def test_without_scripts_text_and_table_are_there(prompt):
-    """One setting as marked text, and all rules in a table."""
-    data, layers = prompt
-    page = re.sub(r"<script.*?</script>", "", lab_page([prompt], "A test"), flags=re.DOTALL)
-    assert page.count('class="k') > 50 and all(f'<th scope="row">{method}</th>' in page for method in METHODS)
-    found = [measured(c, kept_tokens(c, Setting("H2O"), i).numpy(), data["marked"]) for i, c in enumerate(layers)]
-    row = page.split('<th scope="row">H2O</th>')[1].split("</tr>")[0]
-    assert f"<td>{np.mean([one['l1'] for one in found]):.3f}</td>" in row
-
-
 def test_a_page_of_a_thousand_tokens_is_light_and_quick(tab, prompt, tmp_path):
-    """Random codes of the shape of the embedded model. From a changed control to the changed text and numbers of all
-    30 layers: the best of several steps.
+    """Random attention of the shape of the embedded model. From a changed control to the changed text and numbers of
+    all 30 layers: the best of several steps.
     """
-    draw = np.random.default_rng(0)
-    layers = [
-        LayerCodes(
-            *(draw.normal(7500, 1900, size).clip(0, len(SCORES) - 1).astype(np.uint16)
-              for size in ((4, 3, 1000), (3, 1000))),
-            *(draw.normal(120, 30, (3, 1000)).clip(0, 255).astype(np.uint8) for _ in range(2)),
-            (draw.gamma(1, 12, (9, 2, 1000))).clip(0, 255).astype(np.uint8),
-            draw.integers(1, 4096, (9, 2)),
-        )
-        for _ in range(30)
-    ]  # fmt: skip
+    layers = [layer_codes(*layer_tensors(heads=3, group=3, n=1000, seed=seed)) for seed in range(30)]
     data = prompt[0] | {
         "n": 1000, "layers": 30, "heads": 3, "group": 3, "windows": WINDOWS, "texts": [f" w{i}" for i in range(1000)],
         "marked": list(range(500, 520)), "weights": [int(x) for one in layers for x in one.weights.ravel()],
@@ -445,14 +369,12 @@ def test_the_page_fits_and_has_no_barriers_that_axe_knows(tab, width, dark):
     tab.screen(width, dark=dark)
     reopened(tab)
     tab.evaluate("Lab.page.set({left: 'Own rule'}); document.querySelectorAll('details').forEach(d => d.open = true)")
-    assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    box, field = tab.evaluate(
-        "['.lab-own', '#lab-formula'].map(name => document.querySelector(name).getBoundingClientRect().right)"
-    )
-    assert field < box
+    right = "document.querySelector('{}').getBoundingClientRect().right"
+    fits = tab.evaluate(f"document.documentElement.scrollWidth <= {width}")
+    fits &= tab.evaluate(f"{right.format('#lab-formula')} < {right.format('.lab-own')}")
     found = axe.violations(tab)
     tab.screen(1300)
-    assert found == []
+    assert fits and found == []
 
 
 # --- texts --------------------------------------------------------------------------------------------------------
@@ -477,11 +399,10 @@ def test_a_reader_s_own_prompt_knows_its_answer_and_where_it_stands(tiny):
             own_sequence(tokenizer, **({"prompt": prompt, "answer": "4071"} | wrong))
 
 
-def test_what_the_model_writes_from_a_whole_cache_is_what_it_writes(tiny, prompt):
+def test_what_the_model_writes_from_a_whole_cache_is_what_it_writes(tiny):
     """Recorded answers come from the caches that the page shows: all tokens kept means the full cache's answer."""
-    model, tokenizer = tiny
-    sequence = question_about(tokenizer, text(240), "What is the secret of the mat?", "4071")
-    data, _ = prompt_data(model, tokenizer, sequence, recorded=[Setting("H2O", 100.0), Setting("Recent", 3.0)])
+    sequence = question_about(tiny[1], text(240), "What is the secret of the mat?", "4071")
+    data, _ = prompt_data(*tiny, sequence, recorded=[Setting("H2O", 100.0), Setting("Recent", 3.0)])
     by_method = {one[0]: one[-1] for one in data["written"]}
     assert by_method["H2O"] == data["full"] != by_method["Recent"]
 
@@ -558,10 +479,9 @@ def test_the_books_page_has_two_prompts_their_source_and_links_that_show_what_th
 
 
 def test_a_text_without_the_answer_has_no_numbers_of_evidence(tiny, tab, tmp_path):
-    model, tokenizer = tiny
-    sequence = question_about(tokenizer, text(90), "What is the secret of the mat?", "lighthouse")
+    sequence = question_about(tiny[1], text(90), "What is the secret of the mat?", "lighthouse")
     page = tmp_path / "lab.html"
-    page.write_text(lab_page([prompt_data(model, tokenizer, sequence)], "A test"), encoding="utf-8")
+    page.write_text(lab_page([prompt_data(*tiny, sequence)], "A test"), encoding="utf-8")
     reopened(tab, page.as_uri())
     rows = """[...document.querySelectorAll('.lab-numbers [data-metric="evidence"]')]"""
     assert tab.evaluate(f"{rows}.map(row => row.hidden)") == [True, True]
