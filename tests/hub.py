@@ -45,23 +45,17 @@ def running_hub() -> Iterator[Hub]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        do_GET = do_HEAD = lambda self: answer(hub, self)
 
         def log_message(self, *_: object) -> None:
             pass
-
-        def do_GET(self) -> None:
-            answer(hub, self)
-
-        do_HEAD = do_GET
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     hub.address = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield hub
-    finally:
-        server.shutdown()
+    yield hub
+    server.shutdown()
 
 
 def answer(hub: Hub, request: BaseHTTPRequestHandler) -> None:

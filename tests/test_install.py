@@ -67,36 +67,17 @@ def test_the_wheel_holds_every_file_of_the_library_and_the_data_it_reads(wheel):
     assert len(data) > 5 and wanted <= there and not [name for name in there if name.startswith("data/")]
 
 
-@pytest.fixture(scope="module")
-def measured(python, tmp_path_factory, embedded):
-    """An empty folder in which the installed library has measured two sequences, as run `two`."""
-    folder = tmp_path_factory.mktemp("empty")
+@pytest.mark.slow
+def test_it_measures_and_executes_student_copies_in_an_empty_folder(python, embedded, tmp_path):
     options = ["--categories", "Few-shot Learning", "--per-category", "2", "--max-tokens", "256", "--run", "two"]
-    run(python, "-m", "chunkkv_lib", "measure", "--profile", "quick", *options, cwd=folder)
-    return folder
-
-
-@pytest.mark.slow
-def test_it_measures_in_an_empty_folder(python, measured):
-    assert (measured / "runs" / "two" / "layers.parquet").is_file()
+    run(python, "-m", "chunkkv_lib", "measure", "--profile", "quick", *options, cwd=tmp_path)
     code = "import chunkkv_lib; print(chunkkv_lib.__file__, len(chunkkv_lib.load_run('two').sequences))"
-    file, count = run(python, "-c", code, cwd=measured).split()
+    file, count = run(python, "-c", code, cwd=tmp_path).split()
     assert Path(file).is_relative_to(python.parents[1]) and count == "2"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "chapter, given",
-    [("01_kv_cache", ()), ("02_three_rules", ()), ("05_two_yardsticks", ("-p", "published", "two"))],
-)
-def test_it_executes_student_copies_in_an_empty_folder(chapter, given, python, measured, tmp_path):
     copies = {path.stem: path for path in student_copies(tmp_path / "students")}
-    command = (python, "-m", "papermill", copies[chapter], tmp_path / "out.ipynb", *given, "--no-progress-bar")
-    run(*command, cwd=measured, env={"IPYTHONDIR": str(tmp_path / "ipython")})
-    assert (tmp_path / "out.ipynb").is_file()
-
-
-# --- requirements ----------------------------------------------------------------------------------------------------
+    for chapter, *given in (["01_kv_cache"], ["02_three_rules"], ["05_two_yardsticks", "-p", "published", "two"]):
+        command = (python, "-m", "papermill", copies[chapter], tmp_path / "out.ipynb", *given, "--no-progress-bar")
+        run(*command, cwd=tmp_path, env={"IPYTHONDIR": str(tmp_path / "ipython")})
 
 
 def canonical(name: str) -> str:
@@ -112,10 +93,9 @@ def imports(source: str) -> set[str]:
     """Top-level names of the modules that a piece of code imports."""
     found = set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            found.add(node.module.partition(".")[0])
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+        found |= {name.partition(".")[0] for name in names}
     return found
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 import pytest
 from common import refused
-from tiny import tiny_longbench, tiny_model
+from tiny import measured
 
 from chunkkv_lib.report.records import PRIMARY
 from chunkkv_lib.report.sensitivity import (
@@ -21,23 +18,15 @@ from chunkkv_lib.report.sensitivity import (
     variant_means,
 )
 from chunkkv_lib.report.style import svg
-from chunkkv_lib.runs import Parameters, load_run, measure
+from chunkkv_lib.runs import load_run
+
+CHANGES = {"per_category": 3, "max_tokens": 700, "budget": 0.1, "methods": ("ChunkKV", "SnapKV", "Random")}
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory) -> Parameters:
-    folder = tmp_path_factory.mktemp("setting")
-    return Parameters(
-        model=str(tiny_model(folder / "model")), data_path=str(tiny_longbench(folder / "longbench")),
-        source="longbench", categories=("Single-Document QA", "Multi-Document QA"), per_category=3, max_tokens=700,
-        device="cpu", dtype="float32", methods=("ChunkKV", "SnapKV", "Random"),
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def run(settings, tmp_path_factory):
-    folder: Path = tmp_path_factory.mktemp("runs") / "sensitivity"
-    return load_run(measure(replace(settings, budget=0.3, variants="sensitivity"), folder, progress=False))
+def run(setting, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "sensitivity"
+    return load_run(measured(setting, folder, **CHANGES | {"budget": 0.3, "variants": "sensitivity"}))
 
 
 def test_budgets_lose_what_they_evict(run):
@@ -47,6 +36,10 @@ def test_budgets_lose_what_they_evict(run):
     np.testing.assert_allclose(random["estimate"], 1 - random["budget"], atol=0.03)
     assert (random["n"] == 6).all() and (random["low"] < random["estimate"]).all()
     assert set(found["metric"]) == {*PRIMARY, OUTCOME}
+    wide = variant_means(run, "kv_l1_loss")  # a column for each variant, of the same sequences
+    assert len(wide) == 6 and {"Random", "Random, budget 0.1", "SnapKV, kernel 15"} <= set(wide)
+    np.testing.assert_allclose(wide["Random, budget 0.1"] - wide["Random, budget 0.5"], 0.4, atol=0.05)
+    assert set(variant_means(run, "nll_increase")) == set(wide)
 
 
 def test_the_unchanged_method_is_a_point_of_every_axis(run):
@@ -56,14 +49,6 @@ def test_the_unchanged_method_is_a_point_of_every_axis(run):
         found = axis_means(run, field)
         here = found[(found["metric"] == PRIMARY[1]) & (found["method"] == "ChunkKV") & (found[field] == value)]
         assert here["estimate"].item() == pytest.approx(plain)
-
-
-def test_variants_are_columns_that_share_their_sequences(run):
-    found = variant_means(run, "kv_l1_loss")
-    assert len(found) == 6 and {"Random", "Random, budget 0.1", "SnapKV, kernel 15"} <= set(found)
-    difference = (found["Random, budget 0.1"] - found["Random, budget 0.5"]).to_numpy()
-    np.testing.assert_allclose(difference, 0.4, atol=0.05)
-    assert set(variant_means(run, "nll_increase")) == set(found)
 
 
 def test_the_figure_draws_the_means_and_the_straight_line_of_the_budget(run):
@@ -79,11 +64,9 @@ def test_the_figure_draws_the_means_and_the_straight_line_of_the_budget(run):
     assert svg(figure) == svg(figure)
 
 
-def test_runs_are_compared_on_the_sequences_they_share_and_layer_by_layer(settings, tmp_path):
-    runs = {}
-    for reuse, count in ((1, 3), (2, 2)):
-        changed = replace(settings, reuse=reuse, per_category=count)
-        runs[reuse] = load_run(measure(changed, tmp_path / f"{reuse}", progress=False))
+def test_runs_are_compared_on_the_sequences_they_share_and_layer_by_layer(setting, tmp_path):
+    changes = {1: {"reuse": 1}, 2: {"reuse": 2, "per_category": 2}}
+    runs = {i: load_run(measured(setting, tmp_path / f"{i}", **CHANGES | own)) for i, own in changes.items()}
     found = across_runs(runs, "reuse", ("kv_l1_loss",), ("ChunkKV",))
     assert found["reuse"].tolist() == [1, 2] and (found["n"] == 4).all()
     change = reuse_by_layer(runs, "attention_cosine_similarity", "SnapKV").set_index("layer")["change"]
@@ -94,6 +77,6 @@ def test_runs_are_compared_on_the_sequences_they_share_and_layer_by_layer(settin
     assert (change[0::2] == 0).all() and (change[1::2] != 0).all()  # every second layer takes the set below
     with refused("'1'", "--profile sensitivity"):
         axis_means(runs[1], "budget")
+    other = load_run(measured(setting, tmp_path / "other", **CHANGES | {"max_tokens": 300, "per_category": 2}))
     with refused("max_tokens=700", "seed alone"):
-        other = replace(settings, max_tokens=300, per_category=2)
-        across_runs({0: load_run(measure(other, tmp_path / "other", progress=False)), 1: runs[1]}, "seed")
+        across_runs({0: other, 1: runs[1]}, "seed")

@@ -33,21 +33,16 @@ def run(embedded):
     return trial_run(methods, per_category=1, max_tokens=200, progress=False)
 
 
-def test_an_own_method_is_measured_like_the_others(run):
+def test_an_own_method_is_measured_like_the_others_and_stands_beside_them(run):
     assert set(run.layers["method"]) == {"ChunkKV", "EveryOther", "Random"} and len(run.sequences) == 5
     assert (run.layers["kept_tokens"] == 20).all()
     assert run.records.groupby("method")["kv_l1_loss"].mean()["EveryOther"] == pytest.approx(0.9, abs=0.02)
     assert set(run.answer_records["method"]) == {"Full", "ChunkKV", "EveryOther", "Random"}
     assert (run.manifest["status"], run.manifest["parameters"]["budget"]) == ("complete", 0.1) and not run.path.exists()
+    assert len(svg(figure_6(layer_means(run.records, methods=["ChunkKV", "EveryOther"])))) > 10_000
+    assert "EveryOther" in table_11(side_by_side(paper_table_11(), run, ["ChunkKV", "EveryOther"]), run)
     with refused("'Full'"):  # which names the whole cache
         trial_run({"Full": ChunkKV()})
-
-
-def test_it_stands_in_figure_6_and_table_11(run):
-    figure = figure_6(layer_means(run.records, "Few-shot Learning", methods=["ChunkKV", "EveryOther"]))
-    assert len(svg(figure)) > 10_000
-    text = table_11(side_by_side(paper_table_11(), run, ["ChunkKV", "EveryOther", "Random"]), run)
-    assert "EveryOther" in text and "Random (control)" in text
 
 
 def test_the_template_for_a_method_runs_as_it_is(embedded, tmp_path):
