@@ -101,6 +101,7 @@ def bench(
     paper = paper_job(common, rounds)
     shapes = {model: asdict(Architecture.of(config))}
     shapes[paper["model"]] = asdict(Architecture.of(LlamaConfig(**paper["config"])))
+    load_before = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     layer = {"model": model, "tokens": 2048} if device == "cpu" else {"model": paper["model"], "tokens": PAPER_TOKENS}
     layer["rounds"] = 3 * rounds
     pieces = {"library": "pieces", "prompt": [0] * layer["tokens"], "rounds": layer["rounds"], "step": None}
@@ -108,8 +109,8 @@ def bench(
     report = {
         "model": model, "dtype": dtype, "device": device, "rounds": rounds, "answer_tokens": ANSWER_TOKENS,
         "versions": versions(), "peers": list(PEER) if peers else [], "machine": machine(),
-        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None, "finished": None,
-        "failures": [], "shapes": shapes, "rows": [], "pieces": layer | {"seconds": timed["seconds"]},
+        "load_before": load_before, "finished": None, "failures": [], "shapes": shapes, "rows": [],
+        "pieces": layer | {"seconds": timed["seconds"]},
     }  # fmt: skip
     for job in [*jobs, paper]:
         what = f"{job['model']}, {job['library']}, {len(job['prompt']):,} tokens"

@@ -56,13 +56,13 @@ MAIN = "import sys; from chunkkv_lib.__main__ import main; sys.exit(main(sys.arg
 EXECUTE = """
 import sys
 from pathlib import Path
-from chunkkv_lib.book.build import clean_environment, execute_chapters
+from chunkkv_lib.book.build import clean_environment, execute
 from chunkkv_lib.book.chapters import read_chapters
 from chunkkv_lib.book.parameters import parse_assignments
 name, folder, *given = sys.argv[1:]
-chapters = [one for one in read_chapters(Path.cwd()) if one.name.endswith(name)]
+chapter = next(one for one in read_chapters(Path.cwd()) if one.name.endswith(name))
 with clean_environment(Path(folder)):
-    execute_chapters(chapters, parse_assignments(given, chapters), Path.cwd(), Path(folder))
+    execute(chapter, parse_assignments(given, [chapter]), Path.cwd(), Path(folder) / f"{name}.ipynb")
 """
 LOAD = """
 import json, sys
@@ -111,11 +111,10 @@ def test_the_papers_profile_runs_over_the_hub(hub, paper):
 @pytest.mark.parametrize("chapter", ["06_layers", "09_significance", "10_your_own"])
 def test_chapters_show_a_run_of_the_papers_profile(chapter, hub, paper, tmp_path):
     """As `book -p published=paper` executes them; chapter 10's live run is of the hub's model as well."""
-    (tmp_path / "chapters").mkdir()
     given = (chapter, str(tmp_path), "published=paper", *([f"model={MODEL}"] if chapter == "10_your_own" else []))
     done = python(hub, paper, EXECUTE, *given, PYTHONPATH=str(paper))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "Llama-3-8B-Instruct" in (tmp_path / "chapters" / f"{chapter}.ipynb").read_text(encoding="utf-8")
+    assert "Llama-3-8B-Instruct" in (tmp_path / f"{chapter}.ipynb").read_text(encoding="utf-8")
 
 
 def test_an_archive_that_is_not_the_official_one_is_refused(hub, tmp_path):

@@ -279,10 +279,10 @@ def exchange(new: Path, output: Path) -> None:
     """Put the site `new` in the place of the site at `output`; a reader finds one or the other whole."""
     output.parent.mkdir(parents=True, exist_ok=True)
     arriving, leaving = (output.with_name(f".{output.name}.{word}") for word in ("arriving", "leaving"))
-    for old in (arriving, leaving):
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(arriving, ignore_errors=True)
     shutil.copytree(new, arriving)  # may be on another disk, so that only the renaming below is instantaneous
     if output.exists():
+        shutil.rmtree(leaving, ignore_errors=True)  # of an exchange that was cut off; until now the only site, perhaps
         output.rename(leaving)
     arriving.rename(output)
     shutil.rmtree(leaving, ignore_errors=True)

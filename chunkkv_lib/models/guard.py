@@ -67,7 +67,8 @@ def check_loaded(name: str, found: Mapping[str, Iterable]) -> None:
     """
     missing = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]
     if missing:
-        raise InputError(f"the weights of model {name!r} lack {_listed(missing)} in the right shape; save them again.")
+        what = f"{_listed(missing)} in the right shape"
+        raise InputError(f"the weights of model {name!r} lack {what}; download or save them again.")
     if found["unexpected_keys"]:
         say(f"model {name!r}: its architecture has no place for {_listed(found['unexpected_keys'])}; left out.")
 

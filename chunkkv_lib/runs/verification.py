@@ -64,7 +64,9 @@ def verify(
     hashes = run.sequences.set_index("sequence")["text_hash"]
     for name in chosen:
         if name not in sequences or sequences[name].text_hash != hashes[name]:
-            raise InputError(f"sequence {name!r} is not the same text here. Check the data, or measure the run again.")
+            raise InputError(
+                f"sequence {name!r} of run {run.name!r} is not the same text here. Check the data, or measure it again."
+            )
     again = [
         analyse(model, sequences[name], settings.compressors, settings.reuse, settings.all_queries)
         for name in tqdm(chosen, unit="sequence", disable=not progress)
