@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from .claims import relative_gap
 from .damage import NLL
-from .records import METHODS, METRICS, PRIMARY, damage, draws, metric_and_damage, sequence_means
+from .records import CONTROLS, METHODS, METRICS, PRIMARY, damage, draws, metric_and_damage, sequence_means
 from .statistics import smallest_margin, within_sequence_rank_correlation
 from .style import INK, SMALL, look, panels, styled
 from .tables import MISSING, myst_table
@@ -48,8 +48,9 @@ def everywhere(runs: Iterable[Any]) -> pd.DataFrame:
 
     return  columns run; behind: how many of the three methods a random choice beats by L1 loss; lead_l1, lead_cosine:
             ChunkKV against SnapKV in per cent, mean of the rows; alike: nats within which their answers suffer alike;
-            random: what a random choice costs, nats per token; order_l1, order_cosine: how each metric ranks all rules
-            within a sequence, as a rank correlation with the damage, turned so that 1 is the right order
+            random: what a random choice costs, nats per token; order_l1, order_cosine: how each metric ranks the
+            three methods and four controls within a sequence, as a rank correlation with the damage, turned so that 1
+            is the right order
     """
     rows = []
     for run in runs:
@@ -58,7 +59,8 @@ def everywhere(runs: Iterable[Any]) -> pd.DataFrame:
         row = {"run": run.name, "behind": int((means[list(METHODS)] > means["Random"]).sum())}
         for metric, short in zip(PRIMARY, ("l1", "cosine")):
             row[f"lead_{short}"] = relative_gap(draws(run.records, metric, METHODS), METHODS[:2])[0]
-            order = within_sequence_rank_correlation(*metric_and_damage(run.records, hurt, metric, NLL))
+            seven = [method for method in (*METHODS, *CONTROLS) if method in wide]
+            order = within_sequence_rank_correlation(*metric_and_damage(run.records, hurt, metric, NLL, seven))
             row[f"order_{short}"] = -METRICS[metric].sign * order.estimate
         row["alike"] = smallest_margin((wide["ChunkKV"] - wide["SnapKV"]).dropna())
         rows.append(row | {"random": wide["Random"].mean()})
@@ -70,8 +72,8 @@ QUANTITIES = {
     "lead_cosine": "ChunkKV's attention cosine against SnapKV's, %",
     "alike": "their answers suffer alike within, nats",
     "random": "what a random choice costs, nats",
-    "order_l1": "all rules ranked by L1 loss, against the damage",
-    "order_cosine": "all rules ranked by attention cosine, against the damage",
+    "order_l1": "the seven rules ranked by L1 loss, against the damage",
+    "order_cosine": "the seven rules ranked by attention cosine, against the damage",
 }
 
 

@@ -149,7 +149,7 @@ def ruler(found: pd.DataFrame) -> Figure:
     found  of `side_by_side`, one run with the method Random. Markers: means of the rows; bars: from the lowest row to
            the highest. Hollow: the paper's.
     """
-    methods = [m for m in (*METHODS, *CONTROLS) if m in set(found["method"])]
+    methods = list(found["method"].unique())
     sources = list(found["source"].unique())
     figure, axes = panels(found["metric"].nunique(), height=0.27 * len(methods) + 0.7)
     for ax, (metric, table) in zip(axes, found.groupby("metric", sort=False), strict=True):
