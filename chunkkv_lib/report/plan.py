@@ -56,7 +56,8 @@ def judged(load: Callable[[str], Any]) -> pd.DataFrame:
 def judged_table(table: pd.DataFrame, caption: str, name: str = "") -> str:
     """Rows of `judged` as a table: the statement with its id, the verdict, the number, from where on it counts, n."""
     known = {one["id"]: one for one in statements()}
-    signs = {"above": "> {:g}", "below": "< −{:g}", "within": "within ±{:g}"}  # the smallest difference that counts
+    # The smallest difference that counts; no line breaks after the sign
+    signs = {"above": ">\u00a0{:g}", "below": "<\u00a0−{:g}", "within": "within ±{:g}"}
     limits = [signs[one["direction"]].format(one["smallest"]) for one in map(known.get, table["id"])]
     numbers = [
         number(Interval(row.estimate, row.low, row.high, row.n), 4 if 0 < abs(row.estimate) < 0.02 else 2)
@@ -67,7 +68,7 @@ def judged_table(table: pd.DataFrame, caption: str, name: str = "") -> str:
         **({"Run": table["run"]} if table["run"].nunique() > 1 else {}),
         "Verdict": [f"**{row.verdict}**" + (", on known data" if row.known else "") for row in table.itertuples()],
         "Difference [95 %]": numbers,
-        "Counts": [limit.replace("−0", "0") if limit == "< −0" else limit for limit in limits],
+        "Counts": [limit.replace("−0", "0") if limit.endswith("−0") else limit for limit in limits],
         "n": table["n"],
     }
     return myst_table(pd.DataFrame(columns), caption, name, ["Difference [95 %]", "Counts", "n"])
