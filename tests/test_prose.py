@@ -97,7 +97,8 @@ def spoilt(run: Run, how: str) -> Run:
     for name in ("layers", "answers"):
         table = getattr(run, name).copy()
         methods = list(table["method"].unique())
-        others = {"rotated": methods[1:] + methods[:1], "reversed": methods[::-1]}.get(how, methods)
+        others = {"rotated": methods[1:] + methods[:1], "reversed": methods[::-1],
+                  "turned": methods[:7][::-1] + methods[7:]}.get(how, methods)  # fmt: skip
         table["method"] = table["method"].map(dict(zip(methods, others, strict=True)))
         if how == "doubled":
             values = table.select_dtypes("float").columns
@@ -152,7 +153,7 @@ def test_every_statement_about_a_run_fails_on_some_spoilt_record(path, monkeypat
     """A condition that no exchange of methods, no other value and no other number of sequences touches says nothing."""
     monkeypatch.chdir(ROOT)
     waiting = from_records(path)
-    for how in ("rotated", "reversed", "doubled", "halved"):
+    for how in ("rotated", "reversed", "doubled", "halved", "turned"):
         if waiting:
             waiting -= {name for name, held in told(path, how, monkeypatch).items() if not held}
     assert waiting == set()
