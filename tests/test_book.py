@@ -341,6 +341,9 @@ def test_a_new_site_takes_the_place_of_the_old_one_whole(tmp_path):
     assert [p.read_text() for p in output.iterdir()] == ["new"]
     output.rename(tmp_path / ".html.leaving")
     (tmp_path / ".html.arriving").mkdir()
+    with pytest.raises(OSError):  # nothing can be copied: the one whole site is still there
+        build.exchange(tmp_path / "none", output)
+    assert (tmp_path / ".html.leaving" / "searchindex.js").read_text() == "new"
     build.exchange(new, output)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["html", "new"]
     (tmp_path / "thesis.tex").write_text("years of work")
