@@ -92,7 +92,8 @@ def test_sets_per_kv_head_equal_a_dynamic_cache_at_once_and_step_by_step(archite
     assert (logits[0] - logits[1]).abs().max() > 0.1  # the methods do differ
 
     assert torch.equal(decode(model, cache, ANSWER), logits)  # without append the cache stays as it is
-    assert torch.equal(decode(model, cache, ANSWER, logits_to_keep=2), logits[:, -2:])
+    # A product of two rows need not have the bits of a product of six: which ones depends on the processor.
+    torch.testing.assert_close(decode(model, cache, ANSWER, logits_to_keep=2), logits[:, -2:], rtol=0, atol=1e-5)
     assert cache.next_position == N and cache.layers[0][0].shape[2] == 12
     steps = torch.cat([decode(model, cache, part, append=True) for part in ANSWER.split([1, 3, 2])], 1)
     torch.testing.assert_close(steps, logits, rtol=0, atol=1e-4)
