@@ -33,8 +33,8 @@ reproduce: book  ## build the book a second time, in _build/again, and compare e
 pdf: book  ## the whole book as one PDF, _build/book.pdf, and its report, _build/summary.pdf (needs Chromium)
 	$(RUN) -m chunkkv_lib pdf
 
-test: setup  ## run all tests
-	$(RUN) -m pytest
+test: setup  ## run all tests, a file to a process
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: setup  ## the tests that take a minute or more each
 	$(RUN) -m pytest -m slow
