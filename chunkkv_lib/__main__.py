@@ -3,15 +3,12 @@
 A command imports what it needs inside its function, so that every `--help` answers at once.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import inspect
 import os
 import signal
 import sys
-import typing
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -44,25 +41,22 @@ def number(text: str) -> float | int:
     raise typer.BadParameter(f"{text!r} is not a number; give a fraction such as 0.1, or a token count such as 512")
 
 
+#: Type of a parameter -> that of its option, and what else the option is made of.
+KINDS = {
+    "int": (int, {}), "str": (str, {}), "bool": (bool, {}), "tuple[str, ...]": (list[str], {"metavar": "NAME,NAME"}),
+    "float | int": (float, {"parser": number, "metavar": "NUMBER"}),
+}  # fmt: skip
+
+
 def with_parameters(command):
     """The command with an option for every field of `Parameters`; those that are given arrive as keyword arguments."""
-    hints = typing.get_type_hints(Parameters)
     options = []
     for field in dataclasses.fields(Parameters):
-        kinds = {hints[field.name], *typing.get_args(hints[field.name])}
         default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
         text = f"{field.metadata['help']} (default: {'none' if default is None else default})"
-        if tuple in {typing.get_origin(kind) for kind in kinds}:
-            kind, option = list[str], Option(help=f"{text}; separated by commas", metavar="NAMES", show_default=False)
-        elif float in kinds:
-            kind, option = float, Option(help=text, parser=number, metavar="NUMBER", show_default=False)
-        else:
-            kind = next(kind for kind in (bool, int, str) if kind in kinds)
-            option = Option(help=text, show_default=False)
-        parameter = inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
-        )
-        options.append(parameter)
+        kind, more = KINDS[field.type.removesuffix(" | None")]
+        option = Annotated[kind | None, Option(help=text, show_default=False, **more)]
+        options.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option))
     own = inspect.signature(command, eval_str=True)
     named = [one for one in own.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
     command.__signature__ = own.replace(parameters=[*named, *options])

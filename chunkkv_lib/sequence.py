@@ -1,11 +1,10 @@
 """One sequence to measure: a prompt and the answer that follows it, in tokens."""
 
-from __future__ import annotations
-
 import hashlib
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Self
 
 from .errors import InputError
 
@@ -40,7 +39,7 @@ class Sequence:
                 raise InputError(f"sequence {self.id!r}: {name} is empty; give at least one token id.")
 
     @classmethod
-    def from_ids(cls, prompt_ids: Iterable, answer_ids: Iterable, id: str = "sequence") -> Sequence:
+    def from_ids(cls, prompt_ids: Iterable, answer_ids: Iterable, id: str = "sequence") -> Self:
         """A sequence from token ids alone: lists, arrays or tensors, of shape [n] or [1, n].
 
         raises InputError: no ids, or something that is not a token id.

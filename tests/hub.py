@@ -1,7 +1,5 @@
 """A model hub on 127.0.0.1 that answers as the real one does: files at a revision, gated, missing, broken, slow."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """What is found, written and foretold, on records small enough to recompute by hand."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pandas as pd

@@ -111,7 +111,7 @@ def test_every_piece_computes_what_its_name_says():
 def test_prompt_and_answer_fit_the_positions_and_bad_options_are_refused(tmp_path):
     assert [bench.prompt_tokens(length, 8192) for length in (1024, 8160, 8161, 8192)] == [1024, 8160, 8160, 8160]
     for length in (0, 127, 8193):
-        with refused(f"{length} tokens", "128 to 8192", "--lengths"):
+        with refused(f"--lengths {length} does", "128 to 8192 tokens"):
             bench.prompt_tokens(length, 8192)
     model, output = str(tiny_model(tmp_path / "model")), tmp_path / "x.json"
     for part, options in {"float32": {"dtype": "float31"}, "rounds=0": {"rounds": 0}, "cpu": {"device": "x"}}.items():

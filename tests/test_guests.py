@@ -1,7 +1,5 @@
 """Kept sets beside kvpress's: positions read from a shorter cache, and what is made of them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

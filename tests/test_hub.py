@@ -1,7 +1,5 @@
 """The way over the model hub, with a stand-in for it: the paper's profile end to end, and what can go wrong on it."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

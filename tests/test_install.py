@@ -1,7 +1,5 @@
 """The library outside a clone: what a wheel holds and asks for, and what pip is told by a hardened set-up."""
 
-from __future__ import annotations
-
 import ast
 import os
 import re

@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM
 
 from chunkkv_lib import METHODS, InputError, compressors
 from chunkkv_lib.__main__ import main
-from chunkkv_lib.runs import driver, folder, identity, live, live_run, load_run, local_engine, parameters, run_names
+from chunkkv_lib.runs import driver, folder, identity, live, live_run, load_run, parameters, run_names
 from chunkkv_lib.runs.folder import Recorder, locked, read_parquet, write_parquet
 from chunkkv_lib.runs.parameters import load_profile, profiles
 
@@ -44,7 +44,7 @@ def change_weights(model: Path) -> None:
 
 def stop_after(monkeypatch, count: int) -> None:
     """Ctrl-C while the sequence after `count` others is measured."""
-    calls, measure_one = [], local_engine.measure_one
+    calls, measure_one = [], driver.measure_one
 
     def stopping(*arguments):
         if len(calls) == count:
@@ -52,7 +52,7 @@ def stop_after(monkeypatch, count: int) -> None:
         calls.append(1)
         return measure_one(*arguments)
 
-    monkeypatch.setattr(local_engine, "measure_one", stopping)
+    monkeypatch.setattr(driver, "measure_one", stopping)
 
 
 # --- records ------------------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def test_means_over_layers_are_those_of_the_layers(setting, finished, tmp_path):
     keys, every = ["sequence", "method"], load_run(finished).layers
     expected = every.groupby(keys)[["kept_tokens", "kv_l1_loss", "evidence_kept"]].mean()
     pd.testing.assert_frame_equal(means.set_index(keys)[expected.columns].sort_index(), expected, check_dtype=False)
-    assert (means["layer"] == local_engine.ALL_LAYERS).all() and means.dtypes.equals(every.dtypes)
+    assert (means["layer"] == driver.ALL_LAYERS).all() and means.dtypes.equals(every.dtypes)
 
 
 # --- interruptions ------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_a_run_that_fails_at_once_leaves_its_place_free(setting, tmp_path, monke
 )
 def test_a_sequence_that_does_not_fit_is_named_before_a_model_is_loaded(setting, tmp_path, monkeypatch, changes, named):
     """Else a run of hours ends where its turn comes."""
-    monkeypatch.setattr(local_engine, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(driver, "load_model", lambda *_: pytest.fail("the model was loaded"))
     model = copy_of(setting["model"], tmp_path / "model")
     change_json(model / "config.json", lambda config: config.update(changes))
     with refused("sequence 'narrativeqa:", named):
@@ -180,7 +180,7 @@ def test_seconds_count_the_measuring_alone(setting, tmp_path, monkeypatch):
         monkeypatch.setattr(place, name, slow)
 
     monkeypatch.setattr(driver.time, "monotonic", lambda: clock[0])
-    takes(local_engine, "analyse", 10)
+    takes(driver, "analyse", 10)
     takes(Recorder, "add", 100)
     with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
         stop_after(stopped, 3)

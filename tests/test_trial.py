@@ -1,7 +1,5 @@
 """A trial of one's own method: measured in memory beside the others, ready for figures and tables."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """GGUF files: dequantise once, repair the tokenizer, keep a safetensors copy that loads in a second."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile
@@ -58,10 +56,8 @@ def _save_copy(path: Path, folder: Path) -> None:
     size = 4 * sum(count for count, _ in tensors.values())  # dequantised to float32
     free = shutil.disk_usage(folder.parent).free
     if free < 1.1 * size:
-        raise InputError(
-            f"converting {path.name} needs {size / 1e9:.1f} GB in {folder.parent}, where {free / 1e9:.1f} GB are free. "
-            "Make room, or set CHUNKKV_CACHE to another folder."
-        )
+        room = f"{size / 1e9:.1f} GB in {folder.parent}, where {free / 1e9:.1f} GB are free"
+        raise InputError(f"converting {path.name} needs {room}. Make room, or set CHUNKKV_CACHE to another folder.")
     memory = f"float32, through {1.8 * size / 1e9:.1f} GB of memory"
     say(f"Converting {path.name} once to {size / 1e9:.1f} GB of {memory}, about {10 + size / 4e7:.0f} s ...")
     with guarded(path.name):

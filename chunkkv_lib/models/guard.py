@@ -1,7 +1,5 @@
 """What transformers complains of while it loads a model: an error of one line, or a line on stderr; never swallowed."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager

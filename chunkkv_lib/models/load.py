@@ -1,7 +1,5 @@
 """From a model's name to the model: embedded default, hub id, local folder or GGUF file."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -122,9 +120,8 @@ def describe(model: PreTrainedModel, name: str) -> dict[str, object]:
 
 def pick_device(device: str = "auto") -> str:
     """`device`, or for "auto" the fastest kind present. InputError if the named one is not there."""
-    present = ["cpu"]
-    present += [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["cuda"] * torch.cuda.is_available()
-    present += ["mps"] * torch.backends.mps.is_available()
+    present = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    present += ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
     if device == "auto":
         return present[-1]
     if device not in present:
@@ -157,8 +154,7 @@ def _resolve(name: str) -> str:
     if path.is_dir():
         if (path / "adapter_config.json").is_file():
             raise InputError(
-                f"model folder {name!r} holds an adapter, which would be left out; merge it into its model first "
-                "(peft's merge_and_unload, then save_pretrained)."
+                f"folder {name!r} holds an adapter; merge it into its model first (peft's merge_and_unload)."
             )
         if not (path / "config.json").is_file():
             raise InputError(f"model folder {name!r} has no config.json; pass a folder written by save_pretrained.")

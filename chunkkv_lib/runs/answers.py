@@ -1,7 +1,5 @@
 """Written answers: greedy, from the full cache and from every compressed one; scored, and compared with each other."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections import Counter

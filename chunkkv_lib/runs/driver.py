@@ -1,23 +1,28 @@
 """A whole run: find its place, load the sequences and the model, measure what is missing, keep the manifest true."""
 
-from __future__ import annotations
-
+import functools
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import pandas as pd
 import torch
 from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..capture import check_model, check_tokens
 from ..errors import IncompleteRun, InputError, check_known
 from ..files import say
-from ..models import load_config, load_tokenizer
-from ..sequences import Sequence
-from ..sequences.scoring import chance_scores
+from ..measure import analyse
+from ..models import describe, load_config, load_model, load_tokenizer
+from ..sequences import Sequence, load_sequences, needles, second_question
+from ..sequences.scoring import answer_limit, answer_score, chance_scores, one_line
+from .answers import write_answers
 from .folder import (
     Recorder,
     folder_to_measure,
@@ -29,11 +34,11 @@ from .folder import (
     write_manifest,
     write_parquet,
 )
-from .identity import described_code, identity_of, refuse_another_run, versions
-from .local_engine import LocalEngine, sequences_of
+from .identity import described_code, identity_of, machine, refuse_another_run, versions
 from .parameters import Parameters
 
 MERGE_EVERY = 10  # sequences: a run in progress can be read or committed, and it costs nothing
+ALL_LAYERS = -1  # stands in the column `layer` of records that are means over all layers
 
 
 def measure(
@@ -76,7 +81,7 @@ def measure(
         for option, value in (("address", address), ("workers", workers)):
             if value is not None:
                 raise InputError(f"{option}={value} needs a Ray cluster: add --engine ray, or leave out --{option}.")
-        chosen = LocalEngine(parameters, report)
+        chosen = local_engine(parameters, report)
     with locked(folder):  # a second process is told now, not after it has loaded a model
         report(f"Loading sequences from source {parameters.source!r} ...")
         tokenizer = load_tokenizer(parameters.model)
@@ -128,8 +133,8 @@ def begin(folder: Path, identity: dict, machine: dict, restart: bool) -> None:
     write_manifest(folder, manifest)
 
 
-def measure_missing(folder: Path, engine: LocalEngine, sequences: list[Sequence], progress: bool) -> None:
-    """Let the engine measure what the folder lacks; record it, and keep the manifest true."""
+def measure_missing(folder: Path, engine: Any, sequences: list[Sequence], progress: bool) -> None:
+    """Let the engine (see `local_engine`) measure what the folder lacks; record it, and keep the manifest true."""
     recorder = Recorder(folder, [sequence.id for sequence in sequences])
     todo = [sequence for sequence in sequences if sequence.id not in recorder.done]
     manifest, status = read_manifest(folder), "interrupted"
@@ -172,3 +177,53 @@ def measure_missing(folder: Path, engine: LocalEngine, sequences: list[Sequence]
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def sequences_of(settings: Parameters, tokenizer: PreTrainedTokenizerBase) -> list[Sequence]:
+    """The sequences that a run of these parameters measures, in order."""
+    if settings.source == needles.SOURCE:
+        found = settings.per_category, settings.max_tokens, settings.seed
+        return needles.needle_sequences(tokenizer, *found, forms=settings.forms)
+    if settings.source == second_question.SOURCE:
+        found = settings.per_category, settings.max_tokens, settings.max_answer_tokens, settings.seed, settings.asks
+        return second_question.second_question_sequences(tokenizer, *found)
+    return load_sequences(
+        tokenizer, settings.source, settings.data_path, settings.categories, settings.per_category,
+        settings.max_tokens, settings.max_answer_tokens, settings.seed, settings.datasets, settings.skip,
+    )  # fmt: skip
+
+
+def measure_one(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sequence: Sequence, settings: Parameters
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What a run records of one sequence: `analyse`, and with `max_new_tokens` the written answers too."""
+    options = settings.compressors, settings.reuse, settings.all_queries
+    keep_text = settings.source == needles.SOURCE  # codes of ours in open prose: what is written may be kept
+    if settings.max_new_tokens:
+        score, limit = functools.partial(answer_score, sequence), answer_limit(sequence, settings.max_new_tokens)
+        layers, answers = write_answers(
+            model, tokenizer, sequence, score, limit, one_line(sequence), *options, keep_text
+        )
+    else:
+        layers, answers = analyse(model, sequence, *options)
+    if settings.layer_means:
+        means = layers.groupby(["sequence", "method"], sort=False, as_index=False).mean().assign(layer=ALL_LAYERS)
+        layers = means[layers.columns].astype(layers.dtypes)
+    return layers, answers
+
+
+@contextmanager
+def local_engine(settings: Parameters, report: Callable[[str], None]) -> Iterator[SimpleNamespace]:
+    """Measures in this process, one sequence after the other; an exception ends the run. The driver writes records.
+
+    yields  `model` and `machine`, what a manifest says about both; `measured(sequences)`, which yields (sequence id,
+            layers, answers) in any order; and `failed`: sequence -> why it was given up
+    """
+    report(f"Loading {settings.model} ...")
+    network, tokenizer = load_model(settings.model, settings.device, settings.dtype, settings.device_map)
+
+    def measured(sequences: list[Sequence]) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+        for sequence in sequences:
+            yield sequence.id, *measure_one(network, tokenizer, sequence, settings)
+
+    yield SimpleNamespace(model=describe(network, settings.model), machine=machine(), measured=measured, failed={})

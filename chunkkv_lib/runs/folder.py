@@ -9,8 +9,6 @@
 A reader's runs lie in runs/, those that the project publishes in data/runs/, which only `measure --publish` changes.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -88,10 +86,8 @@ def folder_to_measure(name: str | Path, publish: bool = False) -> Path:
     if publish and not in_published:
         raise InputError(f"--publish writes to {PUBLISHED}, not to {folder}; give --run a name without a slash.")
     if not publish and (in_published or (_is_bare(name) and (PUBLISHED / name).exists())):
-        raise InputError(
-            f"{folder.name!r} is a published run, and those are read-only: choose another name with --run, "
-            "or change what the project publishes with --publish."
-        )
+        remedy = "choose another name with --run, or change what the project publishes with --publish"
+        raise InputError(f"{folder.name!r} is a published run, and those are read-only: {remedy}.")
     inside = [path.name for path in folder.iterdir() if not path.name.startswith(LOCK)] if folder.is_dir() else []
     if folder.is_file() or (inside and read_manifest(folder) is None):
         raise InputError(
@@ -136,10 +132,8 @@ def read_manifest(folder: Path) -> dict | None:
         for key in ("status", "parameters", "model", "data", "measurement_version"):
             manifest[key]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is damaged, or not of a run of this edition ({type(error).__name__}: {error!s:.60}). Restore it, "
-            "or remove it and measure again, or choose another folder."
-        ) from error
+        what = f"{path} is damaged, or not of a run of this edition ({error!r:.60})"
+        raise InputError(f"{what}. Restore it, remove it and measure again, or choose another folder.") from error
     return manifest
 
 

@@ -1,7 +1,5 @@
 """What makes two runs the same, and what a manifest says about the machine besides."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform
@@ -46,11 +44,8 @@ def refuse_another_run(folder: Path, manifest: dict, identity: dict) -> None:
     old["parameters"] = Parameters().as_dict() | old["parameters"]  # recorded before there was such a parameter
     old["model"] = {key: old["model"].get(key) for key in identity["model"]}
     if changed := differences(old, identity):
-        more = " and other differences" if changed[1:] else ""
-        raise InputError(
-            f"{folder} holds a run with {changed[0].removeprefix('parameters.')}{more}. Records of different runs "
-            "never mix: choose another --run, or replace the old one with --restart."
-        )
+        what = changed[0].removeprefix("parameters.") + (" and other differences" if changed[1:] else "")
+        raise InputError(f"{folder} holds a run with {what}: choose another --run, or replace it with --restart.")
 
 
 def differences(old: dict, new: dict, prefix: str = "") -> list[str]:

@@ -1,7 +1,5 @@
 """The reader's own runs: a profile measured when it is not there yet, and a trial of methods in memory."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
@@ -13,10 +11,9 @@ from ..compressors import Compressor
 from ..errors import InputError
 from ..measure import analyse
 from ..models import describe, load_model
-from .driver import measure
+from .driver import measure, sequences_of
 from .folder import HOME, Run, load_run, sequence_table
 from .identity import identity_of, versions
-from .local_engine import sequences_of
 from .parameters import Parameters, load_profile
 
 LIVE = HOME / "_runs" / "live"

@@ -2,10 +2,7 @@
 
 A lost worker is replaced; the driver alone writes, so whatever dies takes nothing with it but the sequence it was
 at, which is tried again. (Ray's ActorPool does not say at which sequence a worker died: the loop here is our own.)
-Ray is imported inside functions: nothing else of the library needs it.
 """
-
-from __future__ import annotations
 
 import os
 import socket
@@ -14,14 +11,16 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
+from typing import Self
 
 import pandas as pd
 
 from ..errors import InputError, check_whole
 from ..models import EMBEDDED, describe, load_model
 from ..sequences import Sequence
+from .driver import measure_one
 from .identity import MEASUREMENT_VERSION, differences, machine, versions
-from .local_engine import measure_one
 from .parameters import Parameters
 
 TRIES = 3  # of a sequence before it is given up
@@ -68,7 +67,7 @@ class Worker:
 
 
 class RayEngine:
-    """Workers on a Ray cluster, as a context manager: entering starts them, leaving ends them; see `LocalEngine`.
+    """Workers on a Ray cluster, as a context manager: entering starts them, leaving ends them; see `local_engine`.
 
     `address` and `workers` are those of `driver.measure`. InputError: no Ray, no such cluster, more workers than fit,
     workers that would not measure the same.
@@ -88,6 +87,7 @@ class RayEngine:
             raise InputError("--engine ray needs Ray. Install it with: pip install -r requirements-ray.txt") from None
         if ray.is_initialized():
             raise InputError("this process is connected to a Ray cluster already. Call ray.shutdown() first.")
+        self.ray = ray  # nothing else of the library needs it
         local = settings.model not in EMBEDDED and Path(settings.model).expanduser().exists()
         full = str(Path(settings.model).expanduser().resolve())  # workers may stand in another folder
         self.settings = replace(settings, model=full) if local else settings
@@ -98,9 +98,9 @@ class RayEngine:
         self.same: dict[str, object] = {"versions": versions(), "measurement_version": MEASUREMENT_VERSION}
         self.machine: dict[str, object] = {}
 
-    def __enter__(self) -> RayEngine:
+    def __enter__(self) -> Self:
         try:
-            _connect(self.address)
+            _connect(self.ray, self.address)
             self._start()
             while "model" not in self.same:  # others may join later
                 self._next()
@@ -111,9 +111,7 @@ class RayEngine:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        import ray
-
-        ray.shutdown()
+        self.ray.shutdown()
 
     def measured(self, sequences: list[Sequence]) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
         """Yield (sequence id, layers, answers) as they finish, in any order; `failed` then holds the rest.
@@ -145,18 +143,14 @@ class RayEngine:
 
     def _start(self) -> None:
         """Start workers, as many as fit: each uses a GPU, or an equal share of a node's cores."""
-        import ray
-
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         kind = "GPU" if self.settings.device != "cpu" and any(node.get("GPU") for node in nodes) else "CPU"
         nodes = [node for node in nodes if node.get(kind, 0) >= 1]
         places = sum(int(node[kind]) for node in nodes)
         wanted = self.workers or (places if kind == "GPU" else len(nodes))
         if not 0 < wanted <= places:
-            raise InputError(
-                f"workers={wanted} does not fit: the cluster has {places} {kind}s, and each worker needs one. "
-                f"Pass --workers {places} or less, or add nodes."
-            )
+            there = f"the cluster has {places} {kind}s, and each worker needs one"
+            raise InputError(f"workers={wanted} does not fit: {there}. Pass --workers {places} or less, or add nodes.")
         if kind == "GPU":
             cores = min(int(node.get("CPU", 0) // node["GPU"]) for node in nodes)
         else:
@@ -169,21 +163,17 @@ class RayEngine:
 
     def _load(self, retries: int) -> None:
         """Let a new worker load its model before it gets a sequence; -1: Ray tries until there is a place for it."""
-        import ray
-
-        actor = ray.remote(**self.options)(Worker).remote(self.settings)
+        actor = self.ray.remote(**self.options)(Worker).remote(self.settings)
         self.at_work[actor.analyse.options(max_task_retries=retries).remote(None)] = actor, ""
 
     def _next(self) -> Answer:
         """The next answer of any worker, which is then free again, or starts anew after a failure."""
-        import ray
-
-        while not (ready := ray.wait(list(self.at_work), timeout=PATIENCE)[0]):
+        while not (ready := self.ray.wait(list(self.at_work), timeout=PATIENCE)[0]):
             self.report(f"No worker answered for {PATIENCE} s; waiting for one, or for a free place (Ctrl-C stops).")
         actor, name = self.at_work.pop(ready[0])
         try:
-            answer = ray.get(ready[0])
-        except ray.exceptions.RayError as error:
+            answer = self.ray.get(ready[0])
+        except self.ray.exceptions.RayError as error:
             answer = Answer(name, failure=f"the worker died, or its node did ({type(error).__name__})")
         if answer.mistake:
             raise InputError(answer.mistake)
@@ -193,33 +183,27 @@ class RayEngine:
             return answer
         # It died, or its GPU may be in no state to measure anything. Another worker takes its place: were the same one
         # started anew, its end, which comes when Ray gets round to it, could hit the next sequence.
-        ray.kill(actor)
+        self.ray.kill(actor)
         if name:
             self._load(-1)
         else:
             self.report(f"A worker could not start: {_last_line(answer.failure)}")
             if not self.idle and not self.at_work:
-                raise InputError(
-                    f"no worker could load {self.settings.model}: {_last_line(answer.failure)}. Lower --workers if "
-                    "memory is short; --engine local shows an error in full."
-                )
+                remedy = "Lower --workers if memory is short; --engine local shows an error in full."
+                raise InputError(f"no worker could load {self.settings.model}: {_last_line(answer.failure)}. {remedy}")
         return answer
 
     def _same(self, answer: Answer) -> None:
         """Refuse a worker whose records would not belong to the same run; remember what the workers run on."""
         self.same.setdefault("model", answer.same["model"])
         if changed := differences(self.same, answer.same):
-            raise InputError(
-                f"a worker on {answer.node} would measure something else: {changed[0]}. Use the same packages, model "
-                "and kind of device on every node."
-            )
+            remedy = "Use the same packages, model and kind of device on every node."
+            raise InputError(f"a worker on {answer.node} would measure something else: {changed[0]}. {remedy}")
         gpus = sorted({*self.machine.get("gpus", ()), *answer.machine.get("gpus", ())})
         self.machine = answer.machine | self.machine | ({"gpus": gpus} if gpus else {})
 
 
-def _connect(address: str | None) -> None:
-    import ray
-
+def _connect(ray: ModuleType, address: str | None) -> None:
     options = {"address": "local", "include_dashboard": False} if address is None else {"address": address}
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a private cluster tells nobody

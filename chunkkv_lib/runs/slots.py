@@ -8,8 +8,6 @@ one kept set per query head, and H2O with the sums that its runner computed.
     python -m chunkkv_lib.runs.slots smollm2-135m 20 data/slots/smollm2-135m.csv
 """
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

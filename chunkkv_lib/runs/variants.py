@@ -5,8 +5,6 @@ or "SnapKV, kernel 15, budget 0.02" for a variant. Set "sensitivity" changes one
 are lists of settings.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Is a run what it says? Measure a few of its sequences again and compare the records."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,9 +11,9 @@ from tqdm import tqdm
 from ..errors import InputError, check_whole
 from ..measure import analyse
 from ..models import describe, load_model
+from .driver import sequences_of
 from .folder import load_run, run_names
 from .identity import MEASUREMENT_VERSION, data_identity, differences
-from .local_engine import sequences_of
 
 #: Largest difference between two measurements of a sequence, as a mean over its layers: of layers, of answers. Other
 #: machines round otherwise, and a token at the edge of a budget then changes places; 16-bit numbers round far more.
@@ -43,9 +41,9 @@ def verify(
     run = load_run(name)
     check_whole(count=count)
     if (version := run.manifest.get("measurement_version")) != MEASUREMENT_VERSION:  # told before a model is loaded
+        other = f"measurement_version={version}, this code has {MEASUREMENT_VERSION}"
         raise InputError(
-            f"run {run.name!r} has measurement_version={version}, this code has {MEASUREMENT_VERSION}: their numbers "
-            "differ. Verify it with the code of its time, or measure the run again."
+            f"run {run.name!r} has {other}. Verify it with the code of its time, or measure the run again."
         )
     settings = replace(run.parameters, **{key: value for key, value in places.items() if value is not None})
     dtype = run.manifest["model"]["dtype"]
@@ -55,18 +53,14 @@ def verify(
     here = {"model": describe(model, settings.model), "data": data_identity(settings)}
     both = ({key: {k: v for k, v in one[key].items() if k not in free} for key in here} for one in (run.manifest, here))
     if changed := differences(*both):
-        raise InputError(
-            f"run {run.name!r} was measured with {changed[0]}. Point to the right model or data with --model or "
-            "--data-path, or measure the run again."
-        )
+        remedy = "Point to the right one with --model or --data-path, or measure the run again."
+        raise InputError(f"run {run.name!r} was measured with {changed[0]}. {remedy}")
     chosen = random.Random(seed).sample(list(run.sequences["sequence"]), min(count, len(run.sequences)))
     sequences = {sequence.id: sequence for sequence in sequences_of(settings, tokenizer)}
     hashes = run.sequences.set_index("sequence")["text_hash"]
     for name in chosen:
         if name not in sequences or sequences[name].text_hash != hashes[name]:
-            raise InputError(
-                f"sequence {name!r} of run {run.name!r} is not the same text here. Check the data, or measure it again."
-            )
+            raise InputError(f"sequence {name!r} of run {run.name!r} is not the same text here. Check the data.")
     again = [
         analyse(model, sequences[name], settings.compressors, settings.reuse, settings.all_queries)
         for name in tqdm(chosen, unit="sequence", disable=not progress)

@@ -1,7 +1,5 @@
 """Texts to tokens: the prompt, cut in the middle where it is too long, and the answer as it continues the prompt."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from collections.abc import Sequence as Tokens
 from itertools import accumulate

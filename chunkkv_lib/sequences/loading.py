@@ -1,7 +1,5 @@
 """From a source's name to rows, from rows to a seeded, balanced sample, and from its rows to sequences."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from importlib.metadata import version

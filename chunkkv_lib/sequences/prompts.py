@@ -5,8 +5,6 @@ evaluation framework. Ten of its sixteen English and code templates are LongBenc
 the six others differ in white space and are corrected here.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import re

@@ -1,7 +1,5 @@
 """The row format (LongBench's own), the data sets of each category, and the check that a row keeps to the format."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Scores of a written answer: LongBench's, with the functions lm-eval ships beside the tasks, and a needle's."""
 
-from __future__ import annotations
-
 import difflib
 import functools
 import importlib.util

@@ -4,8 +4,6 @@ Every run otherwise lets the observation window see the question. Caches are kep
 the same document and the same question are measured three times, and only what stands under the window changes.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
@@ -15,7 +13,6 @@ from ..errors import InputError, check_known, check_whole
 from ..sequence import text_hash
 from . import Sequence, open_data
 from .encoding import encode_answer, encode_prompt, encode_text, evidence_spans
-from .open_rows import sentence_at
 from .prompts import template
 
 SOURCE = "second-question"
@@ -97,8 +94,7 @@ def _sequence(
         "other": (after.replace("{{question}}", first["question"]), f" {_answer(first)}{short}"),
     }[ask]
     head = encode_prompt(tokenizer, document, len(document) + LEAST)
-    start = qa["answers"][0]["answer_start"]
-    evidence = (sentence_at(paragraph, start, start + len(_answer(qa))),)
+    found = open_data.gold(paragraph, qa)
     prompt = (*head, *encode_text(tokenizer, end))
     return Sequence(
         id=f"{SOURCE}:{title}:{k}:{ask}",
@@ -107,10 +103,10 @@ def _sequence(
         prompt_ids=prompt,
         question_ids=tuple(encode_text(tokenizer, later)),
         answer_ids=encode_answer(tokenizer, question, _answer(qa), max_answer_tokens),
-        answers=tuple(dict.fromkeys(answer["text"] for answer in qa["answers"])),
+        answers=tuple(dict.fromkeys(found["answers"])),
         text_hash=text_hash(document + end + later),
-        evidence=evidence,
-        evidence_spans=evidence_spans(tokenizer, document, evidence, len(document) + LEAST),
+        evidence=tuple(found["evidence"]),
+        evidence_spans=evidence_spans(tokenizer, document, found["evidence"], len(document) + LEAST),
         document=title,
     )
 
