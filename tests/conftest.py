@@ -29,6 +29,13 @@ def setting(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def tokenizer(setting):
+    from chunkkv_lib.models import load_tokenizer
+
+    return load_tokenizer(setting["model"])
+
+
+@pytest.fixture(scope="session")
 def finished(setting, tmp_path_factory) -> Path:
     """The folder of a run that is complete; for reading only."""
     from tiny import measured

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hub import COMMIT, running_hub
 from sequence_parts import LONGBENCH_SETS, a_row, archive, as_lines
-from tiny import WORDS, tiny_model
+from tiny import WORDS, change_json, tiny_model
 
 from chunkkv_lib.runs import load_run
 from chunkkv_lib.sequences import longbench
@@ -34,8 +34,7 @@ def hub(tmp_path_factory):
         }
         archive(folder / "data" / "data.zip", **rows)
         hub.folders = {MODEL: tiny_model(folder / "model"), DATA: folder / "data"}
-        place = folder / "model" / "config.json"  # as many positions as the paper's model has
-        place.write_text(json.dumps(json.loads(place.read_text()) | {"max_position_embeddings": 8192}))
+        change_json(folder / "model" / "config.json", max_position_embeddings=8192)  # as the paper's model has
         hub.revisions[DATA] = longbench.REVISION
         hub.official = {name: longbench._blob_id(content) for name, content in rows.items()}
         yield hub

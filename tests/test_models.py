@@ -11,7 +11,7 @@ import pytest
 import torch
 from common import message
 from safetensors.torch import load_file, save_file
-from tiny import tiny_model
+from tiny import change_json, tiny_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -105,8 +105,7 @@ def test_weights_that_are_not_whole_are_an_error_and_not_random_numbers(tmp_path
 
 
 def changed_config(folder, **changes):
-    place = folder / "config.json"
-    place.write_text(json.dumps(json.loads(place.read_text()) | changes))
+    change_json(folder / "config.json", **changes)
     return str(folder)
 
 

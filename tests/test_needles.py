@@ -6,9 +6,7 @@ import re
 
 import pytest
 from common import refused
-from tiny import tiny_model
 
-from chunkkv_lib.models import load_tokenizer
 from chunkkv_lib.sequences import Sequence, needle_sequences
 from chunkkv_lib.sequences.needles import DATASET, DEPTHS, FORMS, _code, needle_setting
 from chunkkv_lib.sequences.scoring import answer_score
@@ -25,8 +23,8 @@ CHAT = (
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    found = load_tokenizer(str(tiny_model(tmp_path_factory.mktemp("model"))))
+def tokenizer(tokenizer):
+    found = copy.copy(tokenizer)
     found.chat_template = CHAT
     return found
 

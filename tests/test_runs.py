@@ -1,7 +1,6 @@
 """Runs on disk: the same records whatever interrupts them, and no mixing."""
 
 import errno
-import json
 import shutil
 import signal
 import subprocess
@@ -11,8 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from common import refused
-from tiny import command, measured, tables
-from tiny import parameters as tiny_parameters
+from tiny import change_json, command, copy_of, measured, tables
 from transformers import LlamaForCausalLM
 
 from chunkkv_lib import METHODS, InputError, compressors
@@ -24,16 +22,6 @@ from chunkkv_lib.runs.parameters import load_profile, profiles
 NOT_EVERYWHERE = [
     "attention_cosine_prompt", "overlap_layer_below", "evidence_kept", "evidence_whole", "question_attention_mass",
 ]  # fmt: skip
-
-
-def copy_of(source: str | Path, place: Path) -> Path:
-    return Path(shutil.copytree(source, place))
-
-
-def change_json(place: Path, change) -> None:
-    content = json.loads(place.read_text())
-    change(content)
-    place.write_text(json.dumps(content))
 
 
 def change_weights(model: Path) -> None:
@@ -97,23 +85,10 @@ def test_means_over_layers_are_those_of_the_layers(setting, finished, tmp_path):
 # --- interruptions ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("new_tokens", [0, 6])
-def test_an_interrupted_run_keeps_what_is_finished_and_continues(setting, finished, tmp_path, monkeypatch, new_tokens):
-    stop_after(monkeypatch, 5)
-    with pytest.raises(KeyboardInterrupt):
-        measured(setting, tmp_path / "run", max_new_tokens=new_tokens)
-    partial = load_run(tmp_path / "run")
-    assert partial.manifest["status"] == "interrupted" and len(partial.sequences) == 5
-    monkeypatch.undo()
-    measured(setting, tmp_path / "run", max_new_tokens=new_tokens)
-    whole = measured(setting, tmp_path / "whole", max_new_tokens=new_tokens) if new_tokens else finished
-    assert tables(tmp_path / "run") == tables(whole)
-
-
 def test_a_signal_at_any_moment_then_the_same_command_gives_the_same_records(setting, tmp_path):
     """A kill leaves parts; Ctrl-C and an end by the system status 130, one line and a run that can be read."""
-    run = tmp_path / "run"
-    words = command(setting, run, per_category=6)
+    run, size = tmp_path / "run", {"per_category": 6, "max_new_tokens": 6}
+    words = command(setting, run, **size)
     for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
         before = set(run.glob("parts/*.layers.parquet"))
         process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
@@ -125,9 +100,10 @@ def test_a_signal_at_any_moment_then_the_same_command_gives_the_same_records(set
             assert list(run.glob("parts/*.parquet")), "the run was over before it could be killed"
         else:
             assert process.returncode == 130 and "the same command continues" in errors and "Traceback" not in errors
-            assert load_run(run).manifest["status"] == "interrupted"
+            partial = load_run(run)
+            assert partial.manifest["status"] == "interrupted" and len(partial.sequences) > len(before)
     subprocess.run(words, check=True, capture_output=True)
-    assert tables(run) == tables(measured(setting, tmp_path / "whole", per_category=6))
+    assert tables(run) == tables(measured(setting, tmp_path / "whole", **size))
     assert not list(run.rglob("*.tmp"))
 
 
@@ -160,7 +136,7 @@ def test_a_sequence_that_does_not_fit_is_named_before_a_model_is_loaded(setting,
     """Else a run of hours ends where its turn comes."""
     monkeypatch.setattr(driver, "load_model", lambda *_: pytest.fail("the model was loaded"))
     model = copy_of(setting["model"], tmp_path / "model")
-    change_json(model / "config.json", lambda config: config.update(changes))
+    change_json(model / "config.json", **changes)
     with refused("sequence 'narrativeqa:", named):
         measured(setting, tmp_path / "run", model=str(model), **({"budget": 0.01} if "budget" in changes else {}))
     assert not (tmp_path / "run").exists()
@@ -266,7 +242,8 @@ def test_a_run_recorded_before_there_was_a_parameter_counts_as_its_default(setti
     """It is complete, and left alone."""
     run, lines = copy_of(finished, tmp_path / "run"), []
     younger = ("variants", "max_new_tokens")
-    change_json(run / "manifest.json", lambda manifest: [manifest["parameters"].pop(name) for name in younger])
+    known = load_run(run).manifest["parameters"]
+    change_json(run / "manifest.json", parameters={name: known[name] for name in {*known} - {*younger}})
     before = (run / "layers.parquet").stat().st_mtime_ns
     measured(setting, run, report=lines.append)
     assert (run / "layers.parquet").stat().st_mtime_ns == before and "complete" in lines[0]
@@ -284,23 +261,25 @@ def test_another_model_of_the_same_name_is_refused(setting, finished, tmp_path, 
         change_weights(model)
     else:
         (model / changed).write_text((model / changed).read_text().replace("{", "{ ", 1))
-    change_json(run / "manifest.json", lambda manifest: manifest.update(status=state))
+    change_json(run / "manifest.json", status=state)
     before = tables(run)
     with refused(f"model.sha256.{changed}=", "--restart"):
         measured(setting, run, model=str(model))
     assert tables(run) == before
 
 
-def test_a_live_run_of_another_model_is_another_run(setting, tmp_path, monkeypatch):
-    monkeypatch.setattr(live, "LIVE", tmp_path / "live")
-    model = copy_of(setting["model"], tmp_path / "model")
+def test_a_live_run_of_another_model_is_another_run(setting, places, published, monkeypatch):
+    """And the published one of the profile's name stays what it is."""
+    monkeypatch.setattr(live, "LIVE", places / "live")
+    before, model = tables(published), copy_of(setting["model"], places / "model")
     small = {"per_category": 1, "max_tokens": 256, "budget": 0.2, "categories": ("Single-Document QA",)}
     small |= setting | {"model": str(model), "dtype": "float32", "progress": False}
-    first = live_run("quick", **small)
+    first = live_run("published", **small)
     change_weights(model)
-    second = live_run("quick", **small)
+    second = live_run("published", **small)
     assert {one.manifest["status"] for one in (first, second)} == {"complete"} and first.path != second.path
-    assert not first.answers["nll"].equals(second.answers["nll"]) and live_run("quick", **small).path == second.path
+    assert not first.answers["nll"].equals(second.answers["nll"]) and live_run("published", **small).path == second.path
+    assert places / "live" in first.path.parents and tables(published) == before
 
 
 # --- nothing of others is touched ---------------------------------------------------------------------------------
@@ -358,13 +337,6 @@ def test_published_runs_change_by_publish_only(setting, places, published):
         measured(setting, "published", options={"publish": True}, budget=0.3)
     assert tables(published) == before
     assert measured(setting, "new", options={"publish": True}) == published.with_name("new")
-
-
-def test_a_live_run_of_a_published_profile_leaves_the_published_run(setting, places, published, monkeypatch):
-    monkeypatch.setattr(live, "LIVE", places / "live")
-    monkeypatch.setattr(live, "load_profile", lambda name, changes: tiny_parameters(setting, per_category=1))
-    before = tables(published)
-    assert places / "live" in live_run("published", progress=False).path.parents and tables(published) == before
 
 
 def test_a_readers_run_is_found_and_is_none_of_the_projects(setting, places, published):

@@ -2,9 +2,7 @@
 
 import pytest
 from common import refused
-from tiny import tiny_model
 
-from chunkkv_lib.models import load_tokenizer
 from chunkkv_lib.sequences.second_question import ASKS, NEUTRAL, second_question_sequences
 
 
@@ -20,11 +18,6 @@ def article(title: str, paragraphs: int = 12) -> dict:
 
 ARTICLES = [article(title) for title in ("Rome", "Oslo", "Lima", "Cairo")]
 SIZE = 600
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return load_tokenizer(str(tiny_model(tmp_path_factory.mktemp("model"))))
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,11 @@
 """Measuring a run again: it agrees with itself, and a changed number, text or model is found out."""
 
-import json
-import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from common import refused
+from tiny import change_json, copy_of
 
 from chunkkv_lib.runs import verification, verify
 from chunkkv_lib.runs.folder import read_parquet, write_parquet
@@ -19,7 +18,7 @@ def places(setting) -> dict[str, str]:
 
 @pytest.fixture
 def run(finished, tmp_path) -> Path:
-    return Path(shutil.copytree(finished, tmp_path / "tiny"))
+    return copy_of(finished, tmp_path / "tiny")
 
 
 def change(run: Path, table: str, column: str, by: object) -> None:
@@ -59,9 +58,8 @@ def test_another_text_is_found(run, places):
 
 
 def test_another_model_or_version_is_found(run, places, tmp_path, monkeypatch):
-    model = Path(shutil.copytree(places["model"], tmp_path / "model"))
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"rope_theta": 7.0}))
+    model = copy_of(places["model"], tmp_path / "model")
+    change_json(model / "config.json", rope_theta=7.0)
     with refused("model.sha256.config.json=", "--model"):
         again(run, places | {"model": str(model)})
     monkeypatch.setattr(verification, "MEASUREMENT_VERSION", 77)

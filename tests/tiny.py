@@ -1,6 +1,7 @@
 """A tiny model with a tokenizer, and LongBench-shaped rows, on disk: a whole run in seconds."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -51,6 +52,15 @@ def _row(dataset: str, i: int) -> dict:
         "input": f"What did cat {i} read about?", "context": context, "answers": ["keys and values", "tokens"],
         "length": 150 + 20 * i, "dataset": dataset, "language": "en", "all_classes": None, "_id": f"{dataset}-{i}",
     }  # fmt: skip
+
+
+def copy_of(source: str | Path, place: Path) -> Path:
+    return Path(shutil.copytree(source, place))
+
+
+def change_json(place: Path, **changes: object) -> None:
+    """Change entries of a JSON file, such as a model's configuration or a run's manifest."""
+    place.write_text(json.dumps(json.loads(place.read_text()) | changes))
 
 
 #: A run of 8 short sequences.
