@@ -72,12 +72,10 @@ def measure(
     restart: Annotated[bool, Option("--restart", help="replace the run that is there, complete or not")] = False,
     publish: Annotated[bool, Option("--publish", help="the run is one of the project's, below data/runs")] = False,
     engine: Annotated[str, Option(help="local: this process; ray: a Ray cluster")] = "local",
-    address: Annotated[str | None, Option(help="HOST:PORT of a running Ray cluster, or auto (default: a cluster on "
-                                          "this machine, for the time of the run)")] = None,
-    workers: Annotated[int | None, Option(help="Ray processes, each with a model (default: one for each GPU; without "
-                                          "GPUs one for each node)")] = None,
+    address: Annotated[str | None, Option(help="HOST:PORT of a Ray cluster, or auto (default: a new one here)")] = None,
+    workers: Annotated[int | None, Option(help="Ray processes, a model each (default: one a GPU, or node)")] = None,
     **given: object,
-) -> None:  # fmt: skip
+) -> None:
     """Measure sequences with all methods into a run folder.
 
     An interrupted run continues with the same command. Options that are not given keep the profile's value.
@@ -99,9 +97,7 @@ def verify(
     count: Annotated[int, Option(help="sequences to measure again")] = 3,
     seed: Annotated[int | None, Option(help="of their choice (default: another choice every time)")] = None,
     model: Annotated[str | None, Option(help="where this machine has the run's model, if it is a local one")] = None,
-    data_path: Annotated[
-        str | None, Option(help="where it has the run's data.zip or folder (default: the hub)")
-    ] = None,
+    data_path: Annotated[str | None, Option(help="where it has the run's data.zip (default: the hub)")] = None,
     device: Annotated[str | None, Option(help="cpu, cuda, ... (default: as the run did)")] = None,
 ) -> None:
     """Measure a random handful of a run's sequences again and compare with its records."""
@@ -113,14 +109,14 @@ def verify(
 @app.command()
 def book(
     profile: Annotated[str | None, Option(help="of a live run to show (default: the published runs)")] = None,
-    parameter: Annotated[list[str] | None, Option("-p", "--parameter", metavar="NAME=VALUE", help="a parameter of the "
-                                                  "chapters, as often as needed")] = None,
-    output: Annotated[str | None, Option(help="folder of the site's pages (default: _build/html)")] = None,
-    record_times: Annotated[bool, Option("--record-times", help="also write the chapters' execution times to "
-                                         "data/build_times.json, for the next build's page of versions")] = False,
-    without_solutions: Annotated[bool, Option("--without-solutions", help="leave the exercises' solutions out "
-                                              "(default output: _build/html-without-solutions)")] = False,
-) -> None:  # fmt: skip
+    parameter: Annotated[
+        list[str] | None,
+        Option("-p", "--parameter", metavar="NAME=VALUE", help="a parameter of the chapters, as often as needed"),
+    ] = None,
+    output: Annotated[str | None, Option(help="folder (default: _build/html, or html-without-solutions)")] = None,
+    record_times: Annotated[bool, Option("--record-times", help="also write data/build_times.json")] = False,
+    without_solutions: Annotated[bool, Option("--without-solutions", help="leave the exercises' out")] = False,
+) -> None:
     """Execute every chapter, on the published runs or on a live one, build the static site and check it."""
     from .book.build import build_book
     from .runs import load_profile
@@ -134,9 +130,7 @@ def book(
 def pdf(
     site: Annotated[str | None, Option(help="folder of the site (default: _build/html)")] = None,
     output: Annotated[str | None, Option(help="the PDF (default: _build/book.pdf); beside it, summary.pdf")] = None,
-    without_solutions: Annotated[
-        bool, Option("--without-solutions", help="of the site that was built without solutions")
-    ] = False,
+    without_solutions: Annotated[bool, Option("--without-solutions", help="of the site that was built so")] = False,
 ) -> None:
     """Print every page of the built site into one PDF, in reading order. Needs Chromium."""
     from .book.pdf import make_pdf
@@ -224,21 +218,15 @@ def lab(
 
 @app.command()
 def bench(
-    lengths: Annotated[list[int], Option(help="tokens of a prompt, as often as needed; one that fills the "
-                                         "model's positions is cut so that its answer fits"
-                                         )] = (1024, 2048, 4096, 8192),
+    lengths: Annotated[list[int], Option(help="tokens of a prompt, as often as needed")] = (1024, 2048, 4096, 8192),
     rounds: Annotated[int, Option(help="timed runs of every step, in turns; the median counts")] = 5,
     model: Annotated[str, Option(help="as for measure")] = "smollm2-135m",
-    dtype: Annotated[str | None, Option(help="float32, bfloat16 or float16 (default: float32 on a CPU, bfloat16 on "
-                                        "a GPU)", show_default=False)] = None,
+    dtype: Annotated[str | None, Option(help="as for measure (default: float32 on a CPU, bfloat16 on a GPU)")] = None,
     device: Annotated[str, Option(help="cpu or cuda")] = "cpu",
-    peers: Annotated[bool, Option("--peers", help="also measure kvpress, in an environment of its own that is "
-                                  "installed once, about 1.5 GB")] = False,
-    guests: Annotated[bool, Option("--guests", help="instead of times, compare the tokens that kvpress keeps with "
-                                   "ours")] = False,
-    output: Annotated[str | None, Option(help="JSON (default: data/bench/latest.json), or CSV with --guests (default: "
-                                       "data/bench/guests.csv)", show_default=False)] = None,
-) -> None:  # fmt: skip
+    peers: Annotated[bool, Option("--peers", help="also kvpress, which is installed apart once, about 1.5 GB")] = False,
+    guests: Annotated[bool, Option("--guests", help="instead compare the tokens that kvpress keeps with ours")] = False,
+    output: Annotated[str | None, Option(help="default: data/bench/latest.json, or guests.csv with --guests")] = None,
+) -> None:
     """Compare time and memory of the analysis of one sequence with a plain prefill of the same tokens."""
     if guests:
         from .book.guests import compare_guests

@@ -69,14 +69,12 @@ class Parameters:
     device: str = _option("auto", "cpu, cuda, cuda:1, mps, or auto: a GPU if there is one")
     dtype: str = _option("auto", "float32, bfloat16, float16, or auto: what the device computes fast")
     device_map: str | None = _option(None, "auto spreads a large model over several GPUs, instead of --device")
-    source: str = _option("open", "open: LongBench-shaped open text; longbench: LongBench itself; "
-                         "needles: a code hidden in open text; second-question: a question that came too late for "
-                         "the compression", SOURCES)  # fmt: skip
+    source: str = _option("open", "open: open text in LongBench's shapes; longbench: LongBench itself; needles: hidden "
+                         "codes; second-question: one asked after the compression", SOURCES)  # fmt: skip
     data_path: str | None = _option(None, "local data.zip or folder for source longbench; without it the hub")
     categories: tuple[str, ...] = _option(CATEGORIES, "rows of the table to measure", CATEGORIES)
     datasets: tuple[str, ...] = _option((), "only these data sets of the rows; none named: all", tuple(CATEGORY_OF))
-    per_category: int = _option(100, "sequences for each category; needles of each form and length; or "
-                               "pairs of questions", least=1)  # fmt: skip
+    per_category: int = _option(100, "sequences of a category, needles of a form and length, or pairs in all", least=1)
     skip: int = _option(0, "sequences of each row to leave out first: those that another run has drawn", least=0)
     max_tokens: int = _option(4096, "tokens of a prompt; longer ones lose their middle", least=1)
     max_answer_tokens: int = _option(32, "tokens of an answer, teacher-forced as probes", least=1)
@@ -93,9 +91,7 @@ class Parameters:
     kernel: int | None = _option(None, "positions pooled together, SnapKV only, odd", least=1)
     causal: bool = _option(True, "off: H2O's column sums with the historical error")
     reuse: int = _option(1, "layers that share a kept set; 1: none do", least=1)
-    variants: str | None = _option(
-        None, "also these changed methods in the same pass: sensitivity, reach, blocks, query heads"
-    )
+    variants: str | None = _option(None, "also changed methods: sensitivity, reach, blocks or query heads")
     all_queries: bool = _option(False, "also measure the attention of all prompt queries; slower")
     layer_means: bool = _option(False, "record the mean over layers only: for runs of very many variants")
     max_new_tokens: int = _option(0, "tokens to generate from every cache, at most, and to score; 0: none", least=0)
