@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from common import message
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sequence_parts import LONGBENCH_SETS, a_row, a_tokenizer, archive, as_lines
 from tokenizers import processors
@@ -17,7 +17,6 @@ from chunkkv_lib import sequences
 from chunkkv_lib.sequences import CATEGORIES, CATEGORY_OF, DATASETS, Sequence, open_data, prompts, schema, scoring
 from chunkkv_lib.sequences.encoding import encode_answer, encode_prompt, evidence_spans
 
-quick = settings(deadline=None, derandomize=True, max_examples=60)
 BYTES = a_tokenizer("bytes")
 
 
@@ -110,7 +109,6 @@ def test_score_refuses_and_leaves_no_stand_in_behind():
     assert sequences.score("gov_report", "a b c", ["a b c"]) == pytest.approx(1, abs=1e-6)
 
 
-@quick
 @given(n=st.integers(0, 300), max_tokens=st.integers(16, 200))
 def test_truncation_keeps_both_ends(n, max_tokens):
     ids = list(range(n))
@@ -175,7 +173,6 @@ def test_answer_continues_the_prompt(kind, prompt, answer, joined):
         assert (*prompt_ids, *answer_ids) == tuple(tokenizer(prompt + joined)["input_ids"])
 
 
-@quick
 @given(prompt=st.text(max_size=80), answer=st.text(min_size=1, max_size=20))
 def test_any_text_survives(prompt, answer):
     joined = answer if prompt[-1:].isspace() or answer[:1].isspace() else " " + answer
@@ -202,7 +199,6 @@ def many_rows(counts):
     return [{"dataset": name, "_id": f"{name}:{i}"} for name, count in counts.items() for i in range(count)]
 
 
-@quick
 @given(
     counts=st.dictionaries(st.sampled_from(LONGBENCH_SETS), st.integers(0, 9), min_size=1),
     per_category=st.integers(1, 12),

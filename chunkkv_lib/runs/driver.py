@@ -118,18 +118,10 @@ def begin(folder: Path, identity: dict, machine: dict, restart: bool) -> None:
         return refuse_another_run(folder, manifest, identity)
     remove_ours(folder)
     manifest = {
-        "name": folder.name,
-        "status": "running",
-        **identity,
-        "code": described_code(),
-        "versions": versions(),
-        "machine": machine,
-        "started": _now(),
-        "finished": None,
-        "seconds": 0.0,
-        "sequences": {"wanted": 0, "measured": 0},
-        "sequences_per_category": {},
-    }
+        "name": folder.name, "status": "running", **identity, "code": described_code(), "versions": versions(),
+        "machine": machine, "started": _now(), "finished": None, "seconds": 0.0,
+        "sequences": {"wanted": 0, "measured": 0}, "sequences_per_category": {},
+    }  # fmt: skip
     write_manifest(folder, manifest)
 
 
