@@ -10,7 +10,6 @@ import contextlib
 import gc
 import json
 import os
-import pydoc_data.topics
 import random
 import subprocess
 import sys
@@ -85,7 +84,9 @@ def bench(
 
     common = {"model": model, "folder": tokenizer.name_or_path, "dtype": dtype, "device": device, "config": None}
     jobs = [
-        common | prose(tokenizer, tokens[length]) | {"length": length, "rounds": rounds, "library": library}
+        common
+        | random_text(tokens[length], config.vocab_size)
+        | {"length": length, "rounds": rounds, "library": library}
         for length in tokens
         for library in libraries
     ]
@@ -128,26 +129,20 @@ def prompt_tokens(length: int, positions: int) -> int:
     return min(length, positions - ANSWER_TOKENS)
 
 
-def prose(tokenizer, length: int) -> dict[str, list[int]]:
-    """Real prose that every Python brings along: a prompt of `length` tokens, and the answer after it."""
-    from .sequences.encoding import encode_text
-
-    text = "\n\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
-    ids = encode_text(tokenizer, text[: 12 * (length + ANSWER_TOKENS)])
-    return {"prompt": ids[:length], "answer": ids[length : length + ANSWER_TOKENS]}
+def random_text(length: int, vocabulary: int) -> dict[str, list[int]]:
+    """A prompt of `length` tokens and an answer; neither time nor memory depends on what they say."""
+    ids = random.Random(0).choices(range(vocabulary), k=length + ANSWER_TOKENS)
+    return {"prompt": ids[:length], "answer": ids[length:]}
 
 
 def paper_job(common: dict, rounds: int) -> dict:
     """The paper's setting with random weights: on a CPU one layer, without the vocabulary that stands around it."""
+    name, config = "Llama-3-8B", LLAMA_3_8B
     if common["device"] == "cpu":
-        config, name = LLAMA_3_8B | {"num_hidden_layers": 1, "vocab_size": 1024}, "one layer of Llama-3-8B"
-        rounds = PAPER_ROUNDS
-    else:
-        config, name = LLAMA_3_8B, "Llama-3-8B"
-    draw = random.Random(0)
-    ids = [draw.randrange(config["vocab_size"]) for _ in range(PAPER_TOKENS + ANSWER_TOKENS)]
-    texts = {"prompt": ids[:PAPER_TOKENS], "answer": ids[PAPER_TOKENS:], "length": PAPER_TOKENS}
-    return common | texts | {"model": name, "config": config, "rounds": rounds, "library": "chunkkv_lib"}
+        name, rounds = f"one layer of {name}", PAPER_ROUNDS
+        config = config | {"num_hidden_layers": 1, "vocab_size": 1024}
+    job = {"model": name, "config": config, "rounds": rounds, "library": "chunkkv_lib", "length": PAPER_TOKENS}
+    return common | random_text(PAPER_TOKENS, config["vocab_size"]) | job
 
 
 # --- processes ----------------------------------------------------------------------------------------------------
