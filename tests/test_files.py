@@ -114,7 +114,7 @@ def test_a_clone_whose_git_turns_line_breaks_has_the_same_bytes(tmp_path):
     shutil.copyfile(ROOT / ".gitattributes", tmp_path / ".gitattributes")
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     names = ["a.png", "a.zip", "a.woff2", "a.parquet", "a.py", "a.ipynb", "Makefile"]
-    command = ["git", "check-attr", "text", "eol", *names]
+    command = ["git", "check-attr", "text", "eol", "--", *names]
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split("\n")
     assert [f"{name}: text: unset" in said for name in names] == [True] * 4 + [False] * 3
     assert all(f"{name}: eol: lf" in said for name in names[4:])

@@ -56,11 +56,8 @@ def trial_run(
     budgets = {getattr(method, "budget", None) for method in methods.values()}
     budget = budgets.pop() if len(budgets) == 1 else None
     manifest = identity_of(settings) | {
-        "name": "trial",
-        "status": "complete",
+        "name": "trial", "status": "complete", "model": describe(loaded, model), "versions": versions(),
         "parameters": settings.as_dict() | {"methods": list(methods), "budget": budget},
-        "model": describe(loaded, model),
-        "versions": versions(),
         "sequences": {"wanted": len(sequences), "measured": len(found)},
-    }
+    }  # fmt: skip
     return Run("trial", HOME / "trial", manifest, sequence_table(sequences), layers, answers)

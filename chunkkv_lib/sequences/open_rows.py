@@ -24,18 +24,13 @@ def row(
 
     document  name of the text asked about, if other rows share it
     """
+    id = f"{dataset}:{original_id}"
     return {
-        "input": input,
-        "context": context,
+        "input": input, "context": context, "length": len(context.split()) + len(input.split()),
         "answers": list(dict.fromkeys(answers)),  # the order of the source, without repetitions
-        "length": len(context.split()) + len(input.split()),
-        "dataset": dataset,
-        "language": "en",
-        "all_classes": None if all_classes is None else list(all_classes),
-        "_id": f"{dataset}:{original_id}",
-        "evidence": list(evidence),
-        "document": document or f"{dataset}:{original_id}",
-    }
+        "dataset": dataset, "language": "en", "all_classes": None if all_classes is None else list(all_classes),
+        "_id": id, "evidence": list(evidence), "document": document or id,
+    }  # fmt: skip
 
 
 def generator(*names: object) -> random.Random:
