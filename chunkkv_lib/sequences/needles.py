@@ -134,7 +134,9 @@ def _needle(
     if room < LEAST:
         raise InputError(f"max_tokens={max_tokens} is too little text for a needle; give {max_tokens + LEAST - room}.")
     hay = list(encode_text(tokenizer, text)[:room])
-    borders = _borders(tokenizer, hay)
+    # Where a sentence ends, and the text's beginning; if there is no such end, the text's.
+    ends = {token for token in set(hay) if tokenizer.decode([token]).rstrip("\"') \n").endswith((".", "!", "?"))}
+    borders = [0, *([i + 1 for i, token in enumerate(hay) if token in ends] or [len(hay)])]
     nearest = min(borders, key=lambda border: abs(border - depth * borders[-1]))
     places = [nearest, *draw.choices(borders, k=words.others)]
     body, start = hay[: borders[-1]], 0
@@ -190,9 +192,3 @@ def _prose(texts: Many[str], first: int, skipped: float, characters: int) -> str
     others = (text.split("\n") for text in (*texts[first + 1 :], *texts[:first]))
     paragraphs = itertools.chain(own[int(skipped * len(own)) :], *others)
     return "".join(fill((f"{one}\n" for one in paragraphs), characters=characters)).removesuffix("\n")
-
-
-def _borders(tokenizer: Any, hay: Many[int]) -> list[int]:
-    """Places at which a sentence ends, the text's beginning first; if there is no other, also the text's end."""
-    ends = {token for token in set(hay) if tokenizer.decode([token]).rstrip("\"') \n").endswith((".", "!", "?"))}
-    return [0, *([i + 1 for i, token in enumerate(hay) if token in ends] or [len(hay)])]
