@@ -114,13 +114,6 @@ def test_chapters_show_a_run_of_the_papers_profile(chapter, hub, paper, tmp_path
     assert "Llama-3-8B-Instruct" in (tmp_path / f"{chapter}.ipynb").read_text(encoding="utf-8")
 
 
-def test_an_archive_that_is_not_the_official_one_is_refused(hub, tmp_path):
-    options = ["--device", "cpu", "--max-tokens", "128", "--per-category", "1"]
-    done = python(hub, tmp_path, MAIN, "measure", "--profile", "paper", *options, "--run", str(tmp_path / "paper"))
-    assert done.returncode == 2 and "is not LongBench's official file" in done.stderr
-    assert not (tmp_path / "paper").exists()
-
-
 def test_models_that_are_not_to_be_had_end_in_one_line(hub, tmp_path):
     hub.gated.add("gated/ask")
     hub.restricted.add("gated/no")
