@@ -142,22 +142,31 @@ def check_decoding(model: PreTrainedModel, token_ids: Iterable[int]) -> None:
 
 
 def answer_scores(logits: Tensor, full_logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """How well logits from a compressed cache predict the answer, against those from the full cache.
+    """How well logits from compressed caches predict the answer, against those from the full cache.
 
-    logits, full_logits  [t, vocabulary], of the tokens before the targets
-    targets              [t] int64 answer tokens, at least one
-    return               numbers as tensors, so that a GPU is not waited for. nll: mean negative log-likelihood, nats
-                         per token; kl: mean KL divergence from the full cache's prediction, nats; top1_agreement:
-                         share of tokens with the same most likely next one; accuracy: 1 if the most likely token is
-                         the answer's every time, else 0.
+    logits       [M, t, vocabulary] of the tokens before the targets, one row per cache
+    full_logits  [t, vocabulary], from the full cache
+    targets      [t] int64 answer tokens, at least one
+    return       numbers [M], as tensors, so that a GPU is not waited for. nll: mean negative log-likelihood, nats per
+                 token; kl: mean KL divergence from the full cache's prediction, nats; top1_agreement: share of tokens
+                 with the same most likely next one; accuracy: 1 if the most likely token is the answer's every time,
+                 else 0; nll_after_first: nll of the tokens after the first, which a deployed system predicts before
+                 it compresses
     """
-    ours, full = logits.float().log_softmax(-1), full_logits.float().log_softmax(-1)
-    return {
-        "nll": F.nll_loss(ours, targets),
-        "kl": F.kl_div(ours, full, reduction="batchmean", log_target=True),
-        "top1_agreement": (ours.argmax(-1) == full.argmax(-1)).float().mean(),
-        "accuracy": (ours.argmax(-1) == targets).all().float(),
-    }
+    full = full_logits.float().log_softmax(-1)
+    probabilities, likeliest = full.exp(), full.argmax(-1)
+    rows = []
+    for ours in logits:  # one at a time: a vocabulary is large
+        ours = ours.float().log_softmax(-1)
+        best, each = ours.argmax(-1), F.nll_loss(ours, targets, reduction="none")
+        rows.append({
+            "nll": each.mean(),
+            "kl": torch.sub(full, ours, out=ours).mul_(probabilities).sum() / len(targets),
+            "top1_agreement": (best == likeliest).float().mean(),
+            "accuracy": (best == targets).all().float(),
+            "nll_after_first": each[1:].mean(),
+        })  # fmt: skip
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def generate(

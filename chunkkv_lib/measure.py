@@ -8,7 +8,6 @@ from dataclasses import InitVar, dataclass, replace
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -128,6 +127,13 @@ class Measurement:
         without_sink = probes.clone()
         without_sink[..., 0] = 0
         key_mass, value_mass = metrics.token_mass(keys), metrics.token_mass(values)
+        compared = {
+            "attention_cosine_similarity": probes,
+            "attention_cosine_window": window,
+            "attention_cosine_no_sink": without_sink,
+            "attention_cosine_logits": logits,
+        }
+        lengths = {column: rows.norm(dim=-1) for column, rows in compared.items()}
         key_energy, value_energy = metrics.token_mass(keys, power=2), metrics.token_mass(values, power=2)
         outputs = output_rows(probes, values)
         question = layer.queries[:, n : self.start]
@@ -161,10 +167,7 @@ class Measurement:
                 "kv_l1_loss_values": loss_values,
                 "kv_l1_absolute_values": metrics.lost_mean(value_mass, kept, values.shape[2]),
                 "value_cosine": (1 - metrics.lost_share(value_energy, kept)).sqrt(),
-                "attention_cosine_similarity": metrics.row_cosine(probes, kept),
-                "attention_cosine_window": metrics.row_cosine(window, kept),
-                "attention_cosine_no_sink": metrics.row_cosine(without_sink, kept),
-                "attention_cosine_logits": metrics.row_cosine(logits, kept),
+                **{column: metrics.row_cosine(x, kept, lengths[column]) for column, x in compared.items()},
                 "attention_mass": mass,
                 "attention_output_cosine": metrics.output_cosine(outputs, some),
                 "attention_cosine_prompt": prompt_cosines,
@@ -221,16 +224,12 @@ class Measurement:
         return layers, answers
 
     def scores(self) -> dict[str, dict[str, Tensor]]:
-        """How well every cache predicts the answer, by method: `answer_scores`, and `nll_after_first`.
-
-        nll_after_first  mean over the tokens after the first, which a deployed system predicts before it compresses
-        """
+        """How well every cache predicts the answer, by method: `answer_scores`."""
         found, read = {(FULL,): self.logits[None]}, torch.cat([self.before, self.answer[:-1]])
         for names, cache in self.caches.items():
             found[names] = decode(self.model, cache, read, logits_to_keep=len(self.answer))
         scores, answer = {}, self.answer.to(self.logits.device)
         for names, batch in found.items():
-            for name, logits in zip(names, batch, strict=True):
-                after = F.cross_entropy(logits[1:].float(), answer[1:])
-                scores[name] = answer_scores(logits, self.logits, answer) | {"nll_after_first": after}
+            numbers = answer_scores(batch, self.logits, answer)
+            scores |= {name: {key: x[row] for key, x in numbers.items()} for row, name in enumerate(names)}
         return scores

@@ -130,12 +130,13 @@ def attention_output_cosine(q: Tensor, keys: Tensor, values: Tensor, kept: Tenso
     return output_cosine(output_rows(rows, values), kept_outputs(rows, values, kept))
 
 
-def row_cosine(rows: Tensor, kept: Tensor) -> Tensor:
+def row_cosine(rows: Tensor, kept: Tensor, lengths: Tensor | None = None) -> Tensor:
     """Cosine of each row of attention (or logits) with its zero-filled copy: rows [Hq, r, n], kept [S, b] -> [Hq, r].
 
-    It is the length of the kept part over that of the whole.
+    It is the length of the kept part over that of the whole, lengths [Hq, r], computed if None.
     """
-    return (kept_entries(rows, kept).norm(dim=-1) / rows.norm(dim=-1)).clamp(max=1)  # rounding can exceed 1
+    lengths = rows.norm(dim=-1) if lengths is None else lengths
+    return (kept_entries(rows, kept).norm(dim=-1) / lengths).clamp(max=1)  # rounding can exceed 1
 
 
 def row_mass(rows: Tensor, kept: Tensor) -> Tensor:

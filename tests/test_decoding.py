@@ -135,12 +135,17 @@ def test_answer_scores_by_hand():
     ours, full = torch.tensor([[0.8, 0.2], [0.4, 0.6]]).log(), torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
     kl = [0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2), 0.9 * math.log(0.9 / 0.4) + 0.1 * math.log(0.1 / 0.6)]
     nll = -(math.log(0.8) + math.log(0.4)) / 2
-    expected = {"nll": nll, "kl": sum(kl) / 2, "top1_agreement": 0.5, "accuracy": 0}
-    assert answer_scores(ours + 3, full - 7, torch.tensor([0, 0])) == pytest.approx(expected)
-    assert answer_scores(ours, full, torch.tensor([0, 1]))["accuracy"] == 1
+    expected = {"nll": nll, "kl": sum(kl) / 2, "top1_agreement": 0.5, "accuracy": 0, "nll_after_first": -math.log(0.4)}
+    batch = torch.stack([ours + 3, full])
+    for name, numbers in answer_scores(batch, full - 7, torch.tensor([0, 0])).items():
+        assert numbers[0] == pytest.approx(expected[name])
+        assert name != "kl" or numbers[1] == pytest.approx(0, abs=1e-6)
+    assert batch.equal(torch.stack([ours + 3, full]))  # inputs are never changed
+    assert answer_scores(ours[None], full, torch.tensor([0, 1]))["accuracy"] == 1
+    assert answer_scores(ours[None, :1], full[:1], torch.tensor([0]))["nll_after_first"].isnan()
     half, answer = (5 * ours).half(), torch.tensor([0, 0])  # computed in float32 all the same
-    for name, exact in answer_scores(half.double(), half.double(), answer).items():
-        assert answer_scores(half, half, answer)[name] == pytest.approx(exact.item(), abs=1e-5)
+    for name, exact in answer_scores(half.double()[None], half.double(), answer).items():
+        assert answer_scores(half[None], half, answer)[name] == pytest.approx(exact.item(), abs=1e-5)
 
 
 @pytest.mark.parametrize(("architecture", "most"), [("Llama", 128), ("Mistral", 100)])
