@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from common import refused
+from synthetic_records import tiny_run
 
-from chunkkv_lib.report import answers, reach
+from chunkkv_lib.report import answers, decide, reach, start
 from chunkkv_lib.report import damage as dm
 from chunkkv_lib.report.records import PRIMARY, damage
 from chunkkv_lib.runs import Parameters
@@ -32,8 +33,9 @@ def needles():
             text = code[:right] + ("x<b>" if right < len(code) else ".")
             rows.append({"sequence": id, "method": method, "score": float(right >= len(code)), "written": text})
             if method != "Full":
-                layers += [{"sequence": id, "method": method, "layer": layer, "kv_l1_loss": 0.9 + place / 1000 + layer,
-                            "attention_cosine_similarity": place / 100} for layer in (-1, 1)]  # fmt: skip
+                shares = {"attention_cosine_similarity": place / 100, "pages_freed": place / 100}
+                layers += [{"sequence": id, "method": method, "layer": layer, "kv_l1_loss": 0.9 + place / 1000 + layer}
+                           | shares for layer in (-1, 1)]  # fmt: skip
     sequences = [{"sequence": id, "category": "x", "dataset": "needle", "document": id[-8:]} for id in ids]
     run = SimpleNamespace(name="made", manifest={"parameters": {"source": "needles"}}, answers=pd.DataFrame(rows))
     run.sequences, run.layers = pd.DataFrame(sequences), pd.DataFrame(layers)
@@ -85,12 +87,38 @@ def test_right_digits_and_what_reach_finds(needles):
 
 
 def test_rules_of_one_budget_stand_beside_their_metrics(needles):
-    table = dm.rules(needles).set_index("rule")
-    assert "Full" not in table.index and len(table) == 10 and table.loc["SnapKV", "found"] == 0
-    assert table.loc["ChunkKV", "found"] == 0.5 and table.loc["ChunkKV", PRIMARY[0]] == pytest.approx(0.901)
+    table = answers.rules(needles)
+    table = table[table["budget"] == 0.1].set_index("rule")
+    assert "Full" not in table.index and len(table) == 10 and table.loc["SnapKV", "hits"] == 0
+    assert table.loc["ChunkKV", "estimate"] == 0.5 and table.loc["ChunkKV", PRIMARY[0]] == pytest.approx(0.901)
     drawn = dm.rules_figure(table.reset_index(), {"Random": "dice"})
     assert drawn.axes[0].xaxis_inverted() and not drawn.axes[1].xaxis_inverted(), "better is to the right"
     assert [text.get_text() for text in drawn.axes[1].texts] == ["dice"]
+
+
+def test_the_start_page_has_its_rules_in_the_order_of_what_they_find(needles):
+    table = start.rules(needles).set_index("method")
+    assert list(table["hits"]) == [12, 12, 6, 6, 0, 0, 0] and set(table["n"]) == {12}
+    assert list(table.index[:2]) == ["Full", "ChunkKV, chunk_size 40"] and "SnapKV, kernel 1" not in table.index
+    text = start.rules_table(table, "A caption.", "tab-x")
+    assert "| Full cache | 12 | – | – |" in text and "| ChunkKV, chunks of 10 | 6 | 0.901 | 0.010 |" in text
+    bars = start.rules_figure(table.reset_index()).axes[0].patches
+    assert [bar.get_width() for bar in bars] == [1, 1, 0.5, 0.5, 0, 0, 0]
+
+
+def test_each_number_for_a_decision_is_the_rule_s_own_at_the_longest_prompt(needles, monkeypatch):
+    times = [("chunkkv_lib", 1024, "all methods", 9.0), ("chunkkv_lib", 8192, "prefill", 1.0),
+             ("chunkkv_lib", 8192, "SnapKV + ChunkKV", 1.02), ("chunkkv_lib", 8192, "all methods", 1.5),
+             ("kvpress", 8192, "all methods", 7.0)]  # fmt: skip
+    bench = SimpleNamespace(rows=pd.DataFrame(times, columns=["library", "length", "step", "time_ratio"]))
+    costs = pd.DataFrame([("H2O", "own", 1.0), ("H2O", "other", 2.0)], columns=["method", "asks", "estimate"])
+    monkeypatch.setattr(decide, "asked", lambda run: costs)
+    table = decide.decisions(needles, bench, None).set_index("rule")
+    assert table.loc["H2O", "extra"] == pytest.approx(0.48)  # what the sums add to the window's
+    assert table.loc["ChunkKV, chunks of 40", "extra"] == pytest.approx(0.02)
+    text = decide.decisions_table(table.reset_index(), "A caption.", "tab-x")
+    assert "| H2O | 1 | 0 | 1.00 | 2.00 | 3 % | 48 % | needs a second pass |" in text
+    assert "| ChunkKV, chunks of 40 | 40 | 12 | – | – | 10 % | 2 % | yes |" in text and "StreamingLLM" not in text
 
 
 def test_damage_to_a_score_by_hand():
@@ -98,3 +126,26 @@ def test_damage_to_a_score_by_hand():
                           "score": [0.8, 0.5], "token_f1": [1.0, 0.4]})  # fmt: skip
     mine = damage(table).iloc[0]
     assert mine["method"] == "SnapKV" and mine["score_loss"] == pytest.approx(0.3) and mine["answer_change"] == 0.6
+
+
+def test_what_holds_everywhere_turns_with_the_records():
+    run = tiny_run(methods=("ChunkKV", "SnapKV", "H2O", "Random", "Oracle"))
+    run.answer_records = run.answers.merge(run.sequences[["sequence", "category"]], on="sequence")
+    run.records["kv_l1_loss"] -= 0.005 * (run.records["method"] == "Random")
+    row = start.everywhere([run]).iloc[0]
+    assert row["run"] == "tiny" and row["behind"] == 2  # SnapKV and H2O lose more L1 than the random choice
+    assert row["order_cosine"] == pytest.approx(1)  # made so: the answer's damage is ten times what the cosine lacks
+    assert row["random"] == pytest.approx(6, abs=0.1) and row["lead_l1"] == pytest.approx(-1.1, abs=0.2)
+    turned = run.records.assign(kv_l1_loss=-run.records["kv_l1_loss"])
+    other = start.everywhere([SimpleNamespace(**{**vars(run), "records": turned})]).iloc[0]
+    assert other["order_l1"] == pytest.approx(-row["order_l1"])
+
+
+def test_values_of_two_editions_stand_side_by_side():
+    rows = [("a", "alike", 0.1), ("a", "random", 2.0), ("gone", "alike", 9.0), ("needles", "SnapKV", 0.5)]
+    first = pd.DataFrame(rows, columns=["run", "quantity", "value"])
+    now = pd.DataFrame({"run": ["a"], "alike": [0.2], "behind": [3]})
+    codes = pd.DataFrame({"method": "SnapKV", "score": [1.0, 0, 0, 0]})
+    found = start.editions(first, now, SimpleNamespace(name="new", answers=codes))
+    assert found["Run"].tolist() == ["a", "new"] and found["First edition"].tolist() == [0.1, 0.5]
+    assert found["Now"].tolist() == [0.2, 0.25] and "SnapKV" in found["Quantity"][1]

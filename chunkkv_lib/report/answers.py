@@ -21,10 +21,10 @@ FULL = "Full"
 EVERY = "all"
 
 
-def found(run: Any, by: str = "depth", methods: Iterable[str] | None = None) -> pd.DataFrame:
+def found(run: Any, by: str = "", methods: Iterable[str] | None = None) -> pd.DataFrame:
     """Hidden codes that the model finds from every cache, by one of their settings and in all.
 
-    by       "depth", "answer_tokens" or "form"
+    by       "depth", "answer_tokens" or "form"; "": only in all
     methods  labels of the records, in the order wanted; None: every cache of the run
     return   a row per method and value, EVERY last: columns method, rule (the label without its budget), budget (NaN
              for the full cache), `by`, hits, estimate (share found), low, high (95 %, documents resampled), n
@@ -32,12 +32,19 @@ def found(run: Any, by: str = "depth", methods: Iterable[str] | None = None) -> 
     scores, needles = column(run, "score", run.answers["method"].unique() if methods is None else list(methods))
     budgets = {name: method.budget for name, method in run.parameters.compressors.items()}
     rows = []
-    for value, ids in [*needles.groupby(by, sort=True).groups.items(), (EVERY, needles.index)]:
+    settings = needles.groupby(by, sort=True).groups.items() if by else ()
+    for value, ids in [*settings, (EVERY, needles.index)]:
         for method, mine in scores.loc[ids].items():
             about = {"method": method, "rule": method.partition(", budget")[0], "budget": budgets.get(method)}
             share = vars(interval(mine, needles.loc[ids, "document"]))
             rows.append(about | {by: value, "hits": int(mine.sum())} | share)
     return pd.DataFrame(rows)
+
+
+def rules(run: Any, metrics: Sequence[str] = PRIMARY) -> pd.DataFrame:
+    """Every cache of a run of needles: the rows of `found` for all codes, and beside them the means of metrics."""
+    table = found(run).drop(columns="")
+    return table.join(beside(run, table["method"], metrics), on="method")
 
 
 def beside(run: Any, methods: Iterable[str], metrics: Sequence[str] = PRIMARY) -> pd.DataFrame:

@@ -5,15 +5,11 @@ Formulas count what cannot be avoided. Numbers per second come from a finished r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
-
-from .tables import myst_table
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 PROBES, CACHES, WINDOW = 32, 7, 8  # answer tokens, compressed caches and the queries that score, of an analysis
@@ -136,52 +132,28 @@ def analysis_parts(model: Architecture, tokens: int) -> dict[str, float]:
     rows = 2 * tokens * model.head_dim * model.query_heads * model.layers  # q.k of one query per head, all layers
     cache = 2 * tokens * model.kv_heads * model.head_dim * model.layers
     return {
-        "prefill": prefill_flops(model, tokens),
-        "column sums, H2O's scores": rows * tokens / 2,
-        "attention rows of the window": rows * WINDOW,
-        "attention rows of the probes": rows * PROBES,
-        "losses of keys and values": 4.0 * cache,  # absolute values and squares, each added up
-        "the answer, in the forward pass": 2.0 * model.matrix_weights * PROBES + 2 * rows * PROBES,
-        "the answer, from every compressed cache": 2.0 * model.matrix_weights * PROBES * CACHES,
+        "Prefill": prefill_flops(model, tokens),
+        "Column sums, H2O's scores": rows * tokens / 2,
+        "Attention rows of the window": rows * WINDOW,
+        "Attention rows of the probes": rows * PROBES,
+        "Losses of keys and values": 4.0 * cache,  # absolute values and squares, each added up
+        "The answer, in the forward pass": 2.0 * model.matrix_weights * PROBES + 2 * rows * PROBES,
+        "The answer, from every compressed cache": 2.0 * model.matrix_weights * PROBES * CACHES,
     }
 
 
 def analysis_bytes(model: Architecture, tokens: int, bytes_per_number: int = 2) -> dict[str, float]:
-    """Part -> bytes that have to be in memory at once while a prompt is measured, at a budget of a tenth.
+    """Bytes that have to be in memory at once while a prompt is measured, at a budget of a tenth; an allocator needs
+    some room above their sum.
 
-    The compressed caches are kept side by side until the answer is decoded. The sum of all parts is a lower bound, an
-    allocator needs some room above it.
+    The compressed caches are kept side by side until the answer is decoded. A layer at work has its queries, keys and
+    values, also in 32 bits, the attention rows of the probes, and its feed-forward.
     """
     cache = kv_cache_bytes(tokens, model.layers, model.kv_heads, model.head_dim, bytes_per_number)
     heads = model.query_heads + 2 * model.kv_heads
+    tensors = heads * model.head_dim * (bytes_per_number + 4) + 3 * model.intermediate * bytes_per_number
     return {
-        "weights": model.weights * bytes_per_number,
-        "compressed caches": CACHES * 0.1 * cache,
-        "feed-forward of one layer": 3 * tokens * model.intermediate * bytes_per_number,
-        "queries, keys, values of one layer": tokens * heads * model.head_dim * (bytes_per_number + 4),
-        "attention rows of the probes": 4 * (PROBES + WINDOW) * tokens * model.query_heads * 4,
+        "Weights": model.weights * bytes_per_number,
+        "Compressed caches": CACHES * 0.1 * cache,
+        "One layer at work": tokens * (tensors + 4 * (PROBES + WINDOW) * model.query_heads * 4),
     }
-
-
-def cost_table(models: Mapping[str, tuple[Architecture, int, int]], caption: str, name: str = "") -> str:
-    """Memory of measuring one prompt: weights, caches, and the rest, which is one layer's at a time.
-
-    models  label -> architecture, tokens, bytes per number
-    """
-    rows = []
-    for label, (model, tokens, size) in models.items():
-        parts = analysis_bytes(model, tokens, bytes_per_number=size)
-        total, row = sum(parts.values()), {"Model": label, "Prompt tokens": f"{tokens:,}"}
-        row |= {part.capitalize(): readable(parts.pop(part)) for part in ("weights", "compressed caches")}
-        row |= {"One layer at work": readable(sum(parts.values())), "Together": f"**{readable(total)}**"}
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    return myst_table(table, caption, name, right=table.columns[1:])
-
-
-def parts_table(models: Mapping[str, tuple[Architecture, int]], caption: str, name: str = "") -> str:
-    """The parts of an analysis as shares of the plain prefill's work; models: label -> architecture, prompt tokens."""
-    work = pd.DataFrame({label: analysis_parts(*model) for label, model in models.items()})
-    shares = (100 * work / work.loc["prefill"]).drop("prefill").map("{:.2f} %".format)
-    shares.insert(0, "Part", [part[0].upper() + part[1:] for part in shares.index])
-    return myst_table(shares, caption, name, shares.columns[1:])

@@ -129,20 +129,6 @@ def costs_table(report: Report, length: int, name: str = "") -> str:
     return myst_table(table, caption, name, table.columns[1:])
 
 
-def pieces_table(report: Report, name: str = "") -> str:
-    """Times of the pieces of one layer, beside the layer's own attention."""
-    pieces, about = report.pieces, report.facts["pieces"]
-    table = pd.DataFrame(
-        {
-            "One layer": pieces["piece"].str[0].str.upper() + pieces["piece"].str[1:],
-            "Milliseconds": pieces["milliseconds"].map("{:.1f}".format),
-            "Times the layer's own attention": pieces["ratio"].map("{:.2f}".format),
-        }
-    )
-    caption = f"Time of the pieces for one layer of {about['model']}, {about['tokens']:,} tokens."
-    return myst_table(table, caption, name, table.columns[1:])
-
-
 def print_report(report: Report) -> None:
     """The tables for a terminal."""
     rows = pd.concat([report.rows, report.paper]) if len(report.paper) else report.rows
@@ -155,22 +141,15 @@ def print_report(report: Report) -> None:
         print(f"the machine was busy (load {report.facts['load_before']}): do not trust these times")
 
 
-#: This library's steps have colours of their own; a peer's have the colour of the method that they are nearest to.
-STEPS = {PREFILL: Look(INK, "D", "-"), "all methods": Look("#CC79A7", "P", "-")}
-NEAREST = {"ObservedAttention": "H2O"}
-FEW = Look("#B07700", "X", "-")
-
-
 def step_label(row: pd.Series) -> str:
     """How a step is called in figures and tables: a peer's library is named."""
     return row["step"] if row["library"] == OWN else f"{row['library']} {row['step']}"
 
 
 def step_look(library: str, step: str) -> Look:
-    """How a step is drawn: solid for this library, dashed for a peer."""
-    if library == OWN:
-        return STEPS.get(step, FEW)
-    return replace(STEPS.get(step) or look(NEAREST.get(step, step)), line=(0, (4, 2)))
+    """How a step is drawn: solid for this library, dashed for a peer, in the colour of the method that is nearest."""
+    style = look({"ObservedAttention": "H2O"}.get(step, step))
+    return style if library == OWN else replace(style, line=(0, (4, 2)))
 
 
 @styled

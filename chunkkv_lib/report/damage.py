@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .answers import EVERY, beside, found
 from .records import METRICS, PAIRS, PRIMARY, metric_and_damage
 from .statistics import rank_correlation
 from .style import GREY, SMALL, headline, look, panels, styled
@@ -60,19 +58,11 @@ def pairwise_table(found: Mapping[str, pd.DataFrame], caption: str, name: str = 
     return myst_table(table.reset_index(), caption, name, right=list(columns))
 
 
-def rules(run: Any, metrics: Sequence[str] = PRIMARY) -> pd.DataFrame:
-    """Every rule of a needle run at its budget: columns method, rule, found (share of all), low, high, the metrics."""
-    table = found(run)
-    table = table[(table["depth"] == EVERY) & (table["budget"] == run.parameters.budget)].set_index("method")
-    seen = beside(run, table.index, metrics)
-    return table[["rule", "estimate", "low", "high"]].rename(columns={"estimate": "found"}).join(seen).reset_index()
-
-
 @styled
 def rules_figure(table: pd.DataFrame, named: Mapping[str, str]) -> Figure:
     """Share of the codes found against each metric: a marker per rule, in the look of the method it is a variant of.
 
-    table  of `rules`
+    table  of `answers.rules`, of one budget
     named  rule -> the text beside its marker; only the first panel, which has the room, names variants
     """
     metrics = [name for name in table if name in METRICS]
@@ -82,11 +72,11 @@ def rules_figure(table: pd.DataFrame, named: Mapping[str, str]) -> Figure:
         for row in table.itertuples():
             x, style = getattr(row, name), look(row.rule.partition(",")[0])
             ax.vlines(x, row.low, row.high, color=style.colour, linewidth=0.8, alpha=0.5)
-            ax.plot(x, row.found, style.marker, color=style.colour, markersize=10 if style.marker == "*" else 7)
+            ax.plot(x, row.estimate, style.marker, color=style.colour, markersize=10 if style.marker == "*" else 7)
             if row.rule in named and (ax is axes[0] or "," not in row.rule):
                 right = (x - worst) / (best - worst) > 0.6
                 ax.annotate(  # a variant's name above its marker, a method's below
-                    named[row.rule], (x, row.found), xytext=(-7 if right else 7, 5 if "," in row.rule else -11),
+                    named[row.rule], (x, row.estimate), xytext=(-7 if right else 7, 5 if "," in row.rule else -11),
                     textcoords="offset points", ha="right" if right else "left", fontsize=SMALL, color=GREY,
                 )  # fmt: skip
         if METRICS[name].sign < 0:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..errors import InputError
-from .costs import Report
+from .answers import rules
+from .costs import OWN, Report
 from .reach import asked
 from .tables import MISSING, minus, myst_table
 
@@ -25,34 +25,27 @@ RULES = {
 FUSED = {NONE: "yes", WINDOW: "yes", SUMS: "needs a second pass"}
 
 
-def decisions(needles: Any, bench: Report, questions: Any = None) -> pd.DataFrame:
-    """A row per rule that the run of needles has.
+def decisions(needles: Any, bench: Report, questions: Any) -> pd.DataFrame:
+    """A row per rule that the run of needles has; questions: a run of second questions.
 
-    questions  a run of second questions, or None: then what an unknown question costs is missing
-    return     columns rule, reach, found, n, known and unknown (increase of the answer's NLL in nats per token, with
-               the window at the question and at another one), pages_freed (share of pages of 16 tokens), extra (share
-               of the prefill's time, at the benchmark's longest prompt), fused
-    raises     InputError: the run of needles has none of the rules.
+    return  columns rule, reach, hits, n, pages_freed (share of pages of 16 tokens), known and unknown (increase of the
+            answer's NLL in nats per token, with the window at the question and at another one; NaN: not measured),
+            extra (share of the prefill's time, at the benchmark's longest prompt), fused
     """
-    rows, longest = [], bench.rows[bench.rows["length"] == bench.rows["length"].max()]
-    times = longest[longest["library"] == "chunkkv_lib"].set_index("step")["time_ratio"]
-    pages = needles.layers.groupby("method")["pages_freed"].mean()
-    loss = pd.DataFrame() if questions is None else asked(questions).pivot(index="method", columns="asks")["estimate"]
-    for label, (rule, reach, looks, name) in RULES.items():
-        scores = needles.answers.loc[needles.answers["method"] == label, "score"]
-        if scores.empty:
-            continue
-        cost = 0.0 if looks == NONE else times[looks] - 1 if looks == WINDOW else times[SUMS] - times[WINDOW]
-        known, unknown = (loss[ask].get(name) if ask in loss else None for ask in ("own", "other"))
-        rows.append((rule, reach, int(scores.sum()), len(scores), known, unknown, pages[label], cost, FUSED[looks]))
-    if not rows:
-        raise InputError(f"run {needles.name!r} has none of {', '.join(RULES)}; measure needles.")
-    names = ["rule", "reach", "found", "n", "known", "unknown", "pages_freed", "extra", "fused"]
-    return pd.DataFrame(rows, columns=names)
+    longest = bench.rows[(bench.rows["length"] == bench.rows["length"].max()) & (bench.rows["library"] == OWN)]
+    times = longest.set_index("step")["time_ratio"]
+    extra = {NONE: 0.0, WINDOW: times[WINDOW] - 1, SUMS: times[SUMS] - times[WINDOW]}
+    found = rules(needles, ["pages_freed"]).set_index("method")[["hits", "n", "pages_freed"]]
+    table = pd.DataFrame.from_dict(RULES, orient="index", columns=["rule", "reach", "looks", "name"])
+    table = table.join(found, how="inner").reset_index(drop=True)
+    loss = asked(questions).pivot(index="method", columns="asks", values="estimate")
+    table["known"], table["unknown"] = (table["name"].map(loss[ask]) for ask in ("own", "other"))
+    table["extra"], table["fused"] = (table["looks"].map(about) for about in (extra, FUSED))
+    return table.drop(columns=["looks", "name"])
 
 
 def decisions_table(found: pd.DataFrame, caption: str, name: str = "") -> str:
-    """`decisions` as texts; without a column that nothing was measured for."""
+    """`decisions` as texts."""
 
     def nats(column: str) -> list[str]:
         return [MISSING if pd.isna(value) else minus(f"{value:.2f}") for value in found[column]]
@@ -60,7 +53,7 @@ def decisions_table(found: pd.DataFrame, caption: str, name: str = "") -> str:
     columns = {
         "Rule": found["rule"],
         "Reach (tokens)": found["reach"],
-        f"Codes found of {found['n'].max()}": found["found"],
+        f"Codes found of {found['n'].max()}": found["hits"],
         "Question known: NLL": nats("known"),
         "Question unknown: NLL": nats("unknown"),
         "Pages freed": [f"{100 * share:.0f} %" for share in found["pages_freed"]],
@@ -68,5 +61,4 @@ def decisions_table(found: pd.DataFrame, caption: str, name: str = "") -> str:
         "With fused attention": found["fused"],
     }
     table = pd.DataFrame(columns)
-    table = table.loc[:, (table != MISSING).any()]
     return myst_table(table, caption, name, right=table.columns[1:-1])

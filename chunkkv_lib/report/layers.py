@@ -135,7 +135,7 @@ def figure_6(means: pd.DataFrame, subject: str = "", whole: bool = False) -> Fig
         averages = table.groupby("method")["estimate"].mean()
         note = ", ".join(f"{name} {averages[name]:.2f}" for name in outside)
         _dress(ax, metric, table["layer"].max() + 1)
-        say_start(ax, note=f"outside (mean): {note}" if note else "")
+        say_start(ax, f"outside (mean): {note}" if note else "")
         label_ends(ax, table["layer"].max(), [end for end in ends if end[1] not in outside])
     headline(figure, subject, int(means["n"].max()), BANDS_NOTE)
     axes[-1].set_xlabel(LAYER_AXIS)

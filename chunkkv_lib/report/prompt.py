@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
-from ..errors import InputError
 from ..sequence import Sequence as Sample
 from ..sequences import ATTRIBUTION, Attribution, load_sequences
 from ..sequences.encoding import own_sequence
@@ -28,9 +27,6 @@ from .style import GREY, INK, SMALL, headline, legible, look, panels, styled
 PARTS = {"sink": "#882255", "middle": "#bdbdbd", "window": "#8a5a00"}  # of attention, and their colours
 COLUMNS = 400  # of the raster; longer prompts are averaged into this many
 FREE = ("CC BY", "MIT")  # how the licences begin that allow quoting with attribution
-MUTED = "var(--pst-color-text-muted, #595959)"
-BOX = "border-left: 3px solid var(--pst-color-border, #c8c8c8); padding: 0.2rem 0.8rem; margin: 0.6rem 0;"
-TEXT = "overflow-wrap: anywhere; margin: 0.2rem 0 0.6rem; line-height: 1.65;"
 
 
 def shown_sequence(
@@ -84,16 +80,13 @@ def cut_excerpt(texts: Sequence[str], max_tokens: int, dataset: str, around: int
     edges = [(first - around, first), (n - last, n - last + around)] if n > max_tokens else []
     parts, end = [], 0
     for start, stop in [(0, around), *edges, (n - around, n)]:
-        start = max(start, end)
         if start > end:
-            cut = n > max_tokens and end == first
-            what = f"✂ cut out: {start - end:,} tokens" if cut else f"… {start - end:,} tokens not shown here …"
-            weight = "font-weight: 600;" if cut else f"color: {MUTED};"
-            parts.append(f"<p style='text-align: center; margin: 0.4rem 0; {weight}'>{what}</p>")
-        text = html.escape(quoted("".join(texts[start:stop]), dataset)).replace("\n", " ⏎ ")
-        parts.append(f"<p style='{TEXT}'>{text}</p>")
+            what = "✂ cut out: {:,} tokens" if edges and end == first else "… {:,} tokens not shown here …"
+            parts.append(f"<p style='text-align: center; font-weight: 600'>{what.format(start - end)}</p>")
+        text = html.escape(quoted("".join(texts[max(start, end) : stop]), dataset)).replace("\n", " ⏎ ")
+        parts.append(f"<p>{text}</p>")
         end = max(stop, end)
-    return HTML(f"<div style='{BOX}'>{''.join(parts)}</div>")
+    return HTML(f"<blockquote style='overflow-wrap: anywhere'>{''.join(parts)}</blockquote>")
 
 
 def passage(sequence: Sample, prompts: Sequence[Any], window: int) -> tuple[int, int]:
@@ -156,13 +149,12 @@ BUBBLES = """
 
 @styled
 def kept_raster(
-    kept_by_method: Mapping[str, Sequence[ArrayLike]], n: int, marks: Mapping[str, tuple[int, int]] | None = None
+    kept_by_method: Mapping[str, Sequence[ArrayLike]], n: int, marks: Mapping[str, tuple[int, int]]
 ) -> Figure:
     """Layers against prompt positions for each method: the stronger the colour, the more of the heads keep a position.
 
-    kept_by_method  method -> per layer the kept positions [S, b] (or [b]); n: tokens of the prompt
+    kept_by_method  method -> per layer the kept positions [S, b]; n: tokens of the prompt
     marks           name -> (start, end exclusive) of a stretch of the prompt, set off by thin lines
-    raises          InputError: a position outside the prompt.
     """
     figure, axes = panels(len(kept_by_method), height=1.5, sharex=True, sharey=True)
     for ax, (method, layers) in zip(axes, kept_by_method.items(), strict=True):
@@ -178,7 +170,7 @@ def kept_raster(
         ax.set_ylabel("Layer")
         ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.grid(visible=False)
-        for name, (start, stop) in (marks or {}).items():
+        for name, (start, stop) in marks.items():
             ax.vlines([start - 0.5, stop - 0.5], *ax.get_ylim(), color=INK, linewidth=0.8)
             if ax is axes[0]:
                 ax.annotate(name, ((start + stop) / 2, 1.02), xycoords=ax.get_xaxis_transform(), ha="center",
@@ -213,13 +205,8 @@ def passage_bars(shares: Mapping[str, ArrayLike], words: Sequence[str], marked: 
 
 
 def kept_share(kept: ArrayLike, n: int) -> np.ndarray:
-    """Share of the heads that keep each of n positions: kept [S, b] or [b] -> [n].
-
-    raises  InputError: a position outside 0..n-1.
-    """
-    kept = np.atleast_2d(np.asarray(kept, dtype=int))
-    if kept.size and not 0 <= kept.min() <= kept.max() < n:
-        raise InputError(f"kept positions run from {kept.min()} to {kept.max()}, the prompt from 0 to {n - 1}.")
+    """Share of the heads that keep each of n positions: kept [S, b] -> [n]."""
+    kept = np.asarray(kept)
     keeps = np.zeros((len(kept), n))
     np.put_along_axis(keeps, kept, 1, axis=1)
     return keeps.mean(axis=0)
@@ -230,11 +217,8 @@ def answer_dots(answers: pd.DataFrame) -> Figure:
     """Negative log-likelihood of the answer from each method's cache; the full cache's as a line.
 
     answers  columns method, nll, with a row "Full"; one sequence
-    raises   InputError: no row "Full", or no likelihood, as with an answer of one token.
     """
     nll = answers.set_index("method")["nll"]
-    if "Full" not in nll or nll.isna().any():
-        raise InputError("the likelihood needs a row 'Full' and an answer of at least 2 tokens.")
     others = nll.drop("Full")
     figure, (ax,) = panels(height=0.36 * len(others) + 1)
     ax.axvline(nll["Full"], color=INK, linewidth=1.2)

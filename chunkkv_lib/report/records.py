@@ -144,21 +144,6 @@ def metric_and_damage(
     return x, y.set_index(x.index)
 
 
-def averages(
-    records: pd.DataFrame, metrics: Sequence[str] = PRIMARY, methods: Iterable[str] | None = None
-) -> pd.DataFrame:
-    """Means over layers, then over sequences, with 95 % intervals.
-
-    return  columns category, method, metric, estimate, low, high, n (sequences that have a value).
-    """
-    rows = []
-    for category, group in choose(records, methods=methods).groupby("category", sort=False):
-        for metric in metrics:
-            for method, values in sequence_means(group, metric).items():
-                rows.append({"category": category, "method": method, "metric": metric} | vars(interval(values)))
-    return pd.DataFrame(rows)
-
-
 def comparisons(
     records: pd.DataFrame,
     metrics: Sequence[str] = PRIMARY,
@@ -177,13 +162,13 @@ def comparisons(
             wide = sequence_means(group, metric)
             for pair in pairs:
                 both = wide.reindex(columns=list(pair)).dropna()
-                a, b = both.iloc[:, 0], both.iloc[:, 1]
+                gap = both.iloc[:, 0] - both.iloc[:, 1]
                 row = {by: name, "metric": metric, "method": pair[0], "baseline": pair[1]}
                 if len(both) > 1:
-                    found = interval(a - b)
+                    found = interval(gap)
                     row |= {"difference": found.estimate, "low": found.low, "high": found.high}
-                    row |= {"p": st.paired_test(a, b), "margin": st.smallest_margin(a - b)}
-                    row |= {"cohen_d": st.cohen_d(a, b), "rank_biserial": st.rank_biserial(a, b)}
+                    row |= {"p": st.paired_test(gap), "margin": st.smallest_margin(gap)}
+                    row |= {"cohen_d": st.cohen_d(gap), "rank_biserial": st.rank_biserial(gap)}
                 rows.append(row | {"n": len(both)})
     numbers = ["difference", "low", "high", "n", "p", "p_holm", "cohen_d", "rank_biserial", "margin"]
     table = pd.DataFrame(rows).reindex(columns=[by, "metric", "method", "baseline", *numbers])

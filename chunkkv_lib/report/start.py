@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from . import answers
 from .claims import relative_gap
 from .damage import NLL
 from .records import CONTROLS, METHODS, METRICS, PRIMARY, damage, draws, metric_and_damage, sequence_means
@@ -31,16 +32,10 @@ RULES = {
 
 
 def rules(run: Any) -> pd.DataFrame:
-    """A run of needles: a row per rule of RULES that it measured, the one that finds most first.
-
-    return  columns method, rule (in words), found, n, and the two primary metrics, NaN for the full cache
-    """
-    found = run.answers.groupby("method", sort=False)["score"].agg(["sum", "size"])
-    means = run.layers.groupby(["sequence", "method"])[list(PRIMARY)].mean().groupby("method").mean()
-    table = pd.DataFrame({"method": list(RULES), "rule": list(RULES.values())})
-    table = table[table["method"].isin(found.index)].set_index("method", drop=False)
-    table = table.assign(found=found["sum"].round().astype(int), n=found["size"]).join(means)
-    return table.sort_values("found", ascending=False, kind="stable").reset_index(drop=True)
+    """The rows of `answers.rules` that the start page names (RULES), the one that finds most first, `rule` in words."""
+    table = answers.rules(run)
+    table = table[table["method"].isin(RULES)].assign(rule=table["method"].map(RULES))
+    return table.sort_values("hits", ascending=False, kind="stable").reset_index(drop=True)
 
 
 def everywhere(runs: Iterable[Any]) -> pd.DataFrame:
@@ -100,7 +95,7 @@ def rules_table(found: pd.DataFrame, caption: str, name: str = "") -> str:
         METRICS[metric].header: [MISSING if np.isnan(value) else f"{value:.3f}" for value in found[metric]]
         for metric in PRIMARY
     }
-    table = pd.DataFrame({"What stays": found["rule"], f"Codes found of {found['n'].max()} ↑": found["found"], **texts})
+    table = pd.DataFrame({"What stays": found["rule"], f"Codes found of {found['n'].max()} ↑": found["hits"], **texts})
     return myst_table(table, caption, name, right=table.columns[1:])
 
 
@@ -110,8 +105,8 @@ def rules_figure(found: pd.DataFrame) -> Figure:
     figure, axes = panels(1, 3, height=0.38 * len(found) + 0.9, sharey=True, width_ratios=(1.2, 1, 1))
     for y, row in enumerate(found.itertuples()):
         style = look(row.method.partition(",")[0])
-        axes[0].barh(y, row.found / row.n, height=0.62, color=style.colour)
-        axes[0].text(row.found / row.n + 0.02, y, str(row.found), va="center", fontsize=SMALL, color=INK)
+        axes[0].barh(y, row.estimate, height=0.62, color=style.colour)
+        axes[0].text(row.estimate + 0.02, y, str(row.hits), va="center", fontsize=SMALL, color=INK)
         for ax, metric in zip(axes[1:], PRIMARY):
             ax.plot(getattr(row, metric), y, style.marker, color=style.colour, markersize=7, clip_on=False)
     axes[0].set_yticks(range(len(found)), [fill(rule, 16) for rule in found["rule"]], fontsize=SMALL)

@@ -153,20 +153,16 @@ def smallest_margin(difference: ArrayLike) -> float:
     return float(max(abs(found.low), abs(found.high)))
 
 
-def paired_test(a: ArrayLike, b: ArrayLike) -> float:
-    """Wilcoxon's two-sided p-value of "a and b do not differ", a and b [n] paired by sequence.
+def paired_test(difference: ArrayLike) -> float:
+    """Wilcoxon's two-sided p-value of "the paired differences [n] are none"; pairs with a NaN are left out.
 
-    Where the index of `a` names documents, each counts once, with the mean of its differences.
+    Where the index names documents, each counts once, with the mean of its differences.
     return  1.0 where all pairs are equal or of one document. The smallest value n pairs can give is 2 / 2**n.
-    raises  InputError: different shapes, fewer than 2 pairs.
     """
-    difference, documents = _pairs(a, b), documents_of(a)
-    if documents is not None:
-        given = pd.Series(np.asarray(a, dtype=float) - np.asarray(b, dtype=float))
-        difference = given.groupby(documents, sort=False).mean().dropna().to_numpy()
-    if len(difference) == 1 or not difference.any():
-        return 1.0
-    return float(stats.wilcoxon(difference).pvalue)
+    documents, values = documents_of(difference), pd.Series(_measured(difference))
+    values = values if documents is None else values.groupby(documents, sort=False).mean()
+    values = values.dropna().to_numpy()
+    return float(stats.wilcoxon(values).pvalue) if len(values) > 1 and values.any() else 1.0
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
@@ -179,23 +175,23 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     return corrected
 
 
-def cohen_d(a: ArrayLike, b: ArrayLike) -> float:
-    """Paired effect size: mean of a - b over its standard deviation.
+def cohen_d(difference: ArrayLike) -> float:
+    """Effect size of paired differences [n]: their mean over their standard deviation; pairs with a NaN are left out.
 
     return  0 if all pairs are equal; plus or minus infinity if all differ by the same amount.
     """
-    difference = _pairs(a, b)
-    if np.ptp(difference) == 0:
-        return float(np.sign(difference[0]) * np.inf) if difference[0] else 0.0
-    return float(difference.mean() / difference.std(ddof=1))
+    values = pd.Series(_measured(difference)).dropna()
+    if np.ptp(values) == 0:
+        return float(np.sign(values.iloc[0]) * np.inf) if values.iloc[0] else 0.0
+    return float(values.mean() / values.std())
 
 
-def rank_biserial(a: ArrayLike, b: ArrayLike) -> float:
-    """Rank-biserial correlation of pairs: the rank sum's share with a > b minus that with a < b."""
-    difference = _pairs(a, b)
-    difference = difference[difference != 0]
-    ranks = stats.rankdata(np.abs(difference))
-    return float((np.sign(difference) * ranks).sum() / ranks.sum()) if len(difference) else 0.0
+def rank_biserial(difference: ArrayLike) -> float:
+    """Rank-biserial correlation of paired differences [n]: the rank sum's share above zero less that below."""
+    values = _measured(difference)
+    values = values[(values != 0) & ~np.isnan(values)]
+    ranks = stats.rankdata(np.abs(values))
+    return float((np.sign(values) * ranks).sum() / ranks.sum()) if len(values) else 0.0
 
 
 def rank_correlation(x: ArrayLike, y: ArrayLike) -> Interval:
@@ -237,8 +233,6 @@ def within_sequence_rank_correlation(x: ArrayLike, y: ArrayLike) -> Interval:
             the damage, and says nothing about the values of x.
     """
     documents, x, y = documents_of(x), _measured(x), _measured(y)
-    if x.ndim != 2 or x.shape != y.shape:
-        raise InputError(f"need two arrays [sequences, methods] of one shape, got {x.shape} and {y.shape}.")
     both = ~(np.isnan(x) | np.isnan(y))
     x, y = (pd.DataFrame(one).where(both).rank(axis=1) for one in (x, y))
     return interval(x.corrwith(y, axis=1).where(both.sum(axis=1) > 2).to_numpy(), documents)
@@ -260,14 +254,3 @@ def _measured(values: ArrayLike) -> np.ndarray:
     if np.isinf(values).any():
         raise InputError(f"{np.isinf(values).sum()} infinite value(s) have no mean: leave them out or set them to NaN.")
     return values
-
-
-def _pairs(a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    """Differences of the complete pairs, 1-D and at least 2."""
-    a, b = _measured(a), _measured(b)
-    if a.shape != b.shape or a.ndim != 1:
-        raise InputError(f"paired values need one value per sequence, got shapes {a.shape} and {b.shape}.")
-    complete = (a - b)[~np.isnan(a - b)]
-    if len(complete) < 2:
-        raise InputError(f"{len(complete)} complete pair(s) of {len(a)}: a paired comparison needs at least 2.")
-    return complete

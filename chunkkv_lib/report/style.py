@@ -60,14 +60,11 @@ PAPER = "Paper"
 DARK = np.array([[-0.574, 1.430, 0.144], [0.426, 0.430, 0.144], [0.426, 1.430, -0.856]])
 FILLS = ("full", "left", "bottom", "top")  # how a run's markers are filled, by its place; the paper's are hollow
 
-RC = {
-    "font.family": "DejaVu Sans",
+RC = {  # what differs from matplotlib's own defaults
     "text.parse_math": False,  # names of methods and tokens come from outside: nothing in them is markup
-    "font.size": 10,
     "text.color": INK,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
-    "axes.labelsize": 10,
     "axes.labelcolor": INK,
     "axes.edgecolor": GREY,
     "axes.spines.top": False,
@@ -85,11 +82,7 @@ RC = {
     "legend.fontsize": SMALL,
     "lines.linewidth": 1.8,
     "lines.markersize": 5,
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-    "savefig.facecolor": "white",
     "svg.hashsalt": "chunkkv",
-    "svg.fonttype": "path",
 }
 
 
@@ -214,37 +207,38 @@ def line_panel(
 
 
 @styled
-def dots_figure(tables: Mapping[str, pd.DataFrame], subject: str, zero: str = "", spacing: float = 0.17) -> Figure:
+def dots_figure(
+    tables: Mapping[str, pd.DataFrame], subject: str, zero: str = "", at: Sequence[float] = (), spacing: float = 0.17
+) -> Figure:
     """Dots with intervals: a panel per quantity, a line per row, a dot per method and source.
 
     tables   label of the x axis -> table with columns row, method, source, estimate, low, high; low and high are NaN
              where there is no interval. A hollow marker is the paper's; the runs' are filled, each in its own way.
-    subject  the figure's first line; zero: what the line at 0 stands for, "" draws none
+    subject  the figure's first line; zero: what the line at 0, or in each panel `at`, stands for; "" draws none
     spacing  inches from one dot to the next
     """
     every = pd.concat(list(tables.values()))
     rows, methods, sources = (list(every[name].unique()) for name in ("row", "method", "source"))
-    own_rows = set(methods) == set(rows)  # a row is a method: no need to keep places for the others
-    places = len(sources) * (1 if own_rows else len(methods))
+    places = max(len(table[table["row"] == row]) for table in tables.values() for row in rows)
     figure, axes = panels(len(tables), height=len(rows) * (places * spacing + 0.08) + 0.75)
-    for ax, (label, table) in zip(axes, tables.items(), strict=True):
-        for entry in table.itertuples():
-            slot = sources.index(entry.source) + (0 if own_rows else methods.index(entry.method) * len(sources))
-            y = rows.index(entry.row) + 0.8 * ((slot + 0.5) / places - 0.5)
-            colour = look(entry.method).colour
-            ax.hlines(y, entry.low, entry.high, color=colour, linewidth=1.4)
-            ax.plot(entry.estimate, y, color=colour, **marker(entry.method, entry.source, sources))
+    for ax, (label, table), x in zip(axes, tables.items(), at or [0] * len(tables), strict=True):
+        for row, entries in table.groupby("row", sort=False):
+            for slot, entry in enumerate(entries.itertuples()):
+                y = rows.index(row) + 0.8 * ((slot + 0.5) / len(entries) - 0.5)
+                colour = look(entry.method).colour
+                ax.hlines(y, entry.low, entry.high, color=colour, linewidth=1.4)
+                ax.plot(entry.estimate, y, color=colour, clip_on=False, **marker(entry.method, entry.source, sources))
         ax.set_yticks(range(len(rows)), [fill(brief(row, 60), 14) for row in rows])
         ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label)
-        ax.xaxis.set_major_locator(MaxNLocator(6))
+        ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         ax.grid(visible=False, axis="y")
         for edge in range(1, len(rows)):
             ax.axhline(edge - 0.5, color="#d8d8d8", linewidth=0.7)
         if zero:
-            ax.axvline(0, color=INK, linewidth=0.8, zorder=1)
-            ax.text(0, 1.005, zero, transform=ax.get_xaxis_transform(), ha="center", fontsize=SMALL, color=GREY)
+            ax.axvline(x, color=INK, linewidth=0.8, zorder=1)
+            ax.text(x, 1.005, zero, transform=ax.get_xaxis_transform(), ha="center", fontsize=SMALL, color=GREY)
     first = next((name for name in sources if name != PAPER), PAPER)
-    shown = [] if own_rows else [(name, first, look(name).colour, name) for name in methods]
+    shown = [(name, first, look(name).colour, name) for name in methods if set(methods) != set(rows)]
     shown += [("ChunkKV", name, GREY, name) for name in sources] if len(sources) > 1 else []
     handles = [
         Line2D([], [], color=colour, label=brief(name), **marker(method, source, sources))
@@ -258,11 +252,11 @@ def dots_figure(tables: Mapping[str, pd.DataFrame], subject: str, zero: str = ""
     return figure
 
 
-def marker(method: str, source: str, sources: Sequence[str], size: float = 5.5) -> dict:
+def marker(method: str, source: str, sources: Sequence[str]) -> dict:
     """The method's marker without a line: hollow for the paper, filled for runs, each of `sources` in its own way."""
     runs = [name for name in sources if name != PAPER]
     style = "none" if source == PAPER else FILLS[runs.index(source) % len(FILLS)]
-    return {"marker": look(method).marker, "fillstyle": style, "markersize": size, "markerfacecoloralt": "white",
+    return {"marker": look(method).marker, "fillstyle": style, "markersize": 5.5, "markerfacecoloralt": "white",
             "linestyle": "none"}  # fmt: skip
 
 
@@ -301,10 +295,10 @@ def luminance(rgb: ArrayLike) -> float:
     return float(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
 
 
-def say_start(axes: Axes, axis: str = "y", note: str = "") -> None:
-    """Say at the panel's top right if an axis does not start at zero, and a further note if there is one."""
-    low, high = axes.get_ylim() if axis == "y" else axes.get_xlim()
-    cut = f"{axis} axis does not start at 0" if low > 0 or high < 0 else ""
+def say_start(axes: Axes, note: str = "") -> None:
+    """Say at the panel's top right if the y axis does not start at zero, and a further note if there is one."""
+    low, high = axes.get_ylim()
+    cut = "y axis does not start at 0" if low > 0 or high < 0 else ""
     axes.set_title("\n".join(filter(None, [cut, fill(note, 44)])), loc="right", fontsize=SMALL, color=GREY)
 
 

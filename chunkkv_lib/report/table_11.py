@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from .records import CONTROLS, METHODS, METRICS, PAIRS, PRIMARY, choose, sequence_means
 from .statistics import interval
-from .style import GREY, INK, PAPER, SMALL, dots_figure, headline, look, marker, panels, say_start, styled
+from .style import PAPER, dots_figure, styled
 from .tables import MISSING, budget_text, data_source, minus, myst_table, number, row_name
 
 PAPER_SETTING = "Llama-3-8B-Instruct, LongBench, 100 sequences per row, 10 % kept, from a detailed reading note"
@@ -149,26 +147,11 @@ def ruler(found: pd.DataFrame) -> Figure:
     found  of `side_by_side`, one run with the method Random. Markers: means of the rows; bars: from the lowest row to
            the highest. Hollow: the paper's.
     """
-    methods = list(found["method"].unique())
-    sources = list(found["source"].unique())
-    figure, axes = panels(found["metric"].nunique(), height=0.27 * len(methods) + 0.7)
-    for ax, (metric, table) in zip(axes, found.groupby("metric", sort=False), strict=True):
-        spans = table.groupby(["method", "source"], sort=False)["estimate"].agg(["mean", "min", "max"])
-        for (method, source), span in spans.iterrows():
-            alone = len(spans.loc[method]) == 1
-            y = methods.index(method) + (0 if alone else 0.18 if source != PAPER else -0.18)
-            ax.hlines(y, span["min"], span["max"], color=look(method).colour, linewidth=1.4)
-            ax.plot(span["mean"], y, color=look(method).colour, clip_on=False, **marker(method, source, sources, 6))
-        ax.axvline(spans.loc["Random"]["mean"].iloc[0], color=INK, linewidth=0.8, zorder=1)
-        ax.set_yticks(range(len(methods)), methods)
-        ax.set(ylim=(len(methods) - 0.4, -0.6), xlabel=f"{METRICS[metric].label}\n{METRICS[metric].direction}")
-        ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        ax.grid(visible=False, axis="y")
-        if METRICS[metric].sign > 0:
-            ax.set_xlim(0, 1)
-        say_start(ax, "x")
-    handles = [Line2D([], [], color=GREY, label=source, **marker("ChunkKV", source, sources, 6)) for source in sources]
-    handles.append(Line2D([], [], color=INK, linewidth=0.8, label="a random choice"))
-    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), fontsize=SMALL)
-    headline(figure, "Means of the five rows of Paper Table 11; bars: from row to row")
+    spans = found.groupby(["metric", "method", "source"], sort=False)["estimate"].agg(["mean", "min", "max"])
+    spans = spans.set_axis(["estimate", "low", "high"], axis=1).reset_index().assign(row=lambda table: table["method"])
+    drawn = {METRICS[metric].axis: table for metric, table in spans.groupby("metric", sort=False)}
+    random = spans[spans["method"] == "Random"]["estimate"].tolist()
+    subject = "Means of the five rows of Paper Table 11; bars: from row to row.\nThe upper axis does not start at 0."
+    figure = dots_figure.__wrapped__(drawn, subject, "a random choice", random, spacing=0.1)
+    figure.axes[1].set_xlim(0, 1)  # of a cosine
     return figure
