@@ -148,8 +148,7 @@ def test_rows_compare_round_by_round_with_the_prefill_of_the_same_process(tmp_pa
     report = load_report(path)
     row = report.rows.iloc[-1]
     assert (row["seconds"], row["time_ratio"], row["time_ratio_low"], row["time_ratio_high"]) == (2.5, 2.0, 1.0, 3.0)
-    assert row["memory_ratio"] == 1.5 and report.value("ObservedAttention", "time_ratio", 8192, "kvpress") == 2
-    assert np.isnan(report.value("ObservedAttention", "time_ratio", 8192))
+    assert row["memory_ratio"] == 1.5
     text = costs.costs_table(report, 8192, "tab-x")
     assert "8,160 prompt tokens" in text and "kvpress ObservedAttention" in text and "| 2.00 (1.00 to 3.00) |" in text
     assert report.pieces.iloc[1].tolist() == ["column sums, log-sum-exp at hand", 4.0, 2.0]

@@ -149,14 +149,13 @@ def test_pairwise_tells_a_metric_that_foretells_from_an_order_that_never_changes
     assert long["b"].tolist()[1] == "–" != long["b"].tolist()[0]
 
 
-def test_provenance_line_says_everything_in_one_line_and_admits_what_is_not_recorded():
+def test_provenance_line_says_everything_in_one_line():
     assert tables.provenance_line(MANIFEST) == (
         "Run `tiny` · model smollm2-135m, float32 on cpu · data open · n = 12 sequences · budget 10 % · "
         "measurement version 1 · torch 2.13.0, transformers 5.23.0 · 2026-11-24"
     )
     running = MANIFEST | {"status": "interrupted", "sequences": {"wanted": 12, "measured": 5}}
     assert "(interrupted: 5 of 12)" in tables.provenance_line(running)
-    assert "not recorded" in tables.provenance_line({})
 
 
 def test_weights_and_a_prefill_by_hand():

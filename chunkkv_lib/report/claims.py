@@ -1,12 +1,5 @@
 """The scorecard: every statement of the paper's appendix A.1, judged by a run, with the number that decides.
 
-    holds                     the whole interval lies where the statement says
-    smaller, larger           the sign is right; the size is clearly another
-    not in every row          said of every row, and clearly otherwise in at least one
-    the other way round       the whole interval lies on the other side
-    not seen on these models  clearly not as stated, in another way than those above
-    cannot be told here       too few sequences, no room in the metric, or no difference worth the name
-
 The statements and the numbers that judge them are those of `data/plan.yml`. A statement about several comparisons at
 once ("in every row") holds if each comparison does, at 95 %; it fails if one of them lies on the other side even in an
 interval that allows for their number (Bonferroni). Documents are resampled (`statistics`).
@@ -32,15 +25,12 @@ from .statistics import LEVEL, Interval, documents_of, interval, members_of, res
 from .style import GREY, INK, SMALL, bare, look, panels, styled
 from .tables import MISSING, data_source, minus, myst_table, number
 
-HOLDS, NOT_EVERY, SMALLER, LARGER, OTHER_WAY, NOT_SEEN, CANNOT_TELL = VERDICTS = (
-    "holds",
-    "not in every row",
-    "smaller",
-    "larger",
-    "the other way round",
-    "not seen on these models",
-    "cannot be told here",
-)
+HOLDS = "holds"  # the whole interval lies where the statement says
+SMALLER, LARGER = "smaller", "larger"  # the sign is right; the size is clearly another
+NOT_EVERY = "not in every row"  # said of every row, and clearly otherwise in at least one
+OTHER_WAY = "the other way round"  # the whole interval lies on the other side
+NOT_SEEN = "not seen on these models"  # clearly not as stated, in another way than those above
+CANNOT_TELL = "cannot be told here"  # too few sequences, no room in the metric, or no difference worth the name
 TINTS = {HOLDS: "#cfe3f3", CANNOT_TELL: "#eeeeee"}  # of a tile; every other verdict speaks against the statement
 AGAINST = "#f6dcc4"
 L1, COSINE = PRIMARY
@@ -59,7 +49,7 @@ class Claim:
     """A statement, what a run says to it, and the number that the verdict rests on."""
 
     id: str  # of the statement in the plan: l1-1, cos-2, size-1, ...
-    verdict: str  # one of VERDICTS, or "" where the run has not measured what it takes
+    verdict: str  # one of those above, or "" where the run has not measured what it takes
     evidence: str = ""  # what the number is, in words
     number: Interval = NOTHING
     digits: int = 4

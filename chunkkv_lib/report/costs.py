@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator
 
 from ..errors import InputError
 from .arithmetic import Architecture, analysis_flops, prefill_flops, readable
-from .style import GREY, INK, SMALL, Look, headline, label_ends, line_panel, look, panels, styled
+from .style import GREY, INK, SMALL, headline, label_ends, line_panel, panels, styled
 from .tables import MISSING, myst_table
 
 OWN, PREFILL = "chunkkv_lib", "prefill"
@@ -38,12 +38,6 @@ class Report:
     pieces: pd.DataFrame
     limit: pd.DataFrame
     facts: dict
-
-    def value(self, step: str, column: str, length: int, library: str = OWN) -> float:
-        """One number of `rows`; NaN where it was not measured."""
-        rows = self.rows
-        found = rows.loc[(rows["library"] == library) & (rows["step"] == step) & (rows["length"] == length), column]
-        return float(found.iloc[0]) if len(found) else float("nan")
 
     @property
     def manifest(self) -> dict:
@@ -146,12 +140,6 @@ def step_label(row: pd.Series) -> str:
     return row["step"] if row["library"] == OWN else f"{row['library']} {row['step']}"
 
 
-def step_look(library: str, step: str) -> Look:
-    """How a step is drawn: solid for this library, dashed for a peer, in the colour of the method that is nearest."""
-    style = look({"ObservedAttention": "H2O"}.get(step, step))
-    return style if library == OWN else replace(style, line=(0, (4, 2)))
-
-
 @styled
 def cost_ratios(report: Report) -> Figure:
     """Time as a ratio to the plain prefill against the prompt's length, beside what the arithmetic alone asks for.
@@ -162,10 +150,9 @@ def cost_ratios(report: Report) -> Figure:
     if rows.empty:
         raise InputError("no step but the plain prefill was measured, so there is no ratio to draw.")
     rows = rows.assign(name=rows.apply(step_label, axis=1))
-    looks = {row.name: step_look(row.library, row.step) for row in rows.itertuples(index=False)}
     figure, (ax,) = panels(height=3.6)
     drawn = rows.rename(columns={"time_ratio": "estimate", "time_ratio_low": "low", "time_ratio_high": "high"})
-    ends = line_panel(ax, drawn, "tokens", by="name", looks=looks)
+    ends = line_panel(ax, drawn, "tokens", by="name")
     # The peer's classes are called ...Attention; beside a line the first part of the name is enough.
     ends = [(y, name.removesuffix("Attention"), colour) for y, name, colour in ends]
     points = report.limit.sort_values("tokens")
@@ -175,10 +162,9 @@ def cost_ratios(report: Report) -> Figure:
     ax.set(xscale="log", yscale="log", xlabel="Prompt length (tokens)", ylabel="Time,\nratio to the plain prefill")
     ticks = sorted(set(rows["tokens"]))
     ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks], fontsize=SMALL)
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_minor_locator(LogLocator(subs=(1.5, 2, 3, 5)))  # few enough that their numbers never touch
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))  # few enough that their numbers never touch
     ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter("{x:g}")
+    ax.minorticks_off()
     label_ends(ax, ticks[-1], ends, gap=0.085)
     headline(figure, "Time of every step", note="Both axes are logarithmic.")
     return figure

@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from .records import CONTROLS, DEFINITIONS, METHODS, METRICS, choose, sequence_means
 from .statistics import interval
-from .style import INK, SMALL, brief, headline, legible, look, panels, styled, text_on
+from .style import INK, SMALL, brief, dots_figure, headline, panels, styled, text_on
 
 SIZES, ATTENTION = "look at sizes", "look at attention"  # keys and values, or what queries see
 
@@ -46,13 +46,14 @@ def ranks_figure(ranks: pd.DataFrame, subject: str = "All sequences") -> Figure:
     methods, definitions = list(ranks["method"].unique()), list(ranks["metric"].unique())
     shades = sns.color_palette("Blues_r", len(methods) + 3)[1:]  # of rank 1, 2, ...
     figure, (ax,) = panels(height=0.36 * len(definitions) + 1.4)
-    cells = ranks.pivot(index="metric", columns="method", values="rank").loc[definitions, methods]
-    sns.heatmap(cells.to_numpy(), ax=ax, cmap=shades[: len(methods)], vmin=0.5, vmax=len(methods) + 0.5, cbar=False,
-                linewidths=1.5, linecolor="white")  # fmt: skip
-    for cell in ranks.itertuples():
-        ax.text(methods.index(cell.method) + 0.5, definitions.index(cell.metric) + 0.5,
-                f"{cell.rank}{' =' if cell.tied else ''}", ha="center", va="center", fontsize=10, fontweight="bold",
-                color=text_on(shades[cell.rank - 1]))  # fmt: skip
+    ranks = ranks.assign(text=ranks["rank"].astype(str) + ranks["tied"].map({True: " =", False: ""}))
+    cells, texts = (ranks.pivot(index="metric", columns="method", values=name).loc[definitions, methods].to_numpy()
+                    for name in ("rank", "text"))  # fmt: skip
+    sns.heatmap(cells, annot=texts, fmt="", annot_kws={"fontsize": 10, "fontweight": "bold"}, ax=ax, cbar=False,
+                cmap=shades[: len(methods)], vmin=0.5, vmax=len(methods) + 0.5, linewidths=1.5,
+                linecolor="white")  # fmt: skip
+    for text, rank in zip(ax.texts, cells.ravel(), strict=True):
+        text.set_color(text_on(shades[rank - 1]))
     sizes = (ranks.drop_duplicates("metric")["family"] == SIZES).sum()
     if 0 < sizes < len(definitions):
         ax.axhline(sizes, color=INK, linewidth=1.5)
@@ -60,8 +61,6 @@ def ranks_figure(ranks: pd.DataFrame, subject: str = "All sequences") -> Figure:
     ax.set_yticks(np.arange(len(definitions)) + 0.5, labels, rotation=0, fontsize=SMALL)
     ax.xaxis.tick_top()
     ax.set_xticks(np.arange(len(methods)) + 0.5, map(brief, methods), rotation=35, ha="left", fontsize=10)
-    for tick, method in zip(ax.get_xticklabels(), methods, strict=True):
-        tick.set_color(legible(look(method).colour))
     ax.tick_params(length=0)
     note = "1 is best. “=”: not distinguishable from the next better.\nAbove the line: sizes. Below: attention."
     headline(figure, subject, int(ranks["n"].max()), note)
@@ -71,18 +70,10 @@ def ranks_figure(ranks: pd.DataFrame, subject: str = "All sequences") -> Figure:
 @styled
 def cosines_figure(ranks: pd.DataFrame, band: tuple[float, float], subject: str = "All sequences") -> Figure:
     """Every recorded cosine of the three methods and two controls; ranks: of `definition_ranks`, band: the paper's."""
-    methods = [method for method in (*METHODS, "Random", "Oracle") if method in set(ranks["method"])]
-    cosines = ranks[ranks["metric"].str.contains("cosine") & ranks["method"].isin(methods)]
-    rows = list(cosines["metric"].unique())
-    figure, (ax,) = panels(height=0.44 * len(rows) + 1.3)
-    ax.axvspan(*band, color="#882255", alpha=0.18, linewidth=0)
-    for place, (method, table) in enumerate(cosines.groupby("method", sort=False)):
-        y = [rows.index(metric) + 0.13 * (place - (len(methods) - 1) / 2) for metric in table["metric"]]
-        ax.plot(table["estimate"], y, label=method, color=look(method).colour, marker=look(method).marker,
-                linestyle="none", clip_on=False)  # fmt: skip
-    ax.set_yticks(range(len(rows)), [fill(METRICS[metric].label, 32) for metric in rows], fontsize=SMALL)
-    ax.set(xlabel="Mean over layers, then over sequences", xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
-    ax.grid(visible=False, axis="y")
-    figure.legend(loc="outside lower left", ncols=len(methods), handletextpad=0.1, columnspacing=1)
-    headline(figure, subject, int(cosines["n"].max()), "Band: all cosines of Paper Table 11.")
+    cosines = ranks[ranks["metric"].str.contains("cosine") & ranks["method"].isin([*METHODS, "Random", "Oracle"])]
+    cosines = cosines.assign(row=[METRICS[metric].label for metric in cosines["metric"]], source="")
+    subject = f"{subject}, n = {cosines['n'].max()} sequences\nBand: all cosines of Paper Table 11."
+    figure = dots_figure.__wrapped__({"Mean over layers, then over sequences": cosines}, subject, spacing=0.1)
+    figure.axes[0].axvspan(*band, color="#882255", alpha=0.18, linewidth=0)
+    figure.axes[0].set_xlim(0, 1)
     return figure

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ..errors import InputError
 from ..runs import Parameters
-from ..runs.variants import along, own_value
+from ..runs.variants import along
 from .records import METHODS, METRICS, PRIMARY, damage, layer_values, sequence_means
 from .statistics import interval
 from .style import GREY, INK, headline, label_ends, line_panel, panels, say_start, styled
@@ -36,12 +36,6 @@ def axis_means(run: Any, field: str) -> pd.DataFrame:
     base = run.parameters.methods_alone
     found = [_means(along(_records(run, metric), field, base), field, metric) for metric in (*PRIMARY, OUTCOME)]
     return pd.concat(found, ignore_index=True)
-
-
-def axis_base(run: Any, field: str) -> object:
-    """The value at which a sensitivity run's unchanged methods stand on an axis."""
-    base = run.parameters.methods_alone
-    return own_value(next(method for method in base.values() if field == "preset" or hasattr(method, field)), field)
 
 
 def across_runs(

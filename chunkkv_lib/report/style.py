@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from textwrap import fill
 
@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 from IPython.display import SVG
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -51,6 +50,7 @@ LOOKS = {
     "Random": Look("#6b6b6b", "x", (0, (1, 1))),
     "Oracle": Look("#6b6b6b", "*", (0, (7, 2, 1, 2))),
     "Full": Look("#222222", "D", "-"),
+    "ObservedAttention": Look("#009E73", ">", "-"),  # kvpress's relative of H2O
     "SnapKV-15": Look("#8C3D00", "p", "-"),
     "ChunkKV-15": Look("#003F63", "h", "-"),
 }
@@ -111,10 +111,12 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 def look(method: str) -> Look:
     """The method's fixed look; an unknown method gets one of the spare looks, always the same one.
 
-    A difference, "ChunkKV − SnapKV", has the look of what is subtracted.
+    A difference, "ChunkKV − SnapKV", has the look of what is subtracted; a peer's method, "kvpress SnapKV", is dashed.
     """
     method = method.split(" − ")[-1]
-    return LOOKS.get(method) or OTHERS[sum(method.encode()) % len(OTHERS)]
+    name = method.removeprefix("kvpress ")
+    style = LOOKS.get(name) or OTHERS[sum(name.encode()) % len(OTHERS)]
+    return style if name == method else replace(style, line=(0, (4, 2)))
 
 
 def panels(rows: int = 1, columns: int = 1, height: float = 3.2, **options) -> tuple[Figure, np.ndarray]:
@@ -124,14 +126,7 @@ def panels(rows: int = 1, columns: int = 1, height: float = 3.2, **options) -> t
 
 
 def svg(figure: Figure) -> bytes:
-    """The figure as SVG, with text of 10 points as large as a page's; the same figure gives the same bytes.
-
-    Clouds of dots are drawn as pixels: as shapes they would weigh megabytes.
-    """
-    for artist in figure.findobj(lambda one: isinstance(one, Line2D | PathCollection)):
-        dots = artist.get_xydata() if isinstance(artist, Line2D) else artist.get_offsets()
-        if len(dots) > 500 and not (isinstance(artist, Line2D) and artist.get_marker() in ("", "None", None)):
-            artist.set_rasterized(True)
+    """The figure as SVG, with text of 10 points as large as a page's; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     with own_style():
         figure.savefig(buffer, format="svg", dpi=200, metadata={"Date": None})
@@ -181,23 +176,15 @@ def brief(name: str, most: int = 26) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def line_panel(
-    ax: Axes,
-    table: pd.DataFrame,
-    x: str,
-    by: str = "method",
-    looks: Mapping[str, Look] | None = None,
-    **options,
-) -> list[tuple[float, str, str]]:
+def line_panel(ax: Axes, table: pd.DataFrame, x: str, by: str = "method", **options) -> list[tuple[float, str, str]]:
     """A line per value of `by`, over a band for its interval where the table has `low` and `high`.
 
-    table    rows in the order of x
-    looks    name -> its look, where it is not a method's; `options` go to every line and win over it
+    table    rows in the order of x; `options` go to every line and win over the method's look
     return   the lines' ends for `label_ends`: y, name, colour
     """
     ends = []
     for name, points in table.groupby(by, sort=False):
-        style = looks[name] if looks else look(name)
+        style = look(name)
         if "low" in points:
             ax.fill_between(points[x], points["low"], points["high"], color=style.colour, alpha=0.18, linewidth=0)
         drawn = {"color": style.colour, "linestyle": style.line, "marker": style.marker, "label": brief(str(name))}
@@ -220,7 +207,8 @@ def dots_figure(
     every = pd.concat(list(tables.values()))
     rows, methods, sources = (list(every[name].unique()) for name in ("row", "method", "source"))
     places = max(len(table[table["row"] == row]) for table in tables.values() for row in rows)
-    figure, axes = panels(len(tables), height=len(rows) * (places * spacing + 0.08) + 0.75)
+    height = len(rows) * (places * spacing + 0.08) + 0.75 + 0.3 * subject.count("\n")
+    figure, axes = panels(len(tables), height=height)
     for ax, (label, table), x in zip(axes, tables.items(), at or [0] * len(tables), strict=True):
         for row, entries in table.groupby("row", sort=False):
             for slot, entry in enumerate(entries.itertuples()):

@@ -66,23 +66,18 @@ def minus(text: str) -> str:
 
 
 def provenance_line(manifest: Mapping[str, Any]) -> str:
-    """One line to stand under a figure: run, model, data, n, budget, code, versions, date.
-
-    A fact that the manifest lacks is said to be "not recorded".
-    """
-    model, versions = manifest.get("model", {}), manifest.get("versions", {})
-    wanted, measured = (manifest.get("sequences", {}).get(key, "?") for key in ("wanted", "measured"))
-    status = manifest.get("status", "unfinished")
+    """One line to stand under a figure: run, model, data, n, budget, code, versions, and a date where there is one."""
+    model, versions, status = manifest["model"], manifest["versions"], manifest["status"]
+    wanted, measured = (manifest["sequences"][key] for key in ("wanted", "measured"))
     unfinished = "" if status == "complete" else f" ({status}: {measured} of {wanted})"
     parts = [
-        f"Run `{manifest.get('name', 'without a name')}`{unfinished}",
-        f"model {model.get('name', 'not recorded')}, {model.get('dtype', '?')} on {model.get('device', '?')}",
+        f"Run `{manifest['name']}`{unfinished}",
+        f"model {model['name']}, {model['dtype']} on {model['device']}",
         f"data {data_source(manifest)}",
         f"n = {measured} sequences",
-        f"budget {budget_text(manifest.get('parameters', {}).get('budget'))}",
-        f"measurement version {manifest.get('measurement_version', 'not recorded')}",
-        ", ".join(f"{package} {versions[package]}" for package in ("torch", "transformers") if package in versions)
-        or "versions not recorded",
+        f"budget {budget_text(manifest['parameters']['budget'])}",
+        f"measurement version {manifest['measurement_version']}",
+        f"torch {versions['torch']}, transformers {versions['transformers']}",
         str(manifest.get("finished") or manifest.get("started") or "")[:10] or "date not recorded",
     ]
     return " · ".join(parts)
