@@ -186,15 +186,6 @@ def test_layer_differences_draw_their_table_and_mark_what_is_clear():
     assert any(text.startswith("ChunkKV − SnapKV, Single-Document QA, n = 6") for text in texts(figure))
 
 
-def test_hollow_is_the_paper_and_every_value_is_drawn_once():
-    ax = table_11.leads_figure(beside(RUN)).axes[0]
-    dots = [found for found in ax.lines if len(found.get_xdata()) == 1]
-    hollow = [found.get_xdata()[0] for found in dots if found.get_fillstyle() == "none"]
-    assert len(dots) == 5 * 2 + 2 * 2 and len(hollow) == 10
-    assert min(hollow) == pytest.approx(100 * (0.8741 - 0.8921) / 0.8921, abs=0.5)
-    assert ax.get_yticklabels()[2].get_text() == "Summarization"
-
-
 def test_definitions_show_ranks_in_the_right_direction_and_skip_the_unmeasured():
     records = RUN.records[RUN.records["method"].isin(["ChunkKV", "H2O"])]
     ranks = definitions.definition_ranks(records, "Few-shot Learning")
@@ -235,8 +226,9 @@ def test_bubbles_tick_what_is_right_and_write_texts_as_texts():
 def test_bars_and_dots_are_where_their_numbers_are():
     bars = [patch.get_height() for patch in EVERY["passage_bars"](RUN).axes[0].patches]
     assert [height for height in bars if height != 1] == pytest.approx(SHARES)  # the others mark tokens
-    full, *dots = EVERY["answer_dots"](RUN).axes[0].lines
-    assert full.get_xdata()[0] == 1 and [dot.get_xdata()[0] for dot in dots] == [1.2, 4.9]
+    ax = EVERY["answer_dots"](RUN).axes[0]
+    assert [drawn.get_xdata()[0] for drawn in ax.lines if len(drawn.get_xdata()) == 1] == [1.2, 4.9]
+    assert [text.get_text() for text in ax.texts] == ["full cache, 1.00", "1.20", "4.90"]
 
 
 @pytest.mark.parametrize(("looks", "found"), [([0.0] * 40 + [0.1] * 20 + [0.0] * 8, (41, 61)), ([0.2] * 15, (1, 8))])

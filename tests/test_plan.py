@@ -13,14 +13,11 @@ import pytest
 import yaml
 from common import refused
 
-from chunkkv_lib.compressors import preset
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.report import plan, reach
 from chunkkv_lib.report.statistics import Interval
 from chunkkv_lib.runs import Parameters
 from chunkkv_lib.runs.folder import read_manifest
-from chunkkv_lib.runs.variants import SETTINGS, variants
-from chunkkv_lib.sequences.needles import ANSWER_TOKENS, FORMS
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = yaml.safe_load((ROOT / "data" / "plan.yml").read_text(encoding="utf-8"))
@@ -32,26 +29,15 @@ APPENDIX = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("id", STATEMENTS)
-def test_a_statement_says_how_it_is_judged(id):
-    one = STATEMENTS[id]
+def test_every_statement_says_how_it_is_judged():
+    """Of A.1's own statements, all of which stand in the plan, the claims of the same id judge some."""
     assert len(STATEMENTS) == len(PLAN["statements"]) and STATEMENTS.keys() >= APPENDIX
-    assert one["says"].endswith(".") and one["statistic"]
-    if one["statistic"].startswith("none;"):
-        return
-    if "rests_on" in one:
-        assert {*one["rests_on"]} < STATEMENTS.keys()
-        return
-    assert one["direction"] in ("above", "below", "within") and one["smallest"] >= 0 and one["runs"]
-    assert one["direction"] != "within" or one["smallest"] > 0
-    assert "value" in one or id in APPENDIX, "judged by the plan, or by the claims of the same id"
-    labels = {"Full", "Recent", "SnapKV-15", "ChunkKV-15"}
-    labels |= variants("reach", {name: preset()[name] for name in SETTINGS["reach"][0]}).keys()
-    value = one.get("value", {})
-    assert "spearman" in value or {value[key] for key in ("of", "minus") if key in value} <= labels
-    assert {*value.get("kendall", ()), *value.get("among", ())} <= labels
-    for place in (value.get("where", {}), value.get("split", {})):
-        assert {*place.get("form", ())} <= FORMS.keys() and {*place.get("answer_tokens", ())} <= {*ANSWER_TOKENS}
+    for id, one in STATEMENTS.items():
+        assert one["says"].endswith(".") and one["statistic"]
+        if not one["statistic"].startswith("none;") and "rests_on" not in one:
+            assert one["direction"] in ("above", "below", "within") and one["runs"] and one["smallest"] >= 0
+            assert "value" in one or id in APPENDIX
+        assert {*one.get("rests_on", ())} < STATEMENTS.keys()
 
 
 @pytest.mark.parametrize("run", CONFIRMING)

@@ -157,14 +157,6 @@ def test_correlations_are_spearmans():
     assert st.within_sequence_rank_correlation(x, y).estimate == pytest.approx(sum(within) / 8)
 
 
-def test_correlations_separate_methods_from_sequences():
-    """x and y rank the methods alike, while within a method they have nothing in common."""
-    methods, rng = np.array([0.0, 10.0, 20.0, 30.0]), np.random.default_rng(1)
-    x, y = methods + rng.normal(size=(40, 4)), methods + rng.normal(size=(40, 4))
-    assert st.within_sequence_rank_correlation(x, y).estimate == 1.0
-    assert abs(st.rank_correlation(x[:, 0] - x[:, 1], y[:, 0] - y[:, 1]).estimate) < 0.4
-
-
 def test_rank_correlation_covers_the_truth_and_knows_documents():
     hits = np.zeros(2)
     for i in range(60):

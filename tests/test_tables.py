@@ -41,15 +41,6 @@ def test_a_table_is_a_numbered_directive_without_an_index():
     assert text.splitlines() == [*head, "| a\\|b | 1 |", "| two lines | 2 |", ":::"]
 
 
-@pytest.mark.parametrize(
-    ("rows", "caption"),
-    [(pd.DataFrame({"": ["a"]}), "x"), (pd.DataFrame({"a": []}), "x"), (pd.DataFrame({"a": ["b"]}), " ")],
-)
-def test_a_table_without_names_rows_or_caption_is_refused(rows, caption):
-    with pytest.raises(InputError, match="name for each"):
-        tables.myst_table(rows, caption)
-
-
 def test_numbers_as_they_are_printed():
     assert tables.number(Interval(math.nan, math.nan, math.nan, 0)) == "–"
     assert tables.number(Interval(0.5, math.nan, math.nan, 1)) == "0.5000"

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from .damage import NLL, pairwise
 from .layers import band_contrasts, in_band
 from .plan import compute, statements
-from .records import METHODS, METRICS, PAIRS, PRIMARY, Draws, choose, damage, draws, layer_values, sequence_means
+from .records import METHODS, METRICS, PAIRS, PRIMARY, choose, damage, draws, layer_values, sequence_means
 from .statistics import LEVEL, Interval, documents_of, interval, members_of, resampled_means, smallest_margin
 from .style import GREY, INK, SMALL, bare, look, panels, styled
 from .tables import MISSING, data_source, minus, myst_table, number
@@ -139,18 +139,21 @@ def row_gains(records: pd.DataFrame, metrics: Sequence[str]) -> list[Comparison]
     """ChunkKV's gain over SnapKV and over H2O, row by row: positive where it is better."""
     found = []
     for metric in metrics:
-        table, about = draws(records, metric, METHODS), METRICS[metric]
-        for at, category in enumerate(table.sizes):
-            for a, b in PAIRS:
-                gain = about.sign * (table.means[a] - table.means[b])[:, at]
+        about = METRICS[metric]
+        for category, group in records.groupby("category", sort=False):
+            wide = sequence_means(group, metric).reindex(columns=METHODS).dropna()
+            for a, b in PAIRS if len(wide) else ():
                 label = f"gain in {about.short} over {b}, {category}"
-                found.append((label, partial(table.interval, gain, category)))
+                found.append((label, partial(interval, about.sign * (wide[a] - wide[b]))))
     return found
 
 
-def relative_gap(table: Draws, pair: tuple[str, str]) -> np.ndarray:
-    """The first method against the second in per cent of the second's mean, mean over categories: [1 + resamples]."""
-    a, b = (table.means[name] for name in pair)
+def relative_gap(means: Mapping[str, np.ndarray], pair: Sequence[str]) -> np.ndarray:
+    """The first method against the second in per cent of the second's mean, mean over categories: [1 + resamples].
+
+    means  of `records.draws`
+    """
+    a, b = (means[name] for name in pair)
     return (100 * (a - b) / b).mean(axis=1)
 
 
@@ -160,17 +163,16 @@ def gap_size(id: str, records: pd.DataFrame, paper: pd.DataFrame, metric: str) -
     Judged against SnapKV; the evidence says how it stands against H2O. A gain that would take over half of what the
     Oracle gains has no room here to show, so "smaller" cannot be told.
     """
-    parts, table = [], draws(records, metric, METHODS)
+    parts, (means, *counts) = [], draws(records, metric, METHODS)
     theirs = paper.pivot(index="category", columns="method", values=metric)
     for pair in PAIRS:
         printed = (100 * (theirs[pair[0]] - theirs[pair[1]]) / theirs[pair[1]]).mean()
-        found = table.interval(relative_gap(table, pair))
+        found = Interval.of(relative_gap(means, pair), *counts)
         parts.append((verdict_range(found, *sorted((printed / 2, 3 * printed / 2))), found, printed))
     (result, found, printed), (against_h2o, h2o, _) = parts
     evidence = f"mean gap to SnapKV in %, the paper's {printed:.2f}; to H2O {h2o.estimate:.2f}, {against_h2o}"
     if result == SMALLER and METRICS[metric].sign > 0 and "Oracle" in set(records["method"]):
-        table = draws(records, metric, ["SnapKV", "Oracle"])
-        room = relative_gap(table, ("Oracle", "SnapKV"))[0]
+        room = relative_gap(draws(records, metric, ["SnapKV", "Oracle"])[0], ("Oracle", "SnapKV"))[0]
         if printed > room / 2:
             result, evidence = CANNOT_TELL, f"{evidence}; the Oracle itself is only {room:.1f} % above SnapKV"
     return Claim(id, result, minus(evidence), found, 2)

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from ..sequence import Sequence as Sample
 from ..sequences import ATTRIBUTION, Attribution, load_sequences
 from ..sequences.encoding import own_sequence
-from .style import GREY, INK, SMALL, headline, legible, look, panels, styled
+from .style import GREY, INK, SMALL, dots_figure, headline, legible, look, panels, styled
 
 PARTS = {"sink": "#882255", "middle": "#bdbdbd", "window": "#8a5a00"}  # of attention, and their colours
 COLUMNS = 400  # of the raster; longer prompts are averaged into this many
@@ -211,19 +211,14 @@ def answer_dots(answers: pd.DataFrame) -> Figure:
     answers  columns method, nll, with a row "Full"; one sequence
     """
     nll = answers.set_index("method")["nll"]
-    others = nll.drop("Full")
-    figure, (ax,) = panels(height=0.36 * len(others) + 1)
-    ax.axvline(nll["Full"], color=INK, linewidth=1.2)
-    for y, (method, value) in enumerate(others.items()):
-        style = look(method)
-        ax.hlines(y, nll["Full"], value, color=style.colour, linewidth=1.4)
-        ax.plot(value, y, style.marker, color=style.colour, markersize=11 if style.marker == "*" else 8)
-        ax.annotate(f"{value:.2f}", (value, y), xytext=(9, 0), textcoords="offset points", va="center", fontsize=SMALL)
-    ax.set_yticks(range(len(others)), list(others.index))
-    ax.set(ylim=(len(others) - 0.5, -0.5), xlim=(0, 1.12 * nll.max()))
-    ax.set_xlabel("Nats per answer token   ← lower is better")
-    ax.grid(visible=False, axis="y")
-    headline(figure, f"Line: the full cache, {nll['Full']:.2f}")
+    full = nll.pop("Full")
+    table = pd.DataFrame({"row": nll.index, "method": nll.index, "source": "", "estimate": nll.array, "low": full})
+    tables = {"Nats per answer token\n← lower is better": table.assign(high=nll.array)}
+    subject = "How unlikely the right answer is"
+    figure = dots_figure.__wrapped__(tables, subject, f"full cache, {full:.2f}", [full], spacing=0.28)
+    figure.axes[0].set_xlim(0, 1.12 * max(full, nll.max()))
+    for y, value in enumerate(nll):
+        figure.axes[0].annotate(f"{value:.2f}", (value, y), (9, 0), textcoords="offset points", va="center")
     return figure
 
 

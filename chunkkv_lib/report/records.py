@@ -8,7 +8,7 @@ metric that the records do not hold is an InputError, which names those they do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ import pandas as pd
 from ..errors import InputError, check_known
 from ..files import DATA
 from . import statistics as st
-from .statistics import LEVEL, Interval, documents_of, interval, members_of, resampled_means
+from .statistics import documents_of, interval, members_of, resampled_means
 
 METHODS = ("ChunkKV", "SnapKV", "H2O")
 CONTROLS = ("StreamingLLM", "Recent", "Random", "Oracle")
@@ -192,40 +192,25 @@ def damage(answers: pd.DataFrame) -> pd.DataFrame:
     return rest.reset_index(drop=True)
 
 
-@dataclass(frozen=True)
-class Draws:
-    """A table of means, categories by methods, and its bootstrap resamples.
+def draws(
+    records: pd.DataFrame, metric: str, methods: Iterable[str] | None = None
+) -> tuple[dict[str, np.ndarray], int, int]:
+    """Means of a metric by method and category with their resamples, the base of statements about all rows together.
 
-    Documents are drawn anew within their category, the same ones for every method: differences stay paired.
-    """
-
-    means: Mapping[str, np.ndarray]  # method -> [1 + resamples, categories]; row 0 is the estimate
-    sizes: Mapping[str, tuple[int, int]]  # category -> the sequences and the documents behind it
-
-    def interval(self, drawn: np.ndarray, category: str | None = None, level: float = LEVEL) -> Interval:
-        """The interval of a statistic: `drawn` [1 + resamples], computed from these means row by row.
-
-        category    the only one that it is computed from, or None: all of them. Widened as `statistics.ends` says, with
-                    as many degrees of freedom as the categories have together.
-        """
-        counts, groups = zip(*(self.sizes.values() if category is None else [self.sizes[category]]))
-        documents = sum(groups) - len(groups) + 1 if min(groups) > 1 else 1
-        return Interval.of(drawn, documents, sum(counts), level)
-
-
-def draws(records: pd.DataFrame, metric: str, methods: Iterable[str] | None = None) -> Draws:
-    """Means of a metric by category and method with their resamples, the base of every statement about the table.
-
-    A sequence that lacks the metric for one of the methods is left out, and so is a category without any sequence.
+    Documents are drawn anew within their category, the same ones for every method: differences stay paired. A sequence
+    that lacks the metric for one of the methods is left out, and so is a category without any sequence.
+    return  method -> [1 + resamples, categories], row 0 is the estimate; the documents that an interval of them rests
+            on, one for each degree of freedom of the categories together and one more; and the sequences
     """
     records = choose(records, methods=methods)
-    names, drawn, sizes = list(records["method"].unique()), [], {}
-    for place, (category, group) in enumerate(records.groupby("category", sort=False)):
+    names, drawn, counts, documents = list(records["method"].unique()), [], 0, []
+    for place, (_, group) in enumerate(records.groupby("category", sort=False)):
         values = sequence_means(group, metric).reindex(columns=names).dropna()
         if len(values):
             members = members_of(documents_of(values), np.ones(len(values), dtype=bool))
             drawn.append(resampled_means(values.to_numpy(), members, seed=(0, place)))
-            sizes[category] = len(values), len(members)
+            counts, documents = counts + len(values), [*documents, len(members)]
     if not drawn:
         raise InputError(f"no sequence has a value of {metric} for every method; measure more sequences.")
-    return Draws(dict(zip(names, np.stack(drawn).transpose(2, 1, 0))), sizes)
+    rest_on = sum(documents) - len(documents) + 1 if min(documents) > 1 else 1
+    return dict(zip(names, np.stack(drawn).transpose(2, 1, 0))), rest_on, counts

@@ -47,14 +47,11 @@ def across_runs(
     """
     plain = {"per_category": 1, "methods": METHODS, "variants": None, field: getattr(Parameters(), field)}
     settings = {value: replace(run.parameters, **plain).as_dict() for value, run in runs.items()}
-    first = next(iter(settings.values()))
     for value, one in settings.items():
-        for name in one:
-            if one[name] != first.get(name):
-                raise InputError(
-                    f"the run at {field}={value} has {name}={one[name]}, the first has {first.get(name)}; compare "
-                    f"runs that differ in {field} alone."
-                )
+        for name, first in next(iter(settings.values())).items():
+            if one[name] != first:
+                text = f"the run at {field}={value} has {name}={one[name]}, the first has {first}"
+                raise InputError(f"{text}; compare runs that differ in {field} alone.")
     shared = set.intersection(*(set(run.sequences["sequence"]) for run in runs.values()))
     rows = []
     for value, run in runs.items():

@@ -53,7 +53,7 @@ def everywhere(runs: Iterable[Any]) -> pd.DataFrame:
         wide = sequence_means(hurt, NLL)
         row = {"run": run.name, "behind": int((means[list(METHODS)] > means["Random"]).sum())}
         for metric, short in zip(PRIMARY, ("l1", "cosine")):
-            row[f"lead_{short}"] = relative_gap(draws(run.records, metric, METHODS), METHODS[:2])[0]
+            row[f"lead_{short}"] = relative_gap(draws(run.records, metric, METHODS)[0], METHODS[:2])[0]
             seven = [method for method in (*METHODS, *CONTROLS) if method in wide]
             order = within_sequence_rank_correlation(*metric_and_damage(run.records, hurt, metric, NLL, seven))
             row[f"order_{short}"] = -METRICS[metric].sign * order.estimate
@@ -62,30 +62,20 @@ def everywhere(runs: Iterable[Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-QUANTITIES = {
-    "lead_l1": "ChunkKV's L1 loss against SnapKV's, %",
-    "lead_cosine": "ChunkKV's attention cosine against SnapKV's, %",
-    "alike": "their answers suffer alike within, nats",
-    "random": "what a random choice costs, nats",
-    "order_l1": "the seven rules ranked by L1 loss, against the damage",
-    "order_cosine": "the seven rules ranked by attention cosine, against the damage",
-}
-
-
 def editions(first: pd.DataFrame, now: pd.DataFrame, needles: Any) -> pd.DataFrame:
     """The start page's numbers in the first edition and now, as columns Run, Quantity, First edition, Now.
 
-    first  columns run, quantity, value, as recorded then; of the run "needles" the quantity is a method: share found
+    first  columns run, quantity, value, says, as recorded then; of the run "needles" the quantity is a method
     now    of `everywhere`; quantities and runs that one of the two lacks are left out
     """
     values = now.set_index("run").rename_axis("quantity", axis=1).stack()
     shares = needles.answers.groupby("method")["score"].mean()
     rows = []
-    for run, quantity, value in first[["run", "quantity", "value"]].itertuples(index=False):
+    for run, quantity, value, says in first[["run", "quantity", "value", "says"]].itertuples(index=False):
         if run == "needles" and quantity in shares:
-            rows.append((needles.name, f"share of codes found, {quantity}", value, shares[quantity]))
+            rows.append((needles.name, says, value, shares[quantity]))
         elif (run, quantity) in values.index:
-            rows.append((run, QUANTITIES[quantity], value, float(values[run, quantity])))
+            rows.append((run, says, value, float(values[run, quantity])))
     return pd.DataFrame(rows, columns=["Run", "Quantity", "First edition", "Now"])
 
 

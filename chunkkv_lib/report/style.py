@@ -208,7 +208,7 @@ def dots_figure(
     rows, methods, sources = (list(every[name].unique()) for name in ("row", "method", "source"))
     places = max(len(table[table["row"] == row]) for table in tables.values() for row in rows)
     height = len(rows) * (places * spacing + 0.08) + 0.75 + 0.3 * subject.count("\n")
-    figure, axes = panels(len(tables), height=height)
+    figure, axes = panels(len(tables), height=max(height, 1.7))
     for ax, (label, table), x in zip(axes, tables.items(), at or [0] * len(tables), strict=True):
         for row, entries in table.groupby("row", sort=False):
             for slot, entry in enumerate(entries.itertuples()):

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from ..errors import InputError
 from .records import CONTROLS
 from .statistics import Interval
 
@@ -19,14 +18,8 @@ MISSING = "–"
 
 
 def myst_table(rows: pd.DataFrame, caption: str, name: str = "", right: Iterable[str] = ()) -> str:
-    """A numbered MyST table of texts, without an index; `right` names the columns to align right.
-
-    raises  InputError: a column without a name, no rows, or an empty caption.
-    """
-    columns = [str(column).strip() for column in rows.columns]
-    if not all(columns) or rows.empty or not caption.strip():
-        raise InputError("a table needs a caption, at least one row, and a name for each of its columns.")
-    right = set(right)
+    """A numbered MyST table of texts, without an index; `right` names the columns to align right."""
+    columns, right = [str(column) for column in rows.columns], set(right)
     rule = ["---:" if column in right else ":---" for column in columns]
     cells = rows.astype(str).map(lambda cell: _one_line(cell).replace("|", "\\|"))
     lines = ["| " + " | ".join(line) + " |" for line in (columns, rule, *cells.to_numpy().tolist())]
