@@ -68,17 +68,24 @@ def credit(dataset: str) -> str:
     return f"Text: {one.source}. {one.authors}. Licence {one.licence.split(',')[0]}. Changes: {one.changes}"
 
 
-def cut_excerpt(texts: Sequence[str], max_tokens: int, dataset: str, around: int = 60) -> HTML:
-    """Both edges of the cut that leaves `max_tokens` of a prompt, and what it takes out; uncut, the prompt's beginning.
+def cut_excerpt(texts: Sequence[str], max_tokens: int, dataset: str, around: int = 40) -> HTML:
+    """A prompt's beginning, both edges of the cut, and its end, with the number of tokens left out between them.
 
-    texts   of all the prompt's tokens, before truncation (`sequences.encoding.token_texts`)
-    around  tokens shown on each side
+    texts   of all the prompt's tokens, before truncation (`sequences.encoding.token_texts`), which leaves `max_tokens`
+    around  tokens shown at each place
     """
-    gone, last = len(texts) - max_tokens, len(texts) - max_tokens // 2  # the second half stays from `last` on
-    sides = [texts[last - gone - around : last - gone], texts[last : last + around]] if gone > 0 else [texts[:around]]
-    quotes = [html.escape(quoted("".join(side), dataset)).replace("\n", " ⏎ ") for side in sides]
-    cut = f"<p><strong>✂ {gone:,} tokens cut out</strong></p>"
-    return HTML(f"<blockquote style='overflow-wrap: anywhere'>{cut.join(quotes)}</blockquote>")
+    n, last = len(texts), len(texts) - max_tokens // 2  # the second half stays from `last` on
+    first = max_tokens - max_tokens // 2
+    edges = [(first - around, first), (last, last + around)] if n > max_tokens else []
+    parts, end = [], 0
+    for start, stop in [(0, around), *edges, (n - around, n)]:
+        if start > end:
+            what = "✂ cut out: {:,} tokens" if edges and end == first else "… {:,} tokens not shown here …"
+            parts.append(f"<p style='text-align: center; font-weight: 600'>{what.format(start - end)}</p>")
+        text = html.escape(quoted("".join(texts[max(start, end) : stop]), dataset)).replace("\n", " ⏎ ")
+        parts.append(f"<p>{text}</p>")
+        end = max(stop, end)
+    return HTML(f"<blockquote style='overflow-wrap: anywhere'>{''.join(parts)}</blockquote>")
 
 
 def passage(sequence: Sample, prompts: Sequence[Any], window: int) -> tuple[int, int]:
@@ -216,7 +223,7 @@ def answer_dots(answers: pd.DataFrame) -> Figure:
     tables = {"Nats per answer token\n← lower is better": table.assign(high=nll.array)}
     subject = "How unlikely the right answer is"
     figure = dots_figure.__wrapped__(tables, subject, f"full cache, {full:.2f}", [full], spacing=0.28)
-    figure.axes[0].set_xlim(0, 1.12 * max(full, nll.max()))
+    figure.axes[0].set_xlim(0, 1.15 * max(full, nll.max()))
     for y, value in enumerate(nll):
         figure.axes[0].annotate(f"{value:.2f}", (value, y), (9, 0), textcoords="offset points", va="center")
     return figure
