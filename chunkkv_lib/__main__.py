@@ -114,7 +114,6 @@ def book(
         Option("-p", "--parameter", metavar="NAME=VALUE", help="a parameter of the chapters, as often as needed"),
     ] = None,
     output: Annotated[str | None, Option(help="folder (default: _build/html, or html-without-solutions)")] = None,
-    record_times: Annotated[bool, Option("--record-times", help="also write data/build_times.json")] = False,
     without_solutions: Annotated[bool, Option("--without-solutions", help="leave the exercises' out")] = False,
 ) -> None:
     """Execute every chapter, on the published runs or on a live one, build the static site and check it."""
@@ -123,7 +122,7 @@ def book(
 
     if profile is not None:
         load_profile(profile)  # a name that is none is told before anything is read or written
-    build_book(profile, parameter or (), output, record_times, solutions=not without_solutions)
+    build_book(profile, parameter or (), output, solutions=not without_solutions)
 
 
 @app.command()

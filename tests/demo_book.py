@@ -52,15 +52,8 @@ Count what they share.
 
 BIBLIOGRAPHY = "@misc{liu2025chunkkv,\n  author = {Liu, Xiang and others}, title = {{ChunkKV}}, year = {2025}\n}\n"
 
-FIRST_PARAMETERS = """\
-run = "quick"  # name of the run folder that the chapter reads
-budget = 0.1  # part of the cache that stays (float) or tokens that stay (int)
-category = "Summarization"  # row of Paper Table 11
-repeats = None  # type: int|None  how often; None: once
-least = 0.15  # budget from which on the first statement fails
-"""
-
-OPENING = """\
+#: A line `%%` begins a cell of text, `%% code` one of code: tags follow, and names of METADATA.
+FIRST = """\
 # The first chapter
 
 ```{admonition} You will be able to
@@ -70,9 +63,17 @@ OPENING = """\
 ```
 
 The macro in $x \\in \\R^{n \\times d}$ is from the configuration.
-"""
+%% code parameters
+run = "quick"  # name of the run folder that the chapter reads
+budget = 0.1  # part of the cache that stays (float) or tokens that stay (int)
+category = "Summarization"  # row of Paper Table 11
+repeats = None  # type: int|None  how often; None: once
+least = 0.15  # budget from which on the first statement fails
+%% code hide-input
+from chunkkv_lib.book import Page
 
-PAPER_BOX = """\
+page = Page(globals())
+%%
 ```{admonition} What the paper says
 :class: paper
 Chunks of neighbouring tokens are kept or dropped together {cite:p}`liu2025chunkkv`.
@@ -83,23 +84,13 @@ L = 1 - \\frac{\\sum_{t \\in \\kept} \\abs{x_t}}{\\sum_t \\abs{x_t}}
 $$ (eq-demo)
 
 See {eq}`eq-demo` and {numref}`fig-demo-line`.
-"""
-
-CHECK = """\
-from chunkkv_lib.book import Page
-
-page = Page(globals())
-"""
-
-MANIFEST = """\
+%% code hide-input
 manifest = {
     "name": run, "status": "complete", "parameters": {"budget": budget},
     "model": {"name": "demo-model", "dtype": "float32", "device": "cpu"},
     "data": {"source": "open"}, "sequences": {"wanted": 3, "measured": 3}, "finished": "2026-01-01",
 }
-"""
-
-FIGURE = """\
+%% code figure
 import matplotlib.pyplot as plt
 import pandas as pd
 from chunkkv_lib.book import provenance
@@ -108,9 +99,7 @@ numbers = pd.DataFrame({"layer": [0, 1, 2], "loss": [0.91, 0.89, 0.9]})
 plt.figure(figsize=(6, 3))
 plt.plot(numbers["layer"], numbers["loss"])
 provenance(manifest, numbers=numbers, line=f"Run {run}, budget {budget}")
-"""
-
-TABLE = """\
+%% code hide-input table
 from IPython.display import Markdown
 from myst_nb import glue
 
@@ -128,9 +117,7 @@ Markdown('''
 | Synthetic & Code | 0.8726 | 0.8911 | 0.8903 |
 :::
 ''')
-"""
-
-READING = """\
+%%
 The largest loss is {glue:text}`largest`, also {glue:text}`demo-loss_most`.
 The budget of {glue:text}`demo-small-budget_budget` is small in {glue:text}`demo-small-budget_layers` layers.
 It is {glue:text}`demo-tenths_tenths` tenth.
@@ -140,16 +127,12 @@ It is {glue:text}`demo-tenths_tenths` tenth.
 kept set
   The positions that stay.
 ```
-"""
-
-EXERCISE = """\
+%%
 ````{exercise}
 :label: ex-demo
 Predict the loss of keeping everything.
 ````
-"""
-
-SOLUTION = """\
+%%
 ````{solution} ex-demo
 :label: sol-demo
 :class: dropdown
@@ -157,65 +140,64 @@ It is 0: nothing is evicted.
 ````
 """
 
-SECOND_PARAMETERS = """\
+SECOND = """\
+# The second chapter
+
+Back to {numref}`fig-demo-line` and {numref}`ex-demo`.
+%% code parameters
 run = "quick"  # name of the run folder that the chapter reads
 fail = False  # raise an error half-way
-"""
+%% code hide-input
+from chunkkv_lib.book import Page
 
-GATED = """\
+page = Page(globals())
+%% code
+if fail:
+    raise RuntimeError("asked to fail")
+print("a line of output that is longer than a phone is wide: " + "0123456789 " * 12)
+%%
 ```{exercise} Compute
 :label: ex-gated
 How much is two times 21?
 ```
-"""
-
-GATE = """\
+%%
 ```{solution-start} ex-gated
 :label: sol-gated
 :class: dropdown
 ```
-"""
-
-GATE_END = """\
+%% code
+print(2 * 21)
+%%
 ```{solution-end}
 ```
+%%
+## After the exercise
 """
 
-SECOND_CODE = """\
-if fail:
-    raise RuntimeError("asked to fail")
-print("a line of output that is longer than a phone is wide: " + "0123456789 " * 12)
-"""
-
-FIGURE_CELL = {
-    "mystnb": {
+METADATA = {
+    "figure": {
         "image": {"alt": "A line of three points falls from 0.91 to 0.89 and rises to 0.90.", "width": "80%"},
         "figure": {"name": "fig-demo-line", "caption": "Loss by layer. The largest is {glue:text}`largest`."},
-    }
+    },
+    "table": {"markdown_format": "myst"},
 }
-TABLE_CELL = {"mystnb": {"markdown_format": "myst"}}
 
 
-def code(source: str, *tags: str, **metadata: object) -> nbformat.NotebookNode:
-    cell = new_code_cell(source.strip("\n"), metadata=metadata)
-    if tags:
-        cell.metadata["tags"] = list(tags)
-    return cell
-
-
-def first_chapter() -> nbformat.NotebookNode:
-    cells = [new_markdown_cell(OPENING), code(FIRST_PARAMETERS, "parameters"), code(CHECK, "hide-input")]
-    cells += [new_markdown_cell(PAPER_BOX), code(MANIFEST, "hide-input"), code(FIGURE, **FIGURE_CELL)]
-    cells += [code(TABLE, "hide-input", **TABLE_CELL), *map(new_markdown_cell, (READING, EXERCISE, SOLUTION))]
-    return new_notebook(cells=cells)
-
-
-def second_chapter() -> nbformat.NotebookNode:
-    title = "# The second chapter\n\nBack to {numref}`fig-demo-line` and {numref}`ex-demo`."
-    cells = [new_markdown_cell(title), code(SECOND_PARAMETERS, "parameters"), code(CHECK, "hide-input")]
-    cells += [code(SECOND_CODE), *map(new_markdown_cell, (GATED, GATE)), code("print(2 * 21)")]
-    cells += map(new_markdown_cell, (GATE_END, "## After the exercise"))
-    return new_notebook(cells=cells)
+def notebook(text: str, name: str) -> nbformat.NotebookNode:
+    """The cells of a text above, tidied."""
+    cells = []
+    for part in ("%%\n" + text).split("%%")[1:]:
+        (kind, *words), source = part.partition("\n")[0].split() or ["text"], part.partition("\n")[2].strip("\n")
+        if kind == "text":
+            cells.append(new_markdown_cell(source))
+            continue
+        cells.append(new_code_cell(source))
+        for word in words:
+            if word in METADATA:
+                cells[-1].metadata["mystnb"] = METADATA[word]
+            else:
+                cells[-1].metadata["tags"] = [word]
+    return tidy(new_notebook(cells=cells), name)
 
 
 def write_demo_book(root: Path) -> Path:
@@ -228,8 +210,8 @@ def write_demo_book(root: Path) -> Path:
     (chapters / "summary.md").write_text("# The report\n\nWhat was found, on one page.\n")
     (chapters / "references.md").write_text("# References\n\n```{bibliography}\n```\n")
     (chapters / "references.bib").write_text(BIBLIOGRAPHY)
-    for name, notebook in {"01_first": first_chapter(), "02_second": second_chapter()}.items():
-        nbformat.write(tidy(notebook, name), chapters / f"{name}.ipynb")
+    for name, text in {"01_first": FIRST, "02_second": SECOND}.items():
+        nbformat.write(notebook(text, name), chapters / f"{name}.ipynb")
     return root
 
 

@@ -18,7 +18,8 @@ import pytest
 from browser import find_browser
 from bs4 import BeautifulSoup
 from common import refused
-from demo_book import ROOT, SAID, build_demo, built_demo, first_chapter, write_demo_book
+from demo_book import FIRST, ROOT, SAID, build_demo, built_demo, write_demo_book
+from demo_book import notebook as demo_notebook
 from matplotlib.figure import Figure
 from pypdf import PdfReader
 
@@ -187,7 +188,7 @@ def test_a_warning_fails_the_build_and_names_the_cell(tmp_path):
     root = write_demo_book(tmp_path / "book")
     (root / "chapters" / "index.md").write_text("# A demo\n\nSee {numref}`fig-nowhere`.\n")
     folder = root / "_build" / "sources" / "draft"
-    build.fresh_sources(root, read_chapters(root), folder)
+    build.fresh_sources(root, folder)
     with pytest.raises(InputError, match=r"(?s)chapters/index.md:3: WARNING: undefined label: 'fig-nowhere'.*\Z"):
         build.build_html(folder)
     log = "\x1b[91m/x/run/chapters/07.ipynb:90004: WARNING: undefined label: 'a'\x1b[39;49;00m\nother\n"
@@ -279,7 +280,7 @@ def test_papermill_alone_stops_in_the_first_cell(name, value, words, tmp_path):
 
 
 def test_tidy_removes_everything_executed_and_keeps_ids_where_a_cell_comes_in():
-    notebook = first_chapter()
+    notebook = demo_notebook(FIRST, "01")
     notebook.cells += [nbformat.v4.new_code_cell("same"), nbformat.v4.new_code_cell("same")]
     notebook = tidy(notebook, "01")
     dirty = nbformat.reads(nbformat.writes(notebook), as_version=4)
@@ -376,23 +377,18 @@ def test_a_second_build_meanwhile_is_refused(tmp_path):
 
 
 def test_other_versions_than_the_pins_stand_out(tmp_path):
-    (tmp_path / "requirements.txt").write_text("# tests: these\npytest==0.1\nno-such-package==1\n")
-    frame = versions.packages(tmp_path / "requirements.txt")
-    assert versions.other_versions(frame) == ["pytest", "no-such-package"]
-    assert f"| Tests | **pytest {pytest.__version__}** (pinned: 0.1)" in versions.packages_table(frame, "Packages.")
+    (tmp_path / "requirements.txt").write_text("# Notes.\n# tests: these\npytest==0.1\nno-such-package==1\n")
+    table, others = versions.packages_table(tmp_path / "requirements.txt", "Packages.")
+    assert others == ["pytest", "no-such-package"]
+    assert f"| Tests | **pytest {pytest.__version__}** (pinned: 0.1), **no-such-package not installed**" in table
 
 
-def test_runs_and_times_are_told_as_they_were_recorded(tmp_path):
+def test_runs_are_told_as_they_were_recorded():
     manifest = {"name": "r", "status": "complete", "finished": "2026-11-28T10:00", "seconds": 90,
-                "measurement_version": 2, "model": {"name": "tiny"},
+                "measurement_version": 2, "model": {"name": "tiny"}, "versions": {},
                 "sequences": {"measured": 3, "wanted": 3}, "machine": {"system": "Linux", "cores": 1}}  # fmt: skip
-    table = versions.measuring_table([manifest, manifest | {"status": "running"}], "Runs.")
+    table = versions.measuring_table([manifest, manifest | {"status": "running", "finished": None}], "Runs.")
     assert "| `r` | 2 | tiny | 3 of 3 | 1.5 | Linux, 1 core | – | 2026-11-28 |" in table and "not yet" in table
-    versions.record_times({"chapters/a": 61.24, "chapters/gone": 5.0}, tmp_path / "times.json")
-    record = json.loads((tmp_path / "times.json").read_text())
-    chapters = [Chapter(f"chapters/{name}", Path(f"{name}.ipynb")) for name in "ab"]
-    rows = versions.times_table(record, chapters, "Times.").splitlines()
-    assert [row.split("|")[2].strip() for row in rows[-4:-1]] == ["61", "–", "61"]
 
 
 # --- Binder: a launched chapter finds its file, and the packages at the versions of the book ---

@@ -25,7 +25,6 @@ from chunkkv_lib.book.deck import write_deck
 from chunkkv_lib.book.page import project_root
 from chunkkv_lib.book.parameters import parse_assignments
 from chunkkv_lib.book.stamp import EXTRA, stamp
-from chunkkv_lib.book.versions import TIMES, record_times
 from chunkkv_lib.errors import InputError
 
 CONFIG = "_config.yml"
@@ -43,7 +42,6 @@ def build_book(
     profile: str | None = None,
     assignments: Iterable[str] = (),
     output: str | Path | None = None,
-    times: bool = False,
     *,
     solutions: bool = True,
     root: str | Path | None = None,
@@ -54,7 +52,6 @@ def build_book(
                  the working folder `_build/sources/<profile>`, which without one is `_build/sources/published`
     assignments  "name=value" texts, parameters of the chapters; checked before anything runs
     output       where the site goes, by default `_build/html`; replaced only by a complete new site
-    times        whether the seconds that every chapter took are written to `versions.TIMES` at the end
     solutions    False: without the exercises' solutions, by default into `_build/html-without-solutions`
     raises       InputError: a wrong parameter, a failed chapter, a warning, a faulty site, a second build meanwhile.
     """
@@ -72,8 +69,8 @@ def build_book(
         changes = {name: values[name] for name in LIVE if name in values}
         if values.get("profile") or changes:
             runs.live_run(values.get("profile") or "quick", **changes)
-        fresh_sources(root, chapters, folder)
-        seconds = make_pages(chapters, values, root, folder, solutions)
+        fresh_sources(root, folder)
+        make_pages(chapters, values, root, folder, solutions)
         if (root / "chapters" / "lecture").is_dir():
             write_deck(root, folder / EXTRA / "lecture.html")
         with timed_step("Building the pages"):
@@ -81,8 +78,6 @@ def build_book(
         if problems := check_site(html):
             raise InputError("the site has problems:\n" + "\n".join(problems))
         exchange(html, output)
-    if times:
-        record_times(seconds, root / TIMES)
     print(f"The book is at {output / 'index.html'}", flush=True)
     return output
 
@@ -130,15 +125,13 @@ def clean_environment(folder: Path) -> Iterator[None]:
 
 def make_pages(
     chapters: list[Chapter], values: Mapping[str, object], root: Path, folder: Path, solutions: bool
-) -> dict[str, float]:
+) -> None:
     """Turn every chapter into a page of the sources in `folder`, in order; stop at the first notebook that fails.
 
     values   parameter name -> value; each chapter gets those it has.
     root     the kernels' working folder, so that chapters find `data/`.
-    return   notebook's name -> seconds that it took, the start of its kernel included.
     """
-    seconds: dict[str, float] = {}
-    count = sum(chapter.is_notebook for chapter in chapters)
+    notebooks = [chapter for chapter in chapters if chapter.is_notebook]
     for chapter in chapters:
         path = folder / f"{chapter.name}{chapter.path.suffix}"
         if not chapter.is_notebook:
@@ -146,16 +139,13 @@ def make_pages(
             path.write_text(with_hints(text if solutions else SOLUTION.sub("", text)), encoding="utf-8")
             continue
         own = {name: value for name, value in values.items() if name in chapter.parameters}
-        started = time.monotonic()
-        with timed_step(f"[{len(seconds) + 1}/{count}] {chapter.name}"):
+        with timed_step(f"[{notebooks.index(chapter) + 1}/{len(notebooks)}] {chapter.name}"):
             execute(chapter, own, root, path)
-        seconds[chapter.name] = time.monotonic() - started
         notebook = read_notebook(path)
         notebook.cells = for_readers(notebook.cells, chapter.path.stem, solutions)
         for statement in stamp(notebook, chapter, values, folder / EXTRA):
             print(f"{chapter.name}: does not hold in the runs shown: {statement}")
         nbformat.write(notebook, str(path))
-    return seconds
 
 
 @contextmanager
@@ -195,16 +185,13 @@ def execute(chapter: Chapter, values: Mapping[str, object], root: Path, target: 
         ) from None
 
 
-def fresh_sources(root: Path, chapters: list[Chapter], folder: Path) -> None:
+def fresh_sources(root: Path, folder: Path) -> None:
     """Copy the book's sources from `root` into `folder`, emptied first: nothing of an older build survives."""
     shutil.rmtree(folder, ignore_errors=True)
     unwanted = shutil.ignore_patterns(".*", "__pycache__", "_build")
     shutil.copytree(root / "chapters", folder / "chapters", ignore=unwanted)
+    shutil.copyfile(root / TOC, folder / TOC)
     (folder / EXTRA).mkdir()
-    for path in [*(chapter.path for chapter in chapters), root / TOC]:
-        target = folder / path.relative_to(root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
     config = with_buttons(yaml.safe_load((root / CONFIG).read_text(encoding="utf-8")), repository_address(root))
     (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
 

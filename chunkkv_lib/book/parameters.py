@@ -7,6 +7,7 @@ seed = None  # type: int|None  of the draw; the types stand there where the defa
 from __future__ import annotations
 
 import ast
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -60,7 +61,7 @@ class Parameter:
         return kind in self.types or (kind == "int" and "float" in self.types)
 
     def error(self, value: object) -> InputError:
-        example = {None: "null", True: "true", False: "false"}.get(str(self.default), self.default)
+        example = self.default if isinstance(self.default, str) else json.dumps(self.default)
         return InputError(
             f"parameter {self.name}={value!r} must be {self.expected}, for example {self.name}={example}."
         )
