@@ -12,7 +12,6 @@ import axe
 import numpy as np
 import pytest
 import torch
-from bs4 import BeautifulSoup
 from tiny import WORDS, tiny_model
 
 from chunkkv_lib import (
@@ -29,10 +28,10 @@ from chunkkv_lib.__main__ import main as command_line
 from chunkkv_lib.capture import capture
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.lab import lab_view
-from chunkkv_lib.lab.codes import SCORES, WINDOWS, layer_codes, packed
+from chunkkv_lib.lab.codes import PROBES, SCORES, WINDOWS, layer_codes, packed
 from chunkkv_lib.lab.data import open_prompts, probe_tokens, prompt_data, question_about
-from chunkkv_lib.lab.page import lab_page
-from chunkkv_lib.lab.rules import METHODS, Setting, keep, kept_tokens, measured, random_numbers
+from chunkkv_lib.lab.page import LINKS, lab_page
+from chunkkv_lib.lab.rules import METHODS, Setting, keep, kept_tokens, random_numbers
 from chunkkv_lib.sequences.encoding import encode_prompt, own_sequence, sentence_with, token_texts
 
 
@@ -60,7 +59,7 @@ def prompt(tiny):
 def tab(tab, prompt, tmp_path_factory):
     """A browser that has opened the lab's page from a file."""
     tab.page = tmp_path_factory.mktemp("lab") / "lab.html"
-    tab.page.write_text(lab_page([prompt], "A test"), encoding="utf-8")
+    tab.page.write_text(lab_page([prompt[0]], "A test"), encoding="utf-8")
     tab.screen(1300)
     reopened(tab)
     return tab
@@ -107,27 +106,23 @@ def test_a_random_draw_is_its_own_for_every_seed_layer_and_head():
     assert abs(rows.mean() / 2**32 - 0.5) < 0.02
 
 
-def test_measured_on_codes_is_close_to_the_metrics_on_tensors():
-    """Of the same kept sets; what rounding does to the choice is another test's."""
-    attention, values = layer_tensors(n=300)
-    codes = layer_codes(attention, values)
-    for method, share in (("Random", "kv_head"), ("SnapKV", "kv_head"), ("H2O", "layer"), ("Oracle", "layer")):
-        kept = kept_tokens(codes, Setting(method, 20.0, share), 0)
-        found = measured(codes, kept.numpy(), [3, 4])
-        l1, cosine = exact_metrics(attention, values, kept, torch.full((2,), 299))
-        assert found["l1"] == pytest.approx(l1, abs=1e-3) and found["cosine"] == pytest.approx(cosine, abs=3e-3)
-        assert found["evidence"] == pytest.approx(((kept == 3) | (kept == 4)).sum().item() / 2 / len(kept))
-    narrow = Setting("ChunkKV", 2.4, window=32)  # takes the largest window that fits into the budget
+def measured(codes, kept, marked) -> dict[str, float]:
+    """Both metrics and the evidence kept, from one layer's codes and kept sets [S, b]."""
+    mask = torch.zeros(len(kept), codes.columns.shape[1], dtype=torch.float64).scatter_(1, kept, 1)
+    masses = (torch.from_numpy(mass[..., None].astype(float)) for mass in (codes.keys, codes.values))
+    l1 = [kv_l1_loss(mass, kept).mean() for mass in masses]
+    squares = torch.from_numpy(PROBES[codes.probes] ** 2)  # [H * G, P, n]
+    stays = squares * mask.repeat_interleave(len(squares) // len(mask), 0)[:, None]
+    cosine = (stays.sum(-1) / squares.sum(-1)).sqrt().mean()
+    return {"l1": float(sum(l1) / 2), "cosine": float(cosine), "evidence": float(mask[:, marked].mean())}
+
+
+def test_a_window_that_does_not_fit_into_the_budget_is_the_largest_that_does():
+    codes = layer_codes(*layer_tensors(n=300))
+    narrow = Setting("ChunkKV", 2.4, window=32)
     kept = kept_tokens(codes, narrow, 0)
     assert narrow.fitting_window(300) == 4 and kept.shape[1] == narrow.tokens(300) == 7
     assert kept[0, -4:].tolist() == [296, 297, 298, 299]
-
-
-def exact_metrics(attention, values, kept, positions) -> tuple[float, float]:
-    """Both metrics of the library, on tensors."""
-    loss = (kv_l1_loss(attention.keys, kept).mean() + kv_l1_loss(values, kept).mean()) / 2
-    cosine = attention_cosine_similarity(attention.probe_queries, attention.keys, kept, positions).mean()
-    return float(loss), float(cosine)
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -145,9 +140,12 @@ def test_both_metrics_agree_with_the_library_on_a_real_prompt(embedded, which):
         codes = layer_codes(attention, values)
         for rule, budget in product((ChunkKV, SnapKV, H2O, Oracle), (5.0, 10.0, 20.0, 40.0)):
             setting = Setting(rule.__name__, budget)
-            l1, cosine = exact_metrics(attention, values, rule(setting.tokens(n)).choose(attention), rows)
-            ours = measured(codes, kept_tokens(codes, setting, layer.index).numpy(), [])
-            apart[setting.method, budget, layer.index] = max(abs(ours["l1"] - l1), abs(ours["cosine"] - cosine))
+            kept = rule(setting.tokens(n)).choose(attention)
+            l1 = (kv_l1_loss(keys, kept).mean() + kv_l1_loss(values, kept).mean()) / 2
+            cosine = attention_cosine_similarity(attention.probe_queries, keys, kept, rows).mean()
+            ours = measured(codes, kept_tokens(codes, setting, layer.index), [])
+            off = max(abs(ours["l1"] - float(l1)), abs(ours["cosine"] - float(cosine)))
+            apart[setting.method, budget, layer.index] = off
 
     capture(model, torch.tensor([*sequence.prompt_ids, *answer]), visit)
     assert len(apart) == 16 * model.config.num_hidden_layers
@@ -213,7 +211,7 @@ def test_the_page_keeps_what_the_library_keeps(tab, prompt):
         if kept != ours.tolist():
             wrong.append(s)
         else:
-            assert numbers == pytest.approx(measured(layers[i % len(layers)], ours.numpy(), data["marked"]), abs=1e-9)
+            assert numbers == pytest.approx(measured(layers[i % len(layers)], ours, data["marked"]), abs=1e-9)
     assert wrong == []
 
 
@@ -250,28 +248,35 @@ def test_the_budget_moves_by_keyboard_and_text_and_numbers_follow(tab, prompt):
     assert state["budget"] == 20 and state["left"] != state["right"] and shown(tab, "left") != before
     for column, side in enumerate(("left", "right")):
         kept = kept_tokens(layers[layer], Setting(state[side], 20.0), layer)
-        expected = measured(layers[layer], kept.numpy(), data["marked"])
+        expected = measured(layers[layer], kept, data["marked"])
         assert shown(tab, side) == sorted(set(kept.ravel().tolist()))
         for metric in ("l1", "cosine"):
             assert number(tab, metric, column) == pytest.approx(expected[metric], abs=6e-4)
 
 
-def test_before_the_scripts_the_page_has_the_same_numbers(tab, prompt):
-    """And marked text, and a table of all rules."""
+def test_all_rules_stand_in_a_table_that_follows_the_controls(tab, prompt):
     data, layers = prompt
-    source = re.sub(r"<script.*?</script>", "", tab.page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    page = BeautifulSoup(source, "html.parser")
-    still = [[cell.text for cell in row.select("td")] for row in page.select(".lab-numbers [data-metric]")]
-    reopened(tab)
-    live = tab.evaluate(
-        "[...document.querySelectorAll('.lab-numbers [data-metric]')].map("
-        "row => [...row.querySelectorAll('td')].map(cell => cell.firstChild.textContent))"
-    )
-    np.testing.assert_allclose(np.array(still, float), np.array(live, float), atol=1.01e-3)
-    assert source.count('class="k') > 50 and all(f'<th scope="row">{method}</th>' in source for method in METHODS)
-    found = [measured(c, kept_tokens(c, Setting("H2O"), i).numpy(), data["marked"]) for i, c in enumerate(layers)]
-    row = source.split('<th scope="row">H2O</th>')[1].split("</tr>")[0]
-    assert f"<td>{np.mean([one['l1'] for one in found]):.3f}</td>" in row
+    reopened(tab, f"{tab.page.as_uri()}?lab&budget=20")
+    tab.evaluate("document.querySelector('.lab-all').open = true")
+    tab.listen(0.5)
+    rows = "[...document.querySelectorAll('.lab-all tbody tr')]"
+    texts = tab.evaluate(f"{rows}.map(row => [...row.children].map(cell => cell.textContent))")
+    found = {method: cells for method, *cells in texts}
+    h2o = [measured(c, kept_tokens(c, Setting("H2O", 20.0), i), data["marked"])["l1"] for i, c in enumerate(layers)]
+    assert list(found) == list(METHODS) and float(found["H2O"][0]) == pytest.approx(np.mean(h2o), abs=6e-4)
+    assert found["H2O"][-1] == next(one[-1] for one in data["written"] if one[:2] == ["H2O", 20.0])
+
+
+def test_a_page_opens_in_the_layer_where_one_side_is_furthest_ahead(tab, prompt):
+    data, layers = prompt
+    for address, sides in LINKS.items():
+        left, right = (
+            np.array([measured(c, kept_tokens(c, one, i), data["marked"])["evidence"] for i, c in enumerate(layers)])
+            for one in sides
+        )
+        ahead = (left - right) * (np.sign((left - right).sum()) or 1)
+        state = reopened(tab, f"{tab.page.as_uri()}?lab&{address}")
+        assert state["layer"] == ahead.argmax() and state["budget"] == sides[0].budget
 
 
 def test_a_weight_writes_the_formula_and_its_own_value(tab):
@@ -351,7 +356,7 @@ def test_a_page_of_a_thousand_tokens_is_light_and_quick(tab, prompt, tmp_path):
         "codes": packed(layers),
     }  # fmt: skip
     page = tmp_path / "lab.html"
-    page.write_text(lab_page([(data, layers)], "A test"), encoding="utf-8")
+    page.write_text(lab_page([data], "A test"), encoding="utf-8")
     assert page.stat().st_size < 2_000_000
     reopened(tab, page.as_uri())
     steps = tab.evaluate("""[...Array(8).keys()].map(i => {
@@ -481,7 +486,7 @@ def test_the_books_page_has_two_prompts_their_source_and_links_that_show_what_th
 def test_a_text_without_the_answer_has_no_numbers_of_evidence(tiny, tab, tmp_path):
     sequence = question_about(tiny[1], text(90), "What is the secret of the mat?", "lighthouse")
     page = tmp_path / "lab.html"
-    page.write_text(lab_page([prompt_data(*tiny, sequence)], "A test"), encoding="utf-8")
+    page.write_text(lab_page([prompt_data(*tiny, sequence)[0]], "A test"), encoding="utf-8")
     reopened(tab, page.as_uri())
     rows = """[...document.querySelectorAll('.lab-numbers [data-metric="evidence"]')]"""
     assert tab.evaluate(f"{rows}.map(row => row.hidden)") == [True, True]

@@ -31,7 +31,7 @@ def lab_view(model: PreTrainedModel, tokenizer: Any) -> HTML:
     from .page import LINKS, lab_fragment
 
     source = credit(TEXTS_OF)
-    prompts = [prompt_data(model, tokenizer, one, source) for one in open_prompts(tokenizer)]
+    prompts = [prompt_data(model, tokenizer, one, source)[0] for one in open_prompts(tokenizer)]
     return HTML(lab_fragment(prompts, LINKS))
 
 
@@ -60,7 +60,7 @@ def write_lab(
         print("the answer does not stand in the text as it is, so no passage is outlined", file=sys.stderr)
     # The caches of many settings are held at once; those of a long text only where little is kept.
     recorded = [one for one in RECORDED if one.budget <= 10 or len(sequence.prompt_ids) <= 1500]
-    data = prompt_data(network, tokenizer, sequence, recorded=recorded)
+    data, _ = prompt_data(network, tokenizer, sequence, recorded=recorded)
     page = lab_page([data], "What a compressed KV cache keeps of your text")
     write_text(output, page)
     print(f"{len(page.encode()) / 1e6:.1f} MB, to be opened by a double click", file=sys.stderr)

@@ -5,7 +5,6 @@ The page does the same in JavaScript (assets/rules.js); a test compares the two 
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,23 +57,6 @@ def kept_tokens(codes: LayerCodes, setting: Setting, layer: int) -> Tensor:
         "H2O": {"window": window},
     }.get(setting.method, {})
     return keep(getattr(compressors, setting.method)(tokens, **options), scores, n)
-
-
-def measured(codes: LayerCodes, kept: np.ndarray, marked: Many[int]) -> dict[str, float]:
-    """Both metrics and the evidence kept, from one layer's codes and kept sets [S, b]."""
-    heads, n = codes.columns.shape
-    mask = np.zeros((len(kept), n), bool)
-    np.put_along_axis(mask, kept, True, 1)
-    each = mask.repeat(heads // len(kept), 0)  # [H, n]
-    lost = []
-    for mass in (codes.keys.astype(float), codes.values.astype(float)):
-        per_set = [(x * ~m).sum() / x.sum() for x, m in zip(mass.reshape(len(kept), -1, n), mask)]
-        lost.append(np.mean(per_set))
-    squares = PROBES[codes.probes] ** 2  # [H * G, P, n]
-    stays = (squares * each.repeat(len(squares) // heads, 0)[:, None]).sum(-1)
-    cosine = np.sqrt(stays / squares.sum(-1)).mean()
-    evidence = mask[:, list(marked)].mean() if len(marked) else 0.0
-    return {"l1": float(np.mean(lost)), "cosine": float(cosine), "evidence": float(evidence)}
 
 
 def keep(method, scores: Tensor, n: int) -> Tensor:

@@ -34,9 +34,21 @@ var Lab = globalThis.Lab || (globalThis.Lab = {});
       }
       page.update();
     };
-    const fromAddress = () => {
+    // What an address names, the rest as at first, in the layer where one side is furthest ahead in keeping
+    // the evidence: something happens there.
+    page.open = values => {
+      form.reset();
+      page.set(values);
+      const s = page.state();
+      if (values.layer || s.sides.some(side => side.method === "Own rule" && !side.rule)) return;
+      const [left, right] = s.sides.map(side => Lab.results(prompts[s.prompt], side));
+      const ahead = left.map((one, l) => one.evidence - right[l].evidence);
+      const sign = Math.sign(ahead.reduce((a, b) => a + b, 0)) || 1, leads = ahead.map(lead => lead * sign);
+      page.set({ layer: leads.indexOf(Math.max(...leads)) });
+    };
+    const asked = () => {
       const [mark, ...rest] = (location.hash || location.search).slice(1).split("&");
-      if (mark === "lab") page.set(Object.fromEntries(new URLSearchParams(rest.join("&"))));
+      return mark === "lab" && Object.fromEntries(new URLSearchParams(rest.join("&")));
     };
 
     const drawPrompt = p => {
@@ -105,6 +117,7 @@ var Lab = globalThis.Lab || (globalThis.Lab = {});
         if (event.target.title) page.set({ layer: event.target.title });
       });
     });
+    find("all").addEventListener("toggle", page.update);
     let playing = 0;
     find("play").addEventListener("click", ({ target }) => {
       clearInterval(playing);
@@ -115,12 +128,11 @@ var Lab = globalThis.Lab || (globalThis.Lab = {});
     });
     for (const button of form.querySelectorAll("[data-address]"))
       button.addEventListener("click", () => { location.hash = button.dataset.address; });
-    addEventListener("hashchange", fromAddress);
+    addEventListener("hashchange", () => { if (asked()) page.open(asked()); });
     root.classList.add("lab-live");
     Lab.page = page;
     Lab.tour(page);
-    page.update();
-    fromAddress();
+    page.open(asked() || {});
   };
 
   const all = () => document.querySelectorAll(".lab").forEach(Lab.start);

@@ -103,6 +103,19 @@ var Lab = globalThis.Lab || (globalThis.Lab = {});
       }
     };
 
+    // All rules with the same controls, once the reader unfolds them.
+    const drawAll = (p, s) => {
+      if (!find("all").open) return;
+      const rows = Object.keys(Lab.METHODS).filter(method => method !== "Own rule").map(method => {
+        const side = { ...s.sides[0], method }, results = Lab.results(p, side), row = made("tr", "");
+        const means = ["l1", "cosine", "evidence"].map(metric => mean(results.map(one => one[metric])).toFixed(3));
+        const name = Object.assign(made("th", method), { scope: "row" });
+        row.append(name, ...[...means, Lab.written(p, side) ?? "not recorded here"].map(text => made("td", text)));
+        return row;
+      });
+      find("all").querySelector("tbody").replaceChildren(...rows);
+    };
+
     // draws: results of random choices; faint: method -> results. Both may come later.
     view.draw = (p, s, both, draws, faint) => {
       panels.forEach((panel, i) => {
@@ -110,6 +123,7 @@ var Lab = globalThis.Lab || (globalThis.Lab = {});
         drawStrip(p, s, panel.side, both[i]);
       });
       drawNumbers(p, s, both, draws);
+      drawAll(p, s);
       drawCharts(s, both, draws, faint);
     };
     return view;
