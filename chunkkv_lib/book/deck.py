@@ -9,20 +9,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
 
 import matplotlib
 import pandas as pd
-import torch
 from jinja2 import Template
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
-from ..attention import PromptAttention
-from ..compressors import H2O, ChunkKV, SnapKV
 from ..errors import InputError
 from ..exercises.homework import LICENCE, RULES, RUN
 from ..exercises.questions import needles_found, numbers
@@ -32,9 +28,6 @@ from ..report.records import paper_table_11
 from ..report.style import look
 from ..runs import load_run
 
-WORDS = ["<s>", "The", "key", "is", "under", "the", "mat", ".", "Where", "is", "it", "?"]
-TWENTIETHS = """20/14 6/10 5 5/8 2 6 4/8 1 3 5 3/7 1 2 3 4 3/6 1 2 2 5 2 2/7 0 1 3 3 1 3 2/8 0 1 4 1 1 1 2 2
-6 0 1 4 1 1 1 1 3 2/5 0 4 0 1 1 3 1 1 1 3/4 0 2 1 3 1 5 0 1 0 1 2"""  # attention of each word, as in chapter 2
 REACH = {
     **{"SnapKV, kernel 1": "SnapKV, pooling over 1", "SnapKV": "over 7", "SnapKV, kernel 25": "over 25"},
     **{"ChunkKV, chunk_size 5": "ChunkKV, chunks of 5", "ChunkKV": "of 10", "ChunkKV, chunk_size 40": "of 40"},
@@ -93,12 +86,10 @@ def contents() -> dict[str, object]:
     for claim, holds in claims.items():
         if not holds:
             raise InputError(f"the slides say that {claim}; the recorded runs no longer do. Change chapters/lecture.")
-    passes = [[f"{x:,}" for x in (t, sum(range(1000, 1000 + t)), 999 + t)] for t in (1, 10, 100, 1000)]
     llama = {"layers": 32, "kv_heads": 8, "head_dim": 128}
-    return known | twelve_tokens() | {
+    return known | {
         "licence": LICENCE.replace("*What", "<em>What").replace("away*", "away</em>"),
         "sequences": len(run.sequences),
-        "passes": table(["tokens written", "without a cache", "with a cache"], passes),
         "llama_token": readable(kv_cache_bytes(1, **llama)), "llama_prompt": readable(kv_cache_bytes(8192, **llama)),
         "table_paper": metrics_table(paper.set_index(["category", "method"]), list(RULES)),
         "table_ours": metrics_table(ours, names),
@@ -111,62 +102,16 @@ def contents() -> dict[str, object]:
     }  # fmt: skip
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[str]], above: str = "") -> str:
-    """An HTML table with numbers in all columns but the first; above: another row of its head."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<table class="numbers">{above}<tr>{head}</tr>{body}</table>'
-
-
 def metrics_table(means: pd.DataFrame, methods: list[str]) -> str:
-    """Both metrics of all methods by category, in one table; the best of the three rules in bold."""
-    rows = []
-    for category in means.index.unique("category"):
-        cells = [category]
-        for metric, best in zip(METRICS, (min, max)):
-            values = means.loc[category, metric]
-            top = best(values[list(RULES)])
-            cells += [f"<strong>{values[m]:.4f}</strong>" if values[m] == top else f"{values[m]:.4f}" for m in methods]
-        rows.append(cells)
-    titles = "".join(f'<th colspan="{len(methods)}" scope="colgroup">{name}</th>' for name in TITLES)
-    return table(["", *methods, *methods], rows, f"<tr><td></td>{titles}</tr>")
-
-
-def twelve_tokens() -> dict[str, str]:
-    """The rows of the worked example: scores in twentieths, and what each rule keeps of six."""
-    shares = torch.zeros(12, 12, dtype=torch.float64)
-    for row, line in enumerate(TWENTIETHS.replace("\n", "/").split("/")):
-        shares[row, : row + 1] = torch.tensor([float(x) for x in line.split()]) / 20
-    keys = torch.eye(12, dtype=torch.float64)[None]  # with these queries a softmax gives the table
-    attention = PromptAttention((shares.clamp(min=1e-13).log() * 12**0.5)[None], keys)
-    sums, votes = ([round(float(x)) for x in 20 * shares[start:, :10].sum(0)] for start in (0, 10))
-    chunks = [sum(votes[i - i % 3 : i - i % 3 + 3]) for i in range(10)]
-    pooled = [max(votes[max(0, i - 1) : i + 2]) for i in range(10)]
-    rules = {
-        "H2O": (H2O(6, window=2), sums),
-        "SnapKV": (SnapKV(6, window=2, kernel=3), pooled),
-        "ChunkKV": (ChunkKV(6, window=2, chunk_size=3), chunks),
-    }
-    strips = {}
-    for name, (rule, scores) in rules.items():
-        kept = rule.choose(attention)[0].tolist()
-        strips[f"strip_{name.lower()}"] = strip(f"{name} keeps", {"score": scores}, kept)
-    return strips | {
-        "strip_empty": strip("token", {"all look at": sums, "the last two": votes}),
-        "strip_sums": strip("token", {"all look at": sums}), "strip_votes": strip("token", {"the last two": votes}),
-        "strip_chunks": strip("token", {"the last two": votes, "sum of chunk": chunks}),
-    }  # fmt: skip
-
-
-def strip(title: str, scores: Mapping[str, list[int]], kept: list[int] | None = None) -> str:
-    """Twelve tokens in a row with their scores; those that stay are dark."""
-    kinds = ["" if kept is None else ' class="kept"' if i in kept else ' class="gone"' for i in range(12)]
-    words = "".join(f"<td{kind}>{escape(word)}</td>" for kind, word in zip(kinds, WORDS))
-    rows = "".join(
-        f'<tr><th scope="row">{name}</th>{"".join(f"<td>{x}</td>" for x in row)}<td>·</td><td>·</td></tr>'
-        for name, row in scores.items()
-    )
-    return f'<table class="tokens"><tr><th scope="row">{title}</th>{words}</tr>{rows}</table>'
+    """Both metrics of all methods by category, in one HTML table; the best of the three rules in bold."""
+    parts = []
+    for metric, best in zip(METRICS, ("min", "max")):
+        values = means[metric].unstack().loc[means.index.unique("category"), methods].astype(float)
+        top = values.eq(values[list(RULES)].agg(best, axis=1), axis=0)
+        texts = values.map("{:.4f}".format)
+        parts.append(texts.where(~top, "<strong>" + texts + "</strong>"))
+    shown = pd.concat(parts, axis=1, keys=TITLES).rename_axis(None).rename_axis([None, None], axis=1)
+    return shown.to_html(escape=False, border=0, classes="numbers").replace("<th></th>", "<td></td>")
 
 
 def picture(draw: Callable, salt: str) -> str:
