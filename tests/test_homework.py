@@ -12,9 +12,7 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-import numpy
 import pytest
-import torch
 from bs4 import BeautifulSoup
 from common import refused
 from nbformat import read as read_notebook
@@ -22,7 +20,7 @@ from nbformat import validate
 from nbformat import write as write_notebook
 
 from chunkkv_lib import InputError
-from chunkkv_lib.exercises import check, grading, homework, questions
+from chunkkv_lib.exercises import grading, homework, questions
 from chunkkv_lib.exercises.grading import grade, grade_one, gradescope
 from chunkkv_lib.runs import load_run
 
@@ -96,9 +94,6 @@ def test_a_hand_out_is_plain_and_without_answers_which_are_right(name, made):
         assert any(question["solution"].strip() == cell.source for cell in solved.cells)
         assert text.count(f"({question['points']} point") >= 1 and f"{question['minutes']} minutes)" in text
         if "task" in question:
-            space, lines = {"np": numpy, "torch": torch}, []
-            exec(question["solution"], space)
-            assert check(question["task"], space[question["task"]], seed=1, report=lines.append), lines
             assert f'    raise NotImplementedError\ncheck("{question["task"]}"' in text
     assert "CC BY 4.0" in text and "AGENTS.md" in (made / name / "handout" / "README.md").read_text()
 

@@ -13,7 +13,6 @@ nothing, and a file that somebody has changed is never replaced.
 
 from __future__ import annotations
 
-import base64
 import io
 import zipfile
 from collections.abc import Mapping
@@ -79,15 +78,14 @@ def homework(sheet: str, course: str = "", students: int = 0, output: str | Path
     texts = found | {
         "points": points, "course": f"{course}: " if course else "", "sheet": found["name"], "licence": LICENCE,
     }  # fmt: skip
-    picture = figure(layers) if found.get("figure") else None
     files: dict[str, bytes] = {
-        f"handout/{found['name']}.ipynb": notebook(texts, numbers, picture, solved=False),
+        f"handout/{found['name']}.ipynb": notebook(texts, numbers, solved=False),
         "handout/README.md": part("README.md").decode().format(**texts).encode(),
         "handout/requirements.txt": part("requirements.txt"),
         "handout/AGENTS.md": part("AGENTS.md"),
         "handout/chunkkv_lib.zip": archive(library_files("chunkkv_lib/")),
         "handout/data/layers.csv": layers.to_csv(index=False, float_format="%.5f", lineterminator="\n").encode(),
-        f"solutions/{found['name']}.ipynb": notebook(texts, numbers, picture, solved=True),
+        f"solutions/{found['name']}.ipynb": notebook(texts, numbers, solved=True),
         "solutions/marking.md": marking(texts).encode(),
         "solutions/questions.gift": moodle().encode(),
         "autograder.zip": autograder(found),
@@ -140,25 +138,10 @@ def recorded():
     return layers, {"sequences": len(chosen), "random": means["Random"], "best": means[best], "best_name": best}
 
 
-def figure(layers) -> bytes:
-    """Mean L1 loss by layer, on an axis from 0, as a PNG that is the same on every machine with these fonts."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(matplotlib.rcParamsDefault):
-        drawn = Figure(figsize=(7, 3.5), dpi=110, layout="constrained")
-        ax = drawn.subplots()
-        layers.pivot_table(index="layer", columns="method", values="kv_l1_loss").plot(ax=ax, linewidth=2)
-        ax.set(ylim=(0, 1), xlabel="Layer", ylabel="Mean KV-cache L1 loss", title="The part of the cache that is lost")
-        file = io.BytesIO()
-        drawn.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
-
-
 # --- the notebook -------------------------------------------------------------------------------------------------
 
 
-def notebook(sheet: Mapping, numbers: Mapping, picture: bytes | None, solved: bool) -> bytes:
+def notebook(sheet: Mapping, numbers: Mapping, solved: bool) -> bytes:
     """The hand-out, or its solutions: plain Markdown, numbers filled in, stubs that raise, checks that hint."""
     head = f"# {sheet['title']}\n\n{sheet['course']}{sheet['points']} points, about {sheet['minutes']} minutes. "
     imports = "import numpy as np\nimport torch\n\nfrom chunkkv_lib.exercises import check, example"
@@ -167,10 +150,8 @@ def notebook(sheet: Mapping, numbers: Mapping, picture: bytes | None, solved: bo
         ("install", new_code_cell(part("install.txt").decode().rstrip())),
         ("imports", new_code_cell(imports)),
     ]
-    if picture:
-        cell = markdown("![Mean KV-cache L1 loss by layer](attachment:figure.png)")
-        cell["attachments"] = {"figure.png": {"image/png": base64.b64encode(picture).decode()}}
-        cells.append(("picture", cell))
+    if "opening" in sheet:
+        cells.append(("opening", new_code_cell(sheet["opening"].rstrip())))
     for number, question in enumerate(sheet["questions"], 1):
         name, task = question["id"], question.get("task")
         unit = "point" if question["points"] == 1 else "points"
@@ -187,7 +168,6 @@ def notebook(sheet: Mapping, numbers: Mapping, picture: bytes | None, solved: bo
     cells.append(("licence", markdown(LICENCE)))
     for name, cell in cells:
         cell["id"] = name[:64]
-        cell["metadata"] = {"question": name.removesuffix("-answer")} if name.endswith("-answer") else {}
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     made = new_notebook(cells=[cell for _, cell in cells], metadata={"kernelspec": kernel})
     return (writes(made) + "\n").encode()

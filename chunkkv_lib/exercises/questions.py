@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import random
 import re
-from html import escape
 from pathlib import Path
 
 import yaml
+from jinja2 import Template
 
 from ..errors import InputError, check_known
 from .homework import RULES, RUN
 
 NEEDLES = "needles-smollm2"
-STYLE = """<style>
-.quiz fieldset { border: 0; border-left: 3px solid; margin: 1em 0; padding: 0 0 0 1em }
-.quiz label { display: block; margin: .3em 0 }
-.quiz input:checked + span::after { content: " ✗"; font-weight: bold }
-.quiz input.right:checked + span::after { content: " ✓" }
-</style>"""
 
 
 def numbers() -> dict[str, object]:
@@ -80,17 +74,8 @@ def mixed(question: dict) -> list[str]:
 
 def as_html(questions: list[dict]) -> str:
     """Questions to click on; marks and answers need no JavaScript."""
-    lines = [STYLE, '<div class="quiz">']
-    for question in questions:
-        right = question["options"][0]
-        lines.append(f"<fieldset><legend>{escape(question['ask'])}</legend>")
-        for option in mixed(question):
-            kind = ' class="right"' if option == right else ""
-            button = f'<input type="radio" name="{question["id"]}"{kind}>'
-            lines.append(f"<label>{button} <span>{escape(option)}</span></label>")
-        answer = f"<strong>{escape(right)}</strong>. {escape(question['why'])}"
-        lines.append(f"<details><summary>Answer</summary>{answer}</details></fieldset>")
-    return "\n".join([*lines, "</div>"])
+    template = Path(__file__).with_name("assets") / "quiz.html"
+    return Template(template.read_text(encoding="utf-8"), autoescape=True).render(questions=questions, mixed=mixed)
 
 
 def quiz(chapter: str):
