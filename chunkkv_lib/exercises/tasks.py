@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import product
@@ -30,7 +30,7 @@ class Task:
     right: Callable  # the arguments of one round -> the right answer; its keywords make mistakes
     draw: Callable[[torch.Generator], tuple]  # the arguments of one round
     # explanation -> keywords of `right`, or a function; told when a wrong answer is what these give
-    mistakes: Mapping[str, Mapping | Callable] = field(default_factory=dict)
+    mistakes: Mapping[str, Mapping | Callable]
     tolerance: float = 1e-4  # relative and absolute; 0 for whole numbers, which must agree exactly
     rounds: int = 5  # how many inputs a check tries; more where a mistake shows on few of them
     # where positions are chosen: the arguments -> scores [S, p], so that another choice of equal scores passes, too
@@ -44,10 +44,54 @@ class Task:
         return tuple(one.name for one in parameters if one.default is one.empty and one.kind is not one.VAR_KEYWORD)
 
 
+TASKS: dict[str, Task] = {}
+
+
+def task(draw: Callable, mistakes: Mapping[str, Mapping | Callable], **options: object) -> Callable:
+    """Decorate the right answer of the task of its name; what is given are fields of `Task`."""
+
+    def add(right: Callable) -> Callable:
+        TASKS[right.__name__] = Task(right, draw, mistakes, **options)
+        return right
+
+    return add
+
+
+def chosen_by_scores(mistakes: Mapping[str, Mapping | Callable]) -> Callable:
+    """Decorate the scores of a rule: its task is to keep the best by them, and the last 8 positions besides."""
+
+    def add(scores: Callable) -> Callable:
+        def right(queries: Tensor, keys: Tensor, budget: int, **mistake: object) -> Tensor:
+            return with_window(best(scores(queries, keys, budget, **mistake), budget - 8), keys.shape[1])
+
+        name = scores.__name__.removesuffix("_scores")
+        TASKS[name] = Task(right, LAYER_AND_BUDGET, mistakes, tolerance=0, rounds=20, scores=scores)
+        return scores
+
+    return add
+
+
 @cache
 def texts() -> dict[str, dict]:
     """Of each task: what its function takes and returns (`asks`), and three `hints`, each nearer to the code."""
     return yaml.safe_load(files(__package__).joinpath("tasks.yml").read_text(encoding="utf-8"))
+
+
+# --- mistakes that several tasks share ----------------------------------------------------------------------------
+
+WRONG_LOGITS = {
+    "the logits are not divided by the root of d.": {"scale": False},
+    "query heads read the wrong KV head: h reads h // group (repeat_interleave, not repeat).": {"own_head": False},
+}
+WINDOW_NOT_CAUSAL = {
+    "the window's queries may not look at later tokens: mask them before the softmax.": {"causal": False}
+}
+NOT_CAUSAL = {"queries look at later tokens: the causal mask is missing.": {"causal": False}}
+MASK_LATE = {
+    "the mask comes before the softmax, so that the shares of what is left add up to 1.": {"mask_first": False}
+}
+LOST_WINDOW = "the window is not kept; it always stays."
+LAYER_AND_BUDGET = inputs.layer_and_number(14, 38)
 
 
 # --- attention ----------------------------------------------------------------------------------------------------
@@ -74,11 +118,18 @@ def window_attention(queries: Tensor, keys: Tensor, window: int, **mistake: bool
     return attention(queries[:, n - window :], keys, torch.arange(n - window, n), **mistake)
 
 
+@task(inputs.long_layer, NOT_CAUSAL | MASK_LATE | WRONG_LOGITS | {
+    "this adds up over the keys, so each query gives 1; add up over the queries.": {"over": 2},
+    "this is the mean over the queries, not the sum.": {"mean": True},
+}, tolerance=1e-3, rounds=3, no_table=True)  # fmt: skip
 def column_sums(queries: Tensor, keys: Tensor, over: int = 1, mean: bool = False, **mistake: bool) -> Tensor:
     rows = window_attention(queries, keys, keys.shape[1], **mistake)
     return rows.mean(over) if mean else rows.sum(over)
 
 
+@task(inputs.normalised, NOT_CAUSAL | {
+    "subtract each query's log-sum-exp before the exponential.": {"subtract": False},
+}, tolerance=1e-3, rounds=3, no_table=True)  # fmt: skip
 def tiled_sums(queries: Tensor, keys: Tensor, lse: Tensor, causal: bool = True, subtract: bool = True) -> Tensor:
     if causal and subtract:
         return column_sums(queries, keys)
@@ -92,6 +143,10 @@ def mask(kept: Tensor, heads: int, n: int) -> Tensor:
     return torch.zeros(len(kept), n, dtype=torch.bool).scatter_(1, kept, True).repeat_interleave(heads // len(kept), 0)
 
 
+@task(inputs.decoding_step, WRONG_LOGITS | {
+    "the shares of the kept tokens must add up to 1 again.": {"again": False},
+    "evicted tokens still take part.": {"evict": False},
+})  # fmt: skip
 def evicted_attention(
     query: Tensor, keys: Tensor, values: Tensor, kept: Tensor, again: bool = True, evict: bool = True, **mistake: bool
 ) -> Tensor:
@@ -119,6 +174,12 @@ def with_window(past: Tensor, n: int) -> Tensor:
     return torch.cat([past, torch.arange(n - 8, n).expand(len(past), -1)], 1)
 
 
+@chosen_by_scores(WRONG_LOGITS | WINDOW_NOT_CAUSAL | {
+    "neighbours are not pooled.": {"kernel": 1},
+    "this pools by the mean; take the maximum.": {"pool": F.avg_pool1d},
+    "cut the window off before pooling, else it lends its scores to its neighbours.": {"cut_first": False},
+    LOST_WINDOW: lambda q, k, b: best(F.max_pool1d(votes(q, k, 8, None)[None], 7, 1, 3)[0], b),
+})  # fmt: skip
 def snapkv_scores(
     queries: Tensor, keys: Tensor, budget: int, kernel: int = 7, pool: Callable = F.max_pool1d, cut_first: bool = True,
     **mistake: bool,
@@ -127,16 +188,30 @@ def snapkv_scores(
     return pool(scores[None], kernel, stride=1, padding=kernel // 2)[0][:, : keys.shape[1] - 8]
 
 
+@chosen_by_scores(WRONG_LOGITS | NOT_CAUSAL | MASK_LATE | {
+    "only the window's queries vote; H2O asks all of them.": {"voters": 8},
+    LOST_WINDOW: lambda q, k, b: best(votes(q, k, None, None), b),
+})  # fmt: skip
 def h2o_scores(queries: Tensor, keys: Tensor, budget: int, voters: int | None = None, **mistake: bool) -> Tensor:
     return votes(queries, keys, voters, **mistake)
 
 
-def both_scores(queries: Tensor, keys: Tensor, budget: int, scaled: bool = True, parts: tuple = (1, 1)) -> Tensor:
+@chosen_by_scores({
+    "the scores are not scaled, so H2O's, which are larger, decide.": {"scaled": False},
+    "only H2O votes.": {"parts": (1, 0)},
+    "only SnapKV votes.": {"parts": (0, 1)},
+})  # fmt: skip
+def both_votes_scores(queries: Tensor, keys: Tensor, budget: int, scaled: bool = True, parts: tuple = (1, 1)) -> Tensor:
     found = h2o_scores(queries, keys, budget), snapkv_scores(queries, keys, budget)
     return sum(part * (x / x.sum(-1, keepdim=True) if scaled else x) for part, x in zip(parts, found))
 
 
-def small_scores(queries: Tensor, keys: Tensor, budget: int, sign: int = -1, power: int = 2) -> Tensor:
+@chosen_by_scores({
+    "these are the largest keys.": {"sign": 1},
+    "this is the L1 norm.": {"power": 1},
+    LOST_WINDOW: lambda q, k, b: best(-k.norm(dim=-1), b),
+})  # fmt: skip
+def small_keys_scores(queries: Tensor, keys: Tensor, budget: int, sign: int = -1, power: int = 2) -> Tensor:
     return sign * keys[:, :-8].double().norm(power, dim=-1)
 
 
@@ -145,19 +220,23 @@ def largest_scores(keys: Tensor, values: Tensor, budget: int, scaled: bool = Tru
     return sum(part * (size / size.sum(-1, keepdim=True) if scaled else size) for part, size in zip(parts, sizes))
 
 
+@task(inputs.sized_cache, {
+    "only the keys count.": {"parts": (1, 0)},
+    "only the values count.": {"parts": (0, 1)},
+    "keys and values are not divided by their sums, so the larger ones decide.": {"scaled": False},
+}, tolerance=0, scores=largest_scores)  # fmt: skip
 def largest(keys: Tensor, values: Tensor, budget: int, **mistake: object) -> Tensor:
     return best(largest_scores(keys, values, budget, **mistake), budget)
 
 
-def choice(scores: Callable) -> Callable:
-    """The rule that keeps the best by these scores, and the last 8 positions besides."""
-
-    def right(queries: Tensor, keys: Tensor, budget: int, **mistake: object) -> Tensor:
-        return with_window(best(scores(queries, keys, budget, **mistake), budget - 8), keys.shape[1])
-
-    return right
-
-
+@task(LAYER_AND_BUDGET, WRONG_LOGITS | WINDOW_NOT_CAUSAL | {
+    "these are the best single tokens; choose whole chunks.": {"size": 1},
+    "a chunk's score is the sum of its tokens, not their mean: the last chunk may be short.": {"mean": True},
+    "of the chunk that does not fit whole its *first* tokens stay, not its last.": {"part": "last"},
+    "of the chunk that does not fit whole its *first* tokens stay, not its best.": {"part": "best"},
+    "these are whole chunks only; fill the budget with the first tokens of the next one.": {"part": "none"},
+    "these are the scores of all queries; ask the window's alone.": {"voters": None},
+}, tolerance=0, rounds=30)  # fmt: skip
 def chunkkv(
     queries: Tensor, keys: Tensor, budget: int, size: int = 10, mean: bool = False, part: str = "first",
     voters: int | None = 8, **mistake: bool,
@@ -183,12 +262,22 @@ def chunkkv(
 # --- what was lost ------------------------------------------------------------------------------------------------
 
 
+@task(inputs.cache, {
+    "this is the share that stays; the loss is what is gone.": {"gone": False},
+    "this adds up squares; take absolute values.": {"power": 2},
+    "add up first and divide then: this gives every token the same weight.": {"add_first": False},
+})  # fmt: skip
 def kv_l1_loss(x: Tensor, kept: Tensor, gone: bool = True, power: int = 1, add_first: bool = True) -> Tensor:
     size = x.abs().double().pow(power).sum(-1)
     lost = size * (mask(kept, len(x), x.shape[1]) != gone)
     return lost.sum(-1) / size.sum(-1) if add_first else (lost / size).mean(-1)
 
 
+@task(inputs.probes, WRONG_LOGITS | {
+    "this is the attention mass, the sum of the kept shares.": {"what": "mass"},
+    "a root is missing: this is the square of the cosine.": {"what": "square"},
+    "this compares the logits; take the softmax first.": {"what": "logits"},
+})  # fmt: skip
 def attention_cosine(
     queries: Tensor, keys: Tensor, kept: Tensor, what: str = "cosine", scale: bool = True, own_head: bool = True
 ) -> Tensor:
@@ -199,6 +288,11 @@ def attention_cosine(
     return F.cosine_similarity(rows, left, dim=-1) ** (2 if what == "square" else 1)
 
 
+@task(inputs.two_sets, {
+    "divide by how many different positions both have together, not by the size of one set.": {"below": "one"},
+    "shared positions are counted twice below the line.": {"below": "sum"},
+    "this is Dice's coefficient; its denominator counts shared positions twice.": {"below": "sum", "times": 2},
+})  # fmt: skip
 def overlap(kept: Tensor, other: Tensor, below: str = "union", times: int = 1) -> Tensor:
     shared, (a, b) = (kept[:, :, None] == other[:, None, :]).sum((1, 2)).double(), (kept.shape[1], other.shape[1])
     return times * shared / {"union": a + b - shared, "one": a, "sum": a + b}[below]
@@ -207,10 +301,21 @@ def overlap(kept: Tensor, other: Tensor, below: str = "union", times: int = 1) -
 # --- numbers ------------------------------------------------------------------------------------------------------
 
 
+@task(inputs.budget_and_length, {
+    "a float is rounded to the nearest whole number, not down.": {"rounding": int},
+    "a float is rounded to the nearest whole number, not up.": {"rounding": np.ceil},
+    "something always stays: at least 1 token.": {"least": 0},
+    "an int is a count of tokens, not a fraction; look at the type.": {"counts": False},
+}, tolerance=0, rounds=40)  # fmt: skip
 def budget_tokens(budget: float | int, n: int, rounding: Callable = round, least: int = 1, counts: bool = True) -> int:
     return budget if counts and isinstance(budget, int) else max(least, int(rounding(n * budget)))
 
 
+@task(inputs.cache_sizes, {
+    "keys *and* values are stored: a factor of 2 is missing.": {"both": 1},
+    "these are bits; a byte has 8.": {"bits": 8},
+    "every layer has a cache of its own.": {"every_layer": False},
+}, tolerance=0)  # fmt: skip
 def kv_cache_bytes(
     tokens: int, layers: int, kv_heads: int, head_dim: int, bytes_per_number: int, both: int = 2, bits: int = 1,
     every_layer: bool = True,
@@ -218,6 +323,15 @@ def kv_cache_bytes(
     return both * bits * tokens * (layers if every_layer else 1) * kv_heads * head_dim * bytes_per_number
 
 
+@task(inputs.tokens_and_limit, {
+    "this drops the end; what goes is the middle.": {"first": lambda limit: limit, "last": lambda limit: 0},
+    "this drops the beginning; what goes is the middle.": {"first": lambda limit: 0, "last": lambda x: x},
+    "a prompt that fits stays as it is.": {"fits": False},
+    "an odd limit loses a token when both halves are rounded down.":
+        {"first": lambda limit: limit // 2, "last": lambda limit: limit // 2},
+    "the extra token of an odd limit belongs to the first half.":
+        {"first": lambda limit: limit // 2, "last": lambda limit: limit - limit // 2},
+}, tolerance=0, rounds=40)  # fmt: skip
 def truncate_middle(ids: tuple, limit: int, fits: bool = True, first: int | None = None, last: int | None = None):
     if fits and len(ids) <= limit:
         return ids
@@ -225,12 +339,25 @@ def truncate_middle(ids: tuple, limit: int, fits: bool = True, first: int | None
     return (*ids[:first], *ids[len(ids) - last :])
 
 
+@task(inputs.values_with_gaps, {
+    "this averages everything at once: sequences with more values count more.": {"axis": None},
+    "this averages over sequences first; the mean over layers comes first.": {"axis": 0},
+    "missing values count as 0; leave them out.": {"holes": "0"},
+    "one missing value makes everything nan; leave it out (np.nanmean).": {"holes": "left in"},
+}, tolerance=1e-6)  # fmt: skip
 def layers_first(values: np.ndarray, axis: int | None = 1, holes: str = "left out") -> float:
     if holes != "left out":
         return float((np.nan_to_num(values) if holes == "0" else values).mean())
     return float(np.nanmean(values) if axis is None else np.nanmean(values, axis=axis).mean())
 
 
+@task(inputs.p_values, {
+    "this is Bonferroni's correction: only the smallest p-value is multiplied by m.": {"steps": "bonferroni"},
+    "this is Benjamini and Hochberg's correction, of the false discovery rate.": {"steps": "fdr"},
+    "the corrected values are in ascending order; put them back where the p-values stood.": {"in_place": False},
+    "a corrected value may not fall below that of a smaller p-value.": {"monotone": False},
+    "a p-value above 1 makes no sense; cut it there.": {"at_most": np.inf},
+}, tolerance=1e-6, rounds=10)  # fmt: skip
 def holm(
     p: np.ndarray, steps: str = "holm", in_place: bool = True, monotone: bool = True, at_most: float = 1
 ) -> np.ndarray:
@@ -246,6 +373,12 @@ def holm(
     return found[np.argsort(order)] if in_place else found
 
 
+# The tolerance leaves room for ten thousand random signs.
+@task(inputs.differences, {
+    "this counts one side only; compare absolute values.": {"sides": 1},
+    "as far from 0 counts too: at least, not more than.": {"compare": np.greater},
+    "this is the share of means that are nearer to 0.": {"compare": np.less},
+}, tolerance=0.02)  # fmt: skip
 def sign_flip(difference: np.ndarray, sides: int = 2, compare: Callable = np.greater_equal) -> float:
     """All signs, equally likely; a little slack, so that equal means count as equal whatever was added first."""
     means = np.array(list(product((-1, 1), repeat=len(difference)))) @ difference / len(difference)
@@ -254,188 +387,12 @@ def sign_flip(difference: np.ndarray, sides: int = 2, compare: Callable = np.gre
     return float(compare(means + slack, seen).mean())
 
 
+@task(inputs.two_tables, {
+    "this ranks all sequences together; rank within each.": {"within": False},
+    "this correlates the values; Spearman correlates their ranks.": {"ranks": False},
+    "this ranks the sequences for each setting; rank the settings for each sequence.":
+        lambda x, y: rank_agreement(x.T, y.T),
+}, tolerance=1e-6)  # fmt: skip
 def rank_agreement(x: np.ndarray, y: np.ndarray, ranks: bool = True, within: bool = True) -> float:
     agree = (lambda a, b: stats.spearmanr(a, b).statistic) if ranks else (lambda a, b: np.corrcoef(a, b)[0, 1])
     return float(np.mean([agree(a, b) for a, b in zip(x, y, strict=True)]) if within else agree(x.ravel(), y.ravel()))
-
-
-# --- the tasks ----------------------------------------------------------------------------------------------------
-
-WRONG_LOGITS = {
-    "the logits are not divided by the root of d.": {"scale": False},
-    "query heads read the wrong KV head: h reads h // group (repeat_interleave, not repeat).": {"own_head": False},
-}
-WINDOW_NOT_CAUSAL = {
-    "the window's queries may not look at later tokens: mask them before the softmax.": {"causal": False}
-}
-NOT_CAUSAL = {"queries look at later tokens: the causal mask is missing.": {"causal": False}}
-MASK_LATE = {
-    "the mask comes before the softmax, so that the shares of what is left add up to 1.": {"mask_first": False}
-}
-LOST_WINDOW = "the window is not kept; it always stays."
-CHOICE = {"draw": inputs.layer_and_number(14, 38), "tolerance": 0, "rounds": 20}
-
-TASKS: dict[str, Task] = {
-    "budget_tokens": Task(
-        budget_tokens, inputs.budget_and_length, tolerance=0, rounds=40,
-        mistakes={
-            "a float is rounded to the nearest whole number, not down.": {"rounding": int},
-            "a float is rounded to the nearest whole number, not up.": {"rounding": np.ceil},
-            "something always stays: at least 1 token.": {"least": 0},
-            "an int is a count of tokens, not a fraction; look at the type.": {"counts": False},
-        },
-    ),
-    "kv_cache_bytes": Task(
-        kv_cache_bytes, inputs.cache_sizes, tolerance=0,
-        mistakes={
-            "keys *and* values are stored: a factor of 2 is missing.": {"both": 1},
-            "these are bits; a byte has 8.": {"bits": 8},
-            "every layer has a cache of its own.": {"every_layer": False},
-        },
-    ),
-    "truncate_middle": Task(
-        truncate_middle, inputs.tokens_and_limit, tolerance=0, rounds=40,
-        mistakes={
-            "this drops the end; what goes is the middle.": {"first": lambda limit: limit, "last": lambda limit: 0},
-            "this drops the beginning; what goes is the middle.": {"first": lambda limit: 0, "last": lambda x: x},
-            "a prompt that fits stays as it is.": {"fits": False},
-            "an odd limit loses a token when both halves are rounded down.":
-                {"first": lambda limit: limit // 2, "last": lambda limit: limit // 2},
-            "the extra token of an odd limit belongs to the first half.":
-                {"first": lambda limit: limit // 2, "last": lambda limit: limit - limit // 2},
-        },
-    ),
-    "window_attention": Task(
-        window_attention, inputs.layer_and_number(2, 9), mistakes=NOT_CAUSAL | MASK_LATE | WRONG_LOGITS,
-    ),
-    "evicted_attention": Task(
-        evicted_attention, inputs.decoding_step,
-        mistakes=WRONG_LOGITS | {
-            "the shares of the kept tokens must add up to 1 again.": {"again": False},
-            "evicted tokens still take part.": {"evict": False},
-        },
-    ),
-    "column_sums": Task(
-        column_sums, inputs.long_layer, tolerance=1e-3, rounds=3, no_table=True,
-        mistakes=NOT_CAUSAL | MASK_LATE | WRONG_LOGITS | {
-            "this adds up over the keys, so each query gives 1; add up over the queries.": {"over": 2},
-            "this is the mean over the queries, not the sum.": {"mean": True},
-        },
-    ),
-    "tiled_sums": Task(
-        tiled_sums, inputs.normalised, tolerance=1e-3, rounds=3, no_table=True,
-        mistakes=NOT_CAUSAL | {"subtract each query's log-sum-exp before the exponential.": {"subtract": False}},
-    ),
-    "snapkv": Task(
-        choice(snapkv_scores), **CHOICE, scores=snapkv_scores,
-        mistakes=WRONG_LOGITS | WINDOW_NOT_CAUSAL | {
-            "neighbours are not pooled.": {"kernel": 1},
-            "this pools by the mean; take the maximum.": {"pool": F.avg_pool1d},
-            "cut the window off before pooling, else it lends its scores to its neighbours.": {"cut_first": False},
-            LOST_WINDOW: lambda q, k, b: best(F.max_pool1d(votes(q, k, 8, None)[None], 7, 1, 3)[0], b),
-        },
-    ),
-    "chunkkv": Task(
-        chunkkv, **CHOICE | {"rounds": 30},
-        mistakes=WRONG_LOGITS | WINDOW_NOT_CAUSAL | {
-            "these are the best single tokens; choose whole chunks.": {"size": 1},
-            "a chunk's score is the sum of its tokens, not their mean: the last chunk may be short.": {"mean": True},
-            "of the chunk that does not fit whole its *first* tokens stay, not its last.": {"part": "last"},
-            "of the chunk that does not fit whole its *first* tokens stay, not its best.": {"part": "best"},
-            "these are whole chunks only; fill the budget with the first tokens of the next one.": {"part": "none"},
-            "these are the scores of all queries; ask the window's alone.": {"voters": None},
-        },
-    ),
-    "h2o": Task(
-        choice(h2o_scores), **CHOICE, scores=h2o_scores,
-        mistakes=WRONG_LOGITS | NOT_CAUSAL | MASK_LATE | {
-            "only the window's queries vote; H2O asks all of them.": {"voters": 8},
-            LOST_WINDOW: lambda q, k, b: best(votes(q, k, None, None), b),
-        },
-    ),
-    "both_votes": Task(
-        choice(both_scores), **CHOICE, scores=both_scores,
-        mistakes={
-            "the scores are not scaled, so H2O's, which are larger, decide.": {"scaled": False},
-            "only H2O votes.": {"parts": (1, 0)},
-            "only SnapKV votes.": {"parts": (0, 1)},
-        },
-    ),
-    "small_keys": Task(
-        choice(small_scores), **CHOICE, scores=small_scores,
-        mistakes={
-            "these are the largest keys.": {"sign": 1},
-            "this is the L1 norm.": {"power": 1},
-            LOST_WINDOW: lambda q, k, b: best(-k.norm(dim=-1), b),
-        },
-    ),
-    "largest": Task(
-        largest, inputs.sized_cache, tolerance=0, scores=largest_scores,
-        mistakes={
-            "only the keys count.": {"parts": (1, 0)},
-            "only the values count.": {"parts": (0, 1)},
-            "keys and values are not divided by their sums, so the larger ones decide.": {"scaled": False},
-        },
-    ),
-    "kv_l1_loss": Task(
-        kv_l1_loss, inputs.cache,
-        mistakes={
-            "this is the share that stays; the loss is what is gone.": {"gone": False},
-            "this adds up squares; take absolute values.": {"power": 2},
-            "add up first and divide then: this gives every token the same weight.": {"add_first": False},
-        },
-    ),
-    "attention_cosine": Task(
-        attention_cosine, inputs.probes,
-        mistakes=WRONG_LOGITS | {
-            "this is the attention mass, the sum of the kept shares.": {"what": "mass"},
-            "a root is missing: this is the square of the cosine.": {"what": "square"},
-            "this compares the logits; take the softmax first.": {"what": "logits"},
-        },
-    ),
-    "overlap": Task(
-        overlap, inputs.two_sets,
-        mistakes={
-            "divide by how many different positions both have together, not by the size of one set.": {"below": "one"},
-            "shared positions are counted twice below the line.": {"below": "sum"},
-            "this is Dice's coefficient; its denominator counts shared positions twice.": {"below": "sum", "times": 2},
-        },
-    ),
-    "layers_first": Task(
-        layers_first, inputs.values_with_gaps, tolerance=1e-6,
-        mistakes={
-            "this averages everything at once: sequences with more values count more.": {"axis": None},
-            "this averages over sequences first; the mean over layers comes first.": {"axis": 0},
-            "missing values count as 0; leave them out.": {"holes": "0"},
-            "one missing value makes everything nan; leave it out (np.nanmean).": {"holes": "left in"},
-        },
-    ),
-    "holm": Task(
-        holm, inputs.p_values, tolerance=1e-6, rounds=10,
-        mistakes={
-            "this is Bonferroni's correction: only the smallest p-value is multiplied by m.": {"steps": "bonferroni"},
-            "this is Benjamini and Hochberg's correction, of the false discovery rate.": {"steps": "fdr"},
-            "the corrected values are in ascending order; put them back where the p-values stood.":
-                {"in_place": False},
-            "a corrected value may not fall below that of a smaller p-value.": {"monotone": False},
-            "a p-value above 1 makes no sense; cut it there.": {"at_most": np.inf},
-        },
-    ),
-    "sign_flip": Task(
-        sign_flip, inputs.differences, tolerance=0.02,  # room for ten thousand random signs
-        mistakes={
-            "this counts one side only; compare absolute values.": {"sides": 1},
-            "as far from 0 counts too: at least, not more than.": {"compare": np.greater},
-            "this is the share of means that are nearer to 0.": {"compare": np.less},
-        },
-    ),
-    "rank_agreement": Task(
-        rank_agreement, inputs.two_tables, tolerance=1e-6,
-        mistakes={
-            "this ranks all sequences together; rank within each.": {"within": False},
-            "this correlates the values; Spearman correlates their ranks.": {"ranks": False},
-            "this ranks the sequences for each setting; rank the settings for each sequence.":
-                lambda x, y: rank_agreement(x.T, y.T),
-        },
-    ),
-}  # fmt: skip
