@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import yaml
-from jinja2 import Template
+from jinja2 import Environment, FileSystemLoader
 
 from ..errors import InputError, check_known
 from .homework import RULES, RUN
@@ -74,8 +74,14 @@ def mixed(question: dict) -> list[str]:
 
 def as_html(questions: list[dict]) -> str:
     """Questions to click on; marks and answers need no JavaScript."""
-    template = Path(__file__).with_name("assets") / "quiz.html"
-    return Template(template.read_text(encoding="utf-8"), autoescape=True).render(questions=questions, mixed=mixed)
+    return filled("quiz.html", questions, autoescape=True)
+
+
+def filled(template: str, questions: list[dict], **options: bool) -> str:
+    """A template of Jinja in assets/, filled with questions."""
+    templates = Environment(loader=FileSystemLoader(Path(__file__).with_name("assets")), **options)
+    templates.filters["escaped"] = lambda text: re.sub(r"([~=#{}:\\])", r"\\\1", text)  # for Moodle
+    return templates.get_template(template).render(questions=questions, mixed=mixed)
 
 
 def quiz(chapter: str):
@@ -104,13 +110,4 @@ def bank() -> str:
 
 def moodle() -> str:
     """The same in Moodle's GIFT format: Question bank, Import."""
-
-    def escaped(text: str) -> str:
-        return re.sub(r"([~=#{}:\\])", r"\\\1", text)
-
-    questions = []
-    for question in load_questions():
-        marks, why = {question["options"][0]: "="}, escaped(question["why"])
-        answers = [f"{marks.get(option, '~')}{escaped(option)}#{why}" for option in mixed(question)]
-        questions.append(f"::{question['id']}::{escaped(question['ask'])} {{\n  " + "\n  ".join(answers) + "\n}\n")
-    return "\n".join(questions)
+    return filled("quiz.gift", load_questions())
