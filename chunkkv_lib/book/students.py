@@ -26,7 +26,7 @@ from chunkkv_lib.book.build import repository_address
 from chunkkv_lib.book.chapters import for_readers, glued, read_chapters, read_notebook, set_stable_ids, tidy
 from chunkkv_lib.book.page import project_root
 from chunkkv_lib.errors import InputError
-from chunkkv_lib.exercises.homework import LICENCE, part, write_new
+from chunkkv_lib.exercises.homework import LICENCE, filled, write_new
 
 ANSWER = "# your answer"
 COLAB = """\
@@ -64,8 +64,8 @@ def student_copies(output: str | Path, force: bool = False) -> list[Path]:
             copy.cells = [plain(chapter.path.stem).cell(cell) for cell in copy.cells]
             copies[output / chapter.path.name] = nbformat.writes(copy) + "\n"
     chapters = list(copies)
-    copies[output / "README.md"] = part("chapters.md").decode().format(licence=LICENCE)
-    copies[output / "AGENTS.md"] = part("AGENTS.md").decode()
+    copies[output / "README.md"] = filled("chapters.md", licence=LICENCE)
+    copies[output / "AGENTS.md"] = filled("AGENTS.md")
     for path in sorted((root / "chapters" / "templates").glob("*.ipynb")):
         copies[output / "templates" / path.name] = path.read_text(encoding="utf-8")
     write_new({path: text.encode() for path, text in copies.items()}, force)

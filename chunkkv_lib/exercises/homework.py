@@ -20,14 +20,16 @@ from pathlib import Path
 
 import torch
 import yaml
-from nbformat import NotebookNode, writes
+from jinja2 import Environment, FileSystemLoader
+from nbformat import writes
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from ..compressors import H2O, ChunkKV
 from ..errors import InputError, unknown
 from ..files import replace_atomically
 from .checking import folded_hints
-from .tasks import TASKS, texts
+from .tasks import TASKS
+from .tasks import texts as asked
 
 SHEETS = Path(__file__).with_name("sheets")
 RULES, RUN, SEQUENCES = ("ChunkKV", "SnapKV", "H2O"), "published", 20
@@ -37,9 +39,11 @@ LICENCE = (
 )
 
 
-def part(name: str) -> bytes:
-    """A file that every hand-out or autograder holds."""
-    return (Path(__file__).with_name("handout") / name).read_bytes()
+def filled(template: str, /, **values: object) -> str:
+    """A file of handout/, a template of Jinja, filled in."""
+    handout = FileSystemLoader(Path(__file__).with_name("handout"))
+    templates = Environment(loader=handout, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    return templates.get_template(template).render(values)
 
 
 def load_sheet(name: str) -> dict:
@@ -80,13 +84,13 @@ def homework(sheet: str, course: str = "", students: int = 0, output: str | Path
     }  # fmt: skip
     files: dict[str, bytes] = {
         f"handout/{found['name']}.ipynb": notebook(texts, numbers, solved=False),
-        "handout/README.md": part("README.md").decode().format(**texts).encode(),
-        "handout/requirements.txt": part("requirements.txt"),
-        "handout/AGENTS.md": part("AGENTS.md"),
+        "handout/README.md": filled("README.md", **texts).encode(),
+        "handout/requirements.txt": filled("requirements.txt").encode(),
+        "handout/AGENTS.md": filled("AGENTS.md").encode(),
         "handout/chunkkv_lib.zip": archive(library_files("chunkkv_lib/")),
         "handout/data/layers.csv": layers.to_csv(index=False, float_format="%.5f", lineterminator="\n").encode(),
         f"solutions/{found['name']}.ipynb": notebook(texts, numbers, solved=True),
-        "solutions/marking.md": marking(texts).encode(),
+        "solutions/marking.md": filled("marking.md", **texts).encode(),
         "solutions/questions.gift": moodle().encode(),
         "autograder.zip": autograder(found),
     }
@@ -138,54 +142,19 @@ def recorded():
     return layers, {"sequences": len(chosen), "random": means["Random"], "best": means[best], "best_name": best}
 
 
-# --- the notebook -------------------------------------------------------------------------------------------------
-
-
 def notebook(sheet: Mapping, numbers: Mapping, solved: bool) -> bytes:
-    """The hand-out, or its solutions: plain Markdown, numbers filled in, stubs that raise, checks that hint."""
-    head = f"# {sheet['title']}\n\n{sheet['course']}{sheet['points']} points, about {sheet['minutes']} minutes. "
-    imports = "import numpy as np\nimport torch\n\nfrom chunkkv_lib.exercises import check, example"
-    cells = [
-        ("title", markdown(head + sheet["before"])),
-        ("install", new_code_cell(part("install.txt").decode().rstrip())),
-        ("imports", new_code_cell(imports)),
-    ]
-    if "opening" in sheet:
-        cells.append(("opening", new_code_cell(sheet["opening"].rstrip())))
-    for number, question in enumerate(sheet["questions"], 1):
-        name, task = question["id"], question.get("task")
-        unit = "point" if question["points"] == 1 else "points"
-        text = f"## {number}. {name.replace('-', ' ').capitalize()} ({question['points']} {unit}, "
-        text += f"{question['minutes']} minutes)\n\n{question['text'].format(**numbers)}"
-        text += f"\n\n`{task}`: {texts()[task]['asks']}\n\n{folded_hints(task)}" if task else ""
-        cells.append((name, markdown(text)))
-        if not task:
-            cells.append((f"{name}-answer", markdown(question["solution"] if solved else "*Your answer*")))
-            continue
-        stub = f"def {task}({', '.join(TASKS[task].names)}):\n    raise NotImplementedError"
-        cells.append((f"{name}-answer", new_code_cell((question["solution"] if solved else stub).rstrip())))
-        cells.append((f"{name}-check", new_code_cell(f'check("{task}", {task})')))
-    cells.append(("licence", markdown(LICENCE)))
-    for name, cell in cells:
-        cell["id"] = name[:64]
+    """The hand-out, or its solutions: handout/notebook.md, in which `%% name` or `%% name code` begins a cell."""
+    text = filled(
+        "notebook.md", **sheet, numbers=numbers, solved=solved, tasks=TASKS, asked=asked(), hints=folded_hints
+    )
+    cells = []
+    for part in f"\n{text}".split("\n%% ")[1:]:
+        head, _, source = part.partition("\n")
+        name, *code = head.split()
+        new_cell = new_code_cell if code else new_markdown_cell
+        cells.append(new_cell(source.strip(), id=name[:64]))
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    made = new_notebook(cells=[cell for _, cell in cells], metadata={"kernelspec": kernel})
-    return (writes(made) + "\n").encode()
-
-
-def markdown(text: str) -> NotebookNode:
-    return new_markdown_cell(text.strip())
-
-
-def marking(sheet: Mapping) -> str:
-    """What each question is worth and for what."""
-    lines = [f"# Marking scheme: {sheet['title']}\n", "| Question | Points | Minutes | For |", "|:---|---:|---:|:---|"]
-    for question in sheet["questions"]:
-        by_hand = "; ".join(question.get("marks", ())) or "by hand"
-        how = f"`grade`: task `{question['task']}`, hidden inputs" if "task" in question else by_hand
-        lines.append(f"| {question['id']} | {question['points']} | {question['minutes']} | {how} |")
-    graded = "A function that is right in all rounds earns all points; one that is right in some, their share of half."
-    return "\n".join([*lines, "", graded, "", LICENCE, ""])
+    return (writes(new_notebook(cells=cells, metadata={"kernelspec": kernel})) + "\n").encode()
 
 
 # --- twelve tokens on paper ---------------------------------------------------------------------------------------
@@ -207,7 +176,7 @@ def paper_sheet(seed: int, layers, course: str = "") -> tuple[str, dict]:
     rows = {"sums": sums[0], "votes": votes[0], "sizes": sizes}
     texts = {name: " | ".join(str(int(one)) for one in row) for name, row in rows.items()}
     texts |= {"seed": seed, "course": course, "category": category, "licence": LICENCE}
-    text = part("paper.md").decode().format(**texts, first=first, last=first + 4)
+    text = filled("paper.md", **texts, first=first, last=first + 4)
     key = {"h2o": " ".join(map(str, kept.tolist())), "chunkkv": " ".join(map(str, chunks.tolist()))}
     return text, key | {"l1_loss": f"{lost:.2f}", "run": f"{means['SnapKV'] - means['ChunkKV']:.4f}"}
 
@@ -217,8 +186,7 @@ def paper_sheet(seed: int, layers, course: str = "") -> tuple[str, dict]:
 
 def autograder(sheet: Mapping) -> bytes:
     """Gradescope's zip: setup.sh, run_autograder, and the library's own source, which no index holds."""
-    runner = part("run_autograder").replace(b"SHEET", sheet["name"].encode())
-    parts = {"setup.sh": part("setup.sh"), "run_autograder": runner}
+    parts = {name: filled(name, sheet=sheet["name"]).encode() for name in ("setup.sh", "run_autograder")}
     own = {f"source/chunkkv_lib/exercises/sheets/{sheet['name']}.yml": Path(sheet["path"]).read_bytes()}
     return archive(library_files("source/chunkkv_lib/") | own | parts)
 
