@@ -6,7 +6,7 @@ setup(
     packages=[*find_packages(include=["chunkkv_lib*"]), "chunkkv_lib.data"],
     package_dir={"chunkkv_lib.data": "data"},
     package_data={
-        "": ["assets/*", "*.yml", "sheets/*.yml", "handout/*", "*.txt"],
+        "": ["assets/*", "*.yml", "sheets/*.yml", "templates/*", "*.txt"],
         "chunkkv_lib.data": ["profiles/*.yml", "paper/*.csv", "models/*.csv", "plan.yml"],
     },
 )

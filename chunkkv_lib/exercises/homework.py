@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment, FileSystemLoader, select_autoescape
 from nbformat import writes
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -40,10 +40,10 @@ LICENCE = (
 
 
 def filled(template: str, /, **values: object) -> str:
-    """A file of handout/, a template of Jinja, filled in."""
-    handout = FileSystemLoader(Path(__file__).with_name("handout"))
-    templates = Environment(loader=handout, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    return templates.get_template(template).render(values)
+    """A file of templates/, which are Jinja's, filled in."""
+    files = FileSystemLoader(Path(__file__).with_name("templates"))
+    layout = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    return Environment(loader=files, autoescape=select_autoescape(), **layout).get_template(template).render(values)
 
 
 def load_sheet(name: str) -> dict:
@@ -143,7 +143,7 @@ def recorded():
 
 
 def notebook(sheet: Mapping, numbers: Mapping, solved: bool) -> bytes:
-    """The hand-out, or its solutions: handout/notebook.md, in which `%% name` or `%% name code` begins a cell."""
+    """The hand-out, or its solutions: templates/notebook.md, in which `%% name` or `%% name code` begins a cell."""
     text = filled(
         "notebook.md", **sheet, numbers=numbers, solved=solved, tasks=TASKS, asked=asked(), hints=folded_hints
     )

@@ -7,10 +7,9 @@ import re
 from pathlib import Path
 
 import yaml
-from jinja2 import Environment, FileSystemLoader
 
 from ..errors import InputError, check_known
-from .homework import RULES, RUN
+from .homework import RULES, RUN, filled
 
 NEEDLES = "needles-smollm2"
 
@@ -74,14 +73,7 @@ def mixed(question: dict) -> list[str]:
 
 def as_html(questions: list[dict]) -> str:
     """Questions to click on; marks and answers need no JavaScript."""
-    return filled("quiz.html", questions, autoescape=True)
-
-
-def filled(template: str, questions: list[dict], **options: bool) -> str:
-    """A template of Jinja in assets/, filled with questions."""
-    templates = Environment(loader=FileSystemLoader(Path(__file__).with_name("assets")), **options)
-    templates.filters["escaped"] = lambda text: re.sub(r"([~=#{}:\\])", r"\\\1", text)  # for Moodle
-    return templates.get_template(template).render(questions=questions, mixed=mixed)
+    return filled("quiz.html", questions=questions, mixed=mixed)
 
 
 def quiz(chapter: str):
@@ -110,4 +102,8 @@ def bank() -> str:
 
 def moodle() -> str:
     """The same in Moodle's GIFT format: Question bank, Import."""
-    return filled("quiz.gift", load_questions())
+
+    def escaped(text: str) -> str:
+        return re.sub(r"([~=#{}:\\])", r"\\\1", text)
+
+    return filled("quiz.gift", questions=load_questions(), mixed=mixed, escaped=escaped)
