@@ -118,10 +118,7 @@ def book(
 ) -> None:
     """Execute every chapter, on the published runs or on a live one, build the static site and check it."""
     from .book.build import build_book
-    from .runs import load_profile
 
-    if profile is not None:
-        load_profile(profile)  # a name that is none is told before anything is read or written
     build_book(profile, parameter or (), output, solutions=not without_solutions)
 
 

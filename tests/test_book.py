@@ -162,7 +162,7 @@ def test_two_builds_are_byte_identical_whatever_the_set_up_of_the_user(site, tmp
 def test_a_failing_chapter_stops_the_build_and_leaves_the_old_site(site):
     before = {p: p.stat().st_mtime_ns for p in site.rglob("*.html")}
     with pytest.raises(InputError, match=r"chapters/02_second: cell 4 \('if fail:'\).*asked to fail") as stop:
-        build_demo(built_demo(), "broken", ["fail=true"])
+        build_demo(built_demo(), "needles", ["fail=true"])
     executed = str(stop.value).rsplit(" ", 1)[1]
     assert "asked to fail" in Path(executed).read_text()
     assert {p: p.stat().st_mtime_ns for p in site.rglob("*.html")} == before

@@ -25,7 +25,7 @@ from chunkkv_lib.book.deck import write_deck
 from chunkkv_lib.book.page import project_root
 from chunkkv_lib.book.parameters import parse_assignments
 from chunkkv_lib.book.stamp import EXTRA, stamp
-from chunkkv_lib.errors import InputError
+from chunkkv_lib.errors import InputError, check_known
 
 CONFIG = "_config.yml"
 SITES = {True: "html", False: "html-without-solutions"}  # with the solutions, without them
@@ -59,8 +59,8 @@ def build_book(
 
     root = Path(root).resolve() if root else project_root()
     output = Path(output).resolve() if output else root / "_build" / SITES[solutions]
-    if profile is not None and not re.fullmatch(r"\w[\w.-]*", profile):
-        raise InputError(f"the profile {profile!r} must be a name of letters, digits, '.', '_' and '-'.")
+    if profile is not None:
+        check_known("profile", profile, runs.profiles())
     folder = root / "_build" / "sources" / (profile or "published")
     chapters = read_chapters(root)
     values = ({"profile": profile} if profile else {}) | parse_assignments(assignments, chapters)
