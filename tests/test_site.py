@@ -67,6 +67,10 @@ def test_equations_are_drawn(site, tab):
     assert drawn > 0
 
 
+UNMARKED = """new Promise(done => setTimeout(done, 100)).then(() => [...document.querySelectorAll(
+    '.pst-scrollable-table-container:not(.goes-on)')].filter(box => box.checkVisibility() && box.scrollWidth > box.clientWidth + 2).length)"""
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_a_phone_scrolls_only_down(site, tab, dark):
     tab.screen(390, 844, dark=dark)
@@ -74,6 +78,7 @@ def test_a_phone_scrolls_only_down(site, tab, dark):
         tab.open(page.as_uri())
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390, page.name
         assert tab.evaluate("document.documentElement.dataset.theme") == ("dark" if dark else "light")
+        assert tab.evaluate(UNMARKED) == 0, f"{page.name}: a table goes on to the right and does not say so"
 
 
 def test_a_page_of_the_main_path_opens_with_what_was_found(site, tab):

@@ -99,4 +99,5 @@ def setup(app: Sphinx) -> dict[str, object]:
     app.connect("build-finished", finish_pages)
     app.connect("build-finished", copy_mathjax)
     app.add_css_file("book.css")
+    app.add_js_file("book.js")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
