@@ -67,8 +67,9 @@ def test_equations_are_drawn(site, tab):
     assert drawn > 0
 
 
-UNMARKED = """new Promise(done => setTimeout(done, 100)).then(() => [...document.querySelectorAll(
-    '.pst-scrollable-table-container:not(.goes-on)')].filter(box => box.checkVisibility() && box.scrollWidth > box.clientWidth + 2).length)"""
+UNMARKED = """new Promise(done => setTimeout(done, 100)).then(() => [
+    ...document.querySelectorAll('.pst-scrollable-table-container:not(.goes-on)')
+].filter(box => box.checkVisibility() && box.scrollWidth > box.clientWidth + 2).length)"""
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from .records import METRICS, PAIRS, PRIMARY, metric_and_damage
@@ -72,15 +73,19 @@ def rules_figure(table: pd.DataFrame, named: Mapping[str, str]) -> Figure:
         for row in table.itertuples():
             x, style = getattr(row, name), look(row.rule.partition(",")[0])
             ax.vlines(x, row.low, row.high, color=style.colour, linewidth=0.8, alpha=0.5)
-            ax.plot(x, row.estimate, style.marker, color=style.colour, markersize=10 if style.marker == "*" else 7)
+            size = 10 if style.marker == "*" else 7
+            ax.plot(x, row.estimate, style.marker, color=style.colour, markersize=size, clip_on=False)
             if row.rule in named and (ax is axes[0] or "," not in row.rule):
                 right = (x - worst) / (best - worst) > 0.6
                 ax.annotate(  # a variant's name above its marker, a method's below
                     named[row.rule], (x, row.estimate), xytext=(-7 if right else 7, 5 if "," in row.rule else -11),
                     textcoords="offset points", ha="right" if right else "left", fontsize=SMALL, color=GREY,
+                    path_effects=[withStroke(linewidth=2, foreground="white")],
                 )  # fmt: skip
         if METRICS[name].sign < 0:
             ax.invert_xaxis()  # better is to the right in every panel
+        else:
+            ax.set_xlim(right=1)  # no cosine is larger
         ax.set(xlabel=f"{METRICS[name].label}: better to the right", ylabel="Share of codes found", ylim=(-0.13, 1.05))
         ax.xaxis.set_major_locator(MaxNLocator(6))
     headline(figure, f"What a metric says of {len(table)} rules, and what the model finds")

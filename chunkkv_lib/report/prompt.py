@@ -194,7 +194,7 @@ def passage_bars(shares: Mapping[str, ArrayLike], words: Sequence[str], marked: 
         ax.bar(places, share, 0.8, color=colour)
         ax.axhline(chance, color=GREY, linewidth=1, linestyle=(0, (1, 1)))
         ax.set_title(method, color=legible(colour), fontweight="bold", fontsize=10)
-        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         ax.grid(visible=False, axis="x")
     axes[-1].set_xticks(places, [word or "␣" for word in words], rotation=90, fontsize=SMALL)
     for label in (axes[-1].get_xticklabels()[place] for place in marked):

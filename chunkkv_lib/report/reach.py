@@ -55,7 +55,7 @@ def reach_figure(table: pd.DataFrame, note: str = "") -> Figure:
         ax.set_ylim(-0.04, 1.04)
     figure.supxlabel("Reach: tokens of a chunk (ChunkKV) or of the pooling kernel (SnapKV)", fontsize=SMALL)
     figure.supylabel("Share of codes found", fontsize=SMALL)
-    axes[-1].legend(loc="center left")
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="upper right", ncols=2, borderpad=0, borderaxespad=0.3)
     headline(figure, "Found by reach", note=note)
     return figure
 

@@ -103,7 +103,7 @@ def rules_figure(found: pd.DataFrame) -> Figure:
     axes[0].set(xlim=(0, 1.12), xticks=[], ylim=(len(found) - 0.5, -0.5))
     axes[0].set_title(f"Found of {found['n'].max()} ↑", fontsize=SMALL + 1)
     for ax, title in zip(axes[1:], ("L1 loss ↓", "cosine ↑")):
-        ax.set(xlim=(0, 1.18), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
+        ax.set(xlim=(0, 1), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
         ax.set_title(title, fontsize=SMALL + 1)
     for ax in axes:
         ax.grid(visible=False, axis="y")

@@ -207,7 +207,9 @@ def dots_figure(
     every = pd.concat(list(tables.values()))
     rows, methods, sources = (list(every[name].unique()) for name in ("row", "method", "source"))
     places = max(len(table[table["row"] == row]) for table in tables.values() for row in rows)
-    height = len(rows) * (places * spacing + 0.08) + 0.75 + 0.3 * subject.count("\n")
+    labels = [fill(brief(row, 60), 14) for row in rows]
+    tallest = max(0.2 * (label.count("\n") + 1) + 0.06 for label in labels)  # inches, so that no two labels touch
+    height = len(rows) * max(places * spacing + 0.08, tallest) + 0.75 + 0.3 * subject.count("\n")
     figure, axes = panels(len(tables), height=max(height, 1.7))
     for ax, (label, table), x in zip(axes, tables.items(), at or [0] * len(tables), strict=True):
         for row, entries in table.groupby("row", sort=False):
@@ -216,9 +218,11 @@ def dots_figure(
                 colour = look(entry.method).colour
                 ax.hlines(y, entry.low, entry.high, color=colour, linewidth=1.4)
                 ax.plot(entry.estimate, y, color=colour, clip_on=False, **marker(entry.method, entry.source, sources))
-        ax.set_yticks(range(len(rows)), [fill(brief(row, 60), 14) for row in rows])
+        ax.set_yticks(range(len(rows)), labels)
         ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label)
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        if table[["estimate", "high"]].max(axis=None) <= 1 < ax.get_xlim()[1]:
+            ax.set_xlim(right=1)  # where a cosine or a share ends
         ax.grid(visible=False, axis="y")
         for edge in range(1, len(rows)):
             ax.axhline(edge - 0.5, color="#d8d8d8", linewidth=0.7)
