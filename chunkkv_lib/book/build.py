@@ -170,7 +170,7 @@ def execute(chapter: Chapter, values: Mapping[str, object], root: Path, target: 
     try:
         papermill.execute_notebook(
             source, literal_target, dict(values), cwd=str(root), progress_bar=False, start_timeout=120,
-            extra_arguments=["--log-level=40"],  # without the kernel's notes on encryption
+            extra_arguments=["--log-level=50"],  # without notes on encryption and on the interrupt that ends a kernel
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         what = f"{error.ename}: {error.evalue.strip()}".splitlines()[0].rstrip(": ")
