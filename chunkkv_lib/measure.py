@@ -126,7 +126,6 @@ class Measurement:
         window = attention.window_rows(min(WINDOW, n))
         without_sink = probes.clone()
         without_sink[..., 0] = 0
-        key_mass, value_mass = metrics.token_mass(keys), metrics.token_mass(values)
         compared = {
             "attention_cosine_similarity": probes,
             "attention_cosine_window": window,
@@ -134,6 +133,7 @@ class Measurement:
             "attention_cosine_logits": logits,
         }
         lengths = {column: rows.norm(dim=-1) for column, rows in compared.items()}
+        key_mass, value_mass = metrics.token_mass(keys), metrics.token_mass(values)
         key_energy, value_energy = metrics.token_mass(keys, power=2), metrics.token_mass(values, power=2)
         outputs = output_rows(probes, values)
         question = layer.queries[:, n : self.start]
@@ -189,7 +189,8 @@ class Measurement:
         """Of the probes: the prompt's share of their attention [Hq, m], and the output over later tokens [Hq, m, d]."""
         keys, values = layer.keys[:, self.n : -1], layer.values[:, self.n : -1]
         probes = attention.probe_queries
-        of_prompt = attention.probe_logits().logsumexp(-1)
+        # A row's largest probability is exp(its logit - log-sum-exp).
+        of_prompt = attention.probe_logits().amax(-1) - attention.probe_rows().amax(-1).log()
         if not keys.shape[1]:  # an answer of one token, asked for by the prompt itself
             return torch.ones_like(of_prompt), of_prompt.new_zeros(*of_prompt.shape, values.shape[2])
         positions = torch.arange(self.start - 1 - self.n, keys.shape[1], device=keys.device)
