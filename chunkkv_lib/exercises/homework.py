@@ -34,7 +34,7 @@ from .tasks import texts as asked
 SHEETS = Path(__file__).with_name("sheets")
 RULES, RUN, SEQUENCES = ("ChunkKV", "SnapKV", "H2O"), "published", 20
 LICENCE = (
-    "Text and figures: CC BY 4.0; code: MIT. From the book *What compressing a KV cache throws away*; cite it by its "
+    "Text and figures: CC BY 4.0; code: MIT. From the book *What a compressed KV cache throws away*; cite it by its "
     "CITATION.cff."
 )
 
