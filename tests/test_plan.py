@@ -13,11 +13,13 @@ import pytest
 import yaml
 from common import refused
 
+from chunkkv_lib.compressors import preset
 from chunkkv_lib.errors import InputError
 from chunkkv_lib.report import plan, reach
 from chunkkv_lib.report.statistics import Interval
 from chunkkv_lib.runs import Parameters
 from chunkkv_lib.runs.folder import read_manifest
+from chunkkv_lib.runs.variants import SETTINGS, variants
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = yaml.safe_load((ROOT / "data" / "plan.yml").read_text(encoding="utf-8"))
@@ -32,11 +34,16 @@ APPENDIX = {
 def test_every_statement_says_how_it_is_judged():
     """Of A.1's own statements, all of which stand in the plan, the claims of the same id judge some."""
     assert len(STATEMENTS) == len(PLAN["statements"]) and STATEMENTS.keys() >= APPENDIX
+    labels = {"Full", "Recent", "SnapKV-15", "ChunkKV-15"}
+    labels |= variants("reach", {name: preset()[name] for name in SETTINGS["reach"][0]}).keys()
     for id, one in STATEMENTS.items():
         assert one["says"].endswith(".") and one["statistic"]
         if not one["statistic"].startswith("none;") and "rests_on" not in one:
             assert one["direction"] in ("above", "below", "within") and one["runs"] and one["smallest"] >= 0
             assert "value" in one or id in APPENDIX
+        value = one.get("value", {})
+        named = {value[key] for key in ("of", "minus") if key in value and "spearman" not in value}
+        assert named | {*value.get("kendall", ()), *value.get("among", ())} <= labels
         assert {*one.get("rests_on", ())} < STATEMENTS.keys()
 
 

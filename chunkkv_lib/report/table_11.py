@@ -150,7 +150,7 @@ def ruler(found: pd.DataFrame) -> Figure:
     spans = found.groupby(["metric", "method", "source"], sort=False)["estimate"].agg(["mean", "min", "max"])
     spans = spans.set_axis(["estimate", "low", "high"], axis=1).reset_index().assign(row=lambda table: table["method"])
     drawn = {METRICS[metric].axis: table for metric, table in spans.groupby("metric", sort=False)}
-    random = spans[spans["method"] == "Random"]["estimate"].tolist()
+    random = [table.loc[table["method"] == "Random", "estimate"].item() for table in drawn.values()]
     subject = "Means of the five rows of Paper Table 11; bars: from row to row.\nThe upper axis does not start at 0."
     figure = dots_figure.__wrapped__(drawn, subject, "a random choice", random, spacing=0.1)
     figure.axes[1].set_xlim(0, 1)  # of a cosine
