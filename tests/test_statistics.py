@@ -220,7 +220,7 @@ def test_damage_is_the_increase_over_the_full_cache_of_the_same_sequence():
     assert hurt.loc[hurt["method"] == "H2O", "nll_increase"].dropna().to_numpy() == pytest.approx(0.7)
     with pytest.raises(InputError, match="'Full'"):
         rec.damage(hurt)
-    records = run.records.assign(document=run.records["sequence"])
+    records, hurt = (table.assign(document=table["sequence"]) for table in (run.records, hurt))
     x, y = rec.metric_and_damage(records, hurt, "kv_l1_loss", "kl", ["H2O", "ChunkKV"])
     assert x.index.equals(y.index) and list(x) == list(y) == ["H2O", "ChunkKV"] and "document" in x.index.names
     assert y["H2O"].to_numpy() == pytest.approx(0.07)

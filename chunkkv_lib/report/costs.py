@@ -26,17 +26,15 @@ class Report:
 
     rows    one per length and step of the model: tokens, library, step, seconds (median of the rounds), time_ratio to
             the plain prefill (median over rounds, with its range), peak_bytes above the model, memory_ratio,
-            kept_tokens
+            kept_tokens, and arithmetic: time_ratio that the analysis' multiplications and additions alone ask for
     paper   the same of the paper's setting with random weights; empty where it was not measured
     pieces  one per piece of a layer: milliseconds (median), and their ratio to the layer's own attention
-    limit   one per length: time_ratio that the analysis' multiplications and additions alone ask for
     facts   everything else: model, dtype, device, rounds, versions, machine, date, failures, the pieces' model
     """
 
     rows: pd.DataFrame
     paper: pd.DataFrame
     pieces: pd.DataFrame
-    limit: pd.DataFrame
     facts: dict
 
     @property
@@ -64,18 +62,14 @@ def load_report(path: str | Path) -> Report:
         shape = Architecture(**facts["shapes"][facts["model"]])
         rows = _with_ratios(recorded)
         mine = rows[rows["model"] == facts["model"]]
+        mine = mine.assign(arithmetic=[analysis_flops(shape, n) / prefill_flops(shape, n) for n in mine["tokens"]])
         taken = {name: 1000 * median(seconds) for name, seconds in pieces.pop("seconds").items()}
         facts["pieces"], own = pieces, next(iter(taken.values()))
         found = [{"piece": name, "milliseconds": one, "ratio": one / own} for name, one in taken.items()]
-        tokens = mine.drop_duplicates("length").set_index("length")["tokens"]
         facts["device"], facts["finished"][:10], facts["machine"]["cores"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a benchmark that can be read ({error!r}). Make one: make bench.") from error
-    limit = pd.DataFrame(
-        {"length": length, "tokens": n, "time_ratio": analysis_flops(shape, n) / prefill_flops(shape, n)}
-        for length, n in tokens.items()
-    )
-    return Report(mine, rows[rows["model"] != facts["model"]], pd.DataFrame(found), limit, facts)
+    return Report(mine, rows[rows["model"] != facts["model"]], pd.DataFrame(found), facts)
 
 
 def _with_ratios(recorded: list[dict]) -> pd.DataFrame:
@@ -155,9 +149,9 @@ def cost_ratios(report: Report) -> Figure:
     ends = line_panel(ax, drawn, "tokens", by="name")
     # The peer's classes are called ...Attention; beside a line the first part of the name is enough.
     ends = [(y, name.removesuffix("Attention"), colour) for y, name, colour in ends]
-    points = report.limit.sort_values("tokens")
-    ax.plot(points["tokens"], points["time_ratio"], color=GREY, linestyle=":", marker=".", label="arithmetic")
-    ends.append((points["time_ratio"].iloc[-1], "arithmetic", GREY))
+    points = rows.drop_duplicates("tokens")
+    ax.plot(points["tokens"], points["arithmetic"], color=GREY, linestyle=":", marker=".", label="arithmetic")
+    ends.append((points["arithmetic"].iloc[-1], "arithmetic", GREY))
     ax.axhline(1, color=INK, linewidth=0.8, zorder=0)
     ax.set(xscale="log", yscale="log", xlabel="Prompt length (tokens)", ylabel="Time,\nratio to the plain prefill")
     ticks = sorted(set(rows["tokens"]))

@@ -39,7 +39,7 @@ def layer_means(
         raise InputError(f"none of {', '.join(METHODS + CONTROLS)} was measured here: pass `methods`.")
     rows = [_by_layer(layer_values(records, metric, method), metric=metric, method=method)
             for metric in PRIMARY for method in methods]  # fmt: skip
-    return pd.concat(rows, ignore_index=True)
+    return pd.concat(rows, ignore_index=True).drop(columns="clear")
 
 
 def layer_gaps(
@@ -53,13 +53,13 @@ def layer_gaps(
     for metric in metrics:
         for method, baseline in pairs:
             values = layer_values(records, metric, method) - layer_values(records, metric, baseline)
-            row = _by_layer(values, metric=metric, method=method, baseline=baseline)
-            rows.append(row.assign(clear=interval(values).excludes(0)))
+            rows.append(_by_layer(values, metric=metric, method=method, baseline=baseline))
     return pd.concat(rows, ignore_index=True)
 
 
 def _by_layer(values: pd.DataFrame, **names: str) -> pd.DataFrame:
-    return pd.DataFrame(names | {"layer": values.columns} | vars(interval(values)))
+    found = interval(values)
+    return pd.DataFrame(names | {"layer": values.columns} | vars(found) | {"clear": found.excludes(0)})
 
 
 def in_band(layers: ArrayLike, count: int, band: tuple[int, int]) -> np.ndarray:

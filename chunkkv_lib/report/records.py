@@ -137,11 +137,9 @@ def metric_and_damage(
     records: pd.DataFrame, hurt: pd.DataFrame, metric: str, outcome: str, methods: Iterable[str] | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A metric and an outcome of the same sequences and methods, two tables of one shape; methods None: all."""
-    x, y = sequence_means(records, metric), sequence_means(hurt, outcome)
+    x = sequence_means(records, metric)
     x = x if methods is None else x[list(methods)]
-    y = y.droplevel("document") if "document" in y.index.names else y
-    y = y.reindex(index=x.index.get_level_values("sequence"), columns=x.columns)
-    return x, y.set_index(x.index)
+    return x, sequence_means(hurt, outcome).reindex(index=x.index, columns=x.columns)
 
 
 def comparisons(
