@@ -16,7 +16,7 @@ from chunkkv_lib.report.sensitivity import (
     reuse_by_layer,
     variant_means,
 )
-from chunkkv_lib.report.style import svg
+from chunkkv_lib.report.style import INK, svg
 from chunkkv_lib.runs import load_run
 
 CHANGES = {"per_category": 3, "max_tokens": 700, "budget": 0.1, "methods": ("ChunkKV", "SnapKV", "Random")}
@@ -51,11 +51,11 @@ def test_the_unchanged_method_is_a_point_of_every_axis(run):
 
 def test_the_figure_draws_the_means_and_the_straight_line_of_the_budget(run):
     means = axis_means(run, "budget")
-    figure = axis_figure(means, "budget", "Label of the axis", 0.3, "Subject", "linear")
+    figure = axis_figure(means, "budget", "Label of the axis", "Subject", 0.3)
     loss, _, hurt = figure.axes
     at = [0.025, 0.05, 0.1, 0.2, 0.3, 0.5]
-    straight = [line for line in loss.lines if line.get_linestyle() == ":" and list(line.get_xdata()) == at]
-    assert straight and straight[0].get_ydata() == pytest.approx([1 - budget for budget in at])
+    (straight,) = (line for line in loss.lines if line.get_linestyle() == ":" and line.get_color() == INK)
+    assert set(straight.get_xdata()) == {*at} and straight.get_ydata() == pytest.approx(1 - straight.get_xdata())
     drawn = {line.get_label(): line.get_ydata() for line in hurt.lines}
     mine = means[(means["metric"] == "nll_increase") & (means["method"] == "ChunkKV")]
     assert drawn["ChunkKV"] == pytest.approx(mine.sort_values("budget")["estimate"])

@@ -87,33 +87,32 @@ def _means(records: pd.DataFrame, field: str, metric: str) -> pd.DataFrame:
 
 
 @styled
-def axis_figure(
-    means: pd.DataFrame, field: str, label: str, marked: object = None, subject: str = "", scale: str = "log"
-) -> Figure:
+def axis_figure(means: pd.DataFrame, field: str, label: str, subject: str, marked: object = None) -> Figure:
     """Metrics against one numeric hyper-parameter, a panel per metric and a line per method, with 95 % intervals.
 
     means   columns metric, method, <field>, estimate, low, high, n (`axis_means`)
-    label   of the x axis, with its unit; its scale as in matplotlib
-    marked  the value that the rest of the book uses
-    Against the budget, the L1 loss has the line 1 - budget, on which a random choice lies.
+    label   of the x axis, with its unit; marked: the value that the rest of the book uses
+    Tokens stand on a logarithmic axis. Against the budget, on a linear one, the L1 loss has the line 1 - budget, on
+    which a random choice lies.
     """
-    metrics, values = list(means["metric"].unique()), sorted(means[field].unique())
+    metrics = list(means["metric"].unique())
     figure, axes = panels(len(metrics), height=2.3, sharex=True)
     for ax, metric in zip(axes, metrics, strict=True):
         mine, about = means[means["metric"] == metric].dropna(subset="estimate"), METRICS[metric]
         mine = mine.sort_values(field, kind="stable")
         ends = line_panel(ax, mine, field)
         if field == "budget" and metric == PRIMARY[0]:
-            ax.plot(values, [1 - value for value in values], color=INK, linewidth=0.8, linestyle=":")
-        if marked in values:
+            ax.plot(mine[field], 1 - mine[field], color=INK, linewidth=0.8, linestyle=":")
+        if marked is not None:
             ax.axvline(marked, color=GREY, linewidth=0.8, linestyle=(0, (3, 2)), zorder=0)
+        ax.set_xscale("linear" if field == "budget" else "log")
         unit = f" ({about.unit})" if about.unit else ""
-        ax.set(xscale=scale, ylabel="\n".join(filter(None, [about.short + unit, about.direction])))
+        ax.set_ylabel(f"{about.short}{unit}\n{about.direction}")
         say_start(ax)
         label_ends(ax, mine.groupby("method", sort=False)[field].max(), ends, gap=0.12)
         ax.minorticks_off()
-    if scale == "log":
+    if field != "budget":
         axes[-1].set_xticks([1, 2, 5, 10, 20, 50], [1, 2, 5, 10, 20, 50])
     axes[-1].set_xlabel(label)
-    headline(figure, subject or METRICS[metrics[0]].label, int(means["n"].max()))
+    headline(figure, subject, int(means["n"].max()))
     return figure
