@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM
 
 from chunkkv_lib import METHODS, InputError, compressors
 from chunkkv_lib.__main__ import main
-from chunkkv_lib.runs import driver, folder, identity, live, live_run, load_run, parameters, run_names
+from chunkkv_lib.runs import driver, folder, identity, live_run, load_run, parameters, run_names
 from chunkkv_lib.runs.folder import Recorder, locked, read_parquet, write_parquet
 from chunkkv_lib.runs.parameters import load_profile, profiles
 
@@ -257,7 +257,7 @@ def test_another_model_of_the_same_name_is_refused(setting, finished, tmp_path, 
 
 def test_a_live_run_of_another_model_is_another_run(setting, places, published, monkeypatch):
     """And the published one of the profile's name stays what it is."""
-    monkeypatch.setattr(live, "LIVE", places / "live")
+    monkeypatch.setattr(driver, "LIVE", places / "live")
     before, model = tables(published), copy_of(setting["model"], places / "model")
     small = {"per_category": 1, "max_tokens": 256, "budget": 0.2, "categories": ("Single-Document QA",)}
     small |= setting | {"model": str(model), "dtype": "float32", "progress": False}

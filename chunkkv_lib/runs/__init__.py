@@ -8,14 +8,12 @@ from .. import _lazily
 if TYPE_CHECKING:
     from .driver import *
     from .folder import *
-    from .live import *
     from .parameters import *
     from .verification import *
 
 __all__, __getattr__ = _lazily(__name__, {
-    "driver": ("measure",),
+    "driver": ("live_run", "measure", "trial_run"),
     "folder": ("Run", "load_run", "run_names"),
-    "live": ("live_run", "trial_run"),
     "parameters": ("Parameters", "load_profile", "profiles"),
     "verification": ("verify",),
 })  # fmt: skip

@@ -1,9 +1,14 @@
-"""A whole run: find its place, load the sequences and the model, measure what is missing, keep the manifest true."""
+"""A whole run: find its place, load the sequences and the model, measure what is missing, keep the manifest true.
+
+And the reader's own: a profile measured when it is not there yet, and a trial of methods in memory.
+"""
 
 import functools
+import hashlib
+import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,27 +21,19 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..capture import check_model, check_tokens
+from ..compressors import Compressor
 from ..errors import IncompleteRun, InputError, check_known
 from ..files import say
 from ..measure import analyse
 from ..models import describe, load_config, load_model, load_tokenizer
 from ..sequences import Sequence, load_sequences, needles, second_question
 from ..sequences.scoring import answer_limit, answer_score, chance_scores, one_line
+from . import folder as disk
 from .answers import write_answers
-from .folder import (
-    Recorder,
-    folder_to_measure,
-    holds_all,
-    locked,
-    read_manifest,
-    remove_ours,
-    sequence_table,
-    write_manifest,
-    write_parquet,
-)
 from .identity import described_code, identity_of, machine, refuse_another_run, versions
-from .parameters import Parameters
+from .parameters import Parameters, load_profile
 
+LIVE = disk.HOME / "_runs" / "live"
 MERGE_EVERY = 10  # sequences: a run in progress can be read or committed, and it costs nothing
 ALL_LAYERS = -1  # stands in the column `layer` of records that are means over all layers
 
@@ -65,11 +62,11 @@ def measure(
     raises IncompleteRun: the Ray engine gave up some sequences; the others are safe.
     KeyboardInterrupt passes through after the finished sequences are safe.
     """
-    folder = folder_to_measure(run, publish)
+    folder = disk.folder_to_measure(run, publish)
     identity = identity_of(parameters)
-    if not restart and (manifest := read_manifest(folder)):
+    if not restart and (manifest := disk.read_manifest(folder)):
         refuse_another_run(folder, manifest, identity)
-        if holds_all(folder, manifest):
+        if disk.holds_all(folder, manifest):
             report(f"{folder} is complete; nothing to measure.")
             return folder
     check_known("engine", engine, ("local", "ray"))
@@ -82,17 +79,17 @@ def measure(
             if value is not None:
                 raise InputError(f"{option}={value} needs a Ray cluster: add --engine ray, or leave out --{option}.")
         chosen = local_engine(parameters, report)
-    with locked(folder):  # a second process is told now, not after it has loaded a model
+    with disk.locked(folder):  # a second process is told now, not after it has loaded a model
         report(f"Loading sequences from source {parameters.source!r} ...")
         tokenizer = load_tokenizer(parameters.model)
         sequences = sequences_of(parameters, tokenizer)  # a mistake in the data is told before a model is loaded
         check_sequences(sequences, parameters)
-        table = sequence_table(sequences)
+        table = disk.sequence_table(sequences)
         if parameters.max_new_tokens:
             table["chance_score"] = chance_scores(tokenizer, sequences, parameters.max_new_tokens)
         with chosen as source:
             begin(folder, identity | {"model": source.model}, source.machine, restart)
-            write_parquet(folder / "sequences.parquet", table)
+            disk.write_parquet(folder / "sequences.parquet", table)
             measure_missing(folder, source, sequences, progress)
     return folder
 
@@ -114,22 +111,22 @@ def check_sequences(sequences: list[Sequence], parameters: Parameters) -> None:
 
 def begin(folder: Path, identity: dict, machine: dict, restart: bool) -> None:
     """Write the manifest of a new run, or check that the one that is there is of the same run."""
-    if not restart and (manifest := read_manifest(folder)):
+    if not restart and (manifest := disk.read_manifest(folder)):
         return refuse_another_run(folder, manifest, identity)
-    remove_ours(folder)
+    disk.remove_ours(folder)
     manifest = {
         "name": folder.name, "status": "running", **identity, "code": described_code(), "versions": versions(),
         "machine": machine, "started": _now(), "finished": None, "seconds": 0.0,
         "sequences": {"wanted": 0, "measured": 0}, "sequences_per_category": {},
     }  # fmt: skip
-    write_manifest(folder, manifest)
+    disk.write_manifest(folder, manifest)
 
 
 def measure_missing(folder: Path, engine: Any, sequences: list[Sequence], progress: bool) -> None:
     """Let the engine (see `local_engine`) measure what the folder lacks; record it, and keep the manifest true."""
-    recorder = Recorder(folder, [sequence.id for sequence in sequences])
+    recorder = disk.Recorder(folder, [sequence.id for sequence in sequences])
     todo = [sequence for sequence in sequences if sequence.id not in recorder.done]
-    manifest, status = read_manifest(folder), "interrupted"
+    manifest, status = disk.read_manifest(folder), "interrupted"
     bar = tqdm(
         total=len(sequences), initial=len(sequences) - len(todo), disable=not progress, unit="sequence",
         bar_format="{l_bar}{bar}| {n_fmt} of {total_fmt} sequences, {rate_inv_fmt}, {remaining} left",
@@ -141,7 +138,7 @@ def measure_missing(folder: Path, engine: Any, sequences: list[Sequence], progre
         manifest["machine"] |= {name: engine.machine[name] for name in ("gpus", "workers") if name in engine.machine}
         counts = {"wanted": len(sequences), "measured": len(recorder.done)}
         manifest.update(status=status, finished=_now(), sequences=counts, sequences_per_category=dict(done))
-        write_manifest(folder, manifest | {"seconds": round(manifest["seconds"], 1)})
+        disk.write_manifest(folder, manifest | {"seconds": round(manifest["seconds"], 1)})
 
     try:
         begun = time.monotonic()
@@ -160,7 +157,7 @@ def measure_missing(folder: Path, engine: Any, sequences: list[Sequence], progre
         if recorder.done:
             stamp(status)
         else:
-            remove_ours(folder)  # nothing to keep, so the corrected command finds the place free
+            disk.remove_ours(folder)  # nothing to keep, so the corrected command finds the place free
     if engine.failed:
         named = ", ".join(f"{name} ({why})" for name, why in engine.failed.items())
         raise IncompleteRun(f"{folder} lacks {len(engine.failed)} of {len(sequences)} sequences, given up: {named}. "
@@ -219,3 +216,47 @@ def local_engine(settings: Parameters, report: Callable[[str], None]) -> Iterato
             yield sequence.id, *measure_one(network, tokenizer, sequence, settings)
 
     yield SimpleNamespace(model=describe(network, settings.model), machine=machine(), measured=measured, failed={})
+
+
+def live_run(profile: str = "quick", progress: bool = True, **changes: object) -> disk.Run:
+    """The run of a profile with some parameters changed; measured now, or read if it is complete.
+
+    changes  parameters that differ from the profile's: budget=0.2, model="path/to/model.gguf"; None: the profile's
+    return   the run, from a folder of its own below _runs/live for each identity, so that no run replaces another
+    """
+    parameters = load_profile(profile, changes)
+    identity = json.dumps(identity_of(parameters), sort_keys=True)
+    folder = LIVE / f"{profile}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+    return disk.load_run(measure(parameters, folder.resolve(), progress=progress))
+
+
+def trial_run(
+    methods: Mapping[str, Compressor],
+    model: str = "smollm2-135m",
+    per_category: int = 2,
+    max_tokens: int = 1024,
+    seed: int = 0,
+    progress: bool = True,
+) -> disk.Run:
+    """Measure methods of one's own on a few sequences of the open source, in memory; nothing is written.
+
+    methods  name -> compressor, of the library or not; budgets are the compressors' own
+    return   a run like any other, for figures and tables; its manifest holds no times, so that a page which shows it
+             is the same whenever it is made
+    raises InputError: no method, a name that is "Full", or whatever `analyse` refuses.
+    """
+    if "Full" in methods:
+        raise InputError("a method cannot be called 'Full', which names the whole cache; choose another name.")
+    settings = Parameters(model=model, per_category=per_category, max_tokens=max_tokens, seed=seed)
+    loaded, tokenizer = load_model(model)
+    sequences = sequences_of(settings, tokenizer)
+    found = [analyse(loaded, one, methods) for one in tqdm(sequences, unit="sequence", disable=not progress)]
+    layers, answers = (pd.concat(tables, ignore_index=True) for tables in zip(*found))
+    budgets = {getattr(method, "budget", None) for method in methods.values()}
+    budget = budgets.pop() if len(budgets) == 1 else None
+    manifest = identity_of(settings) | {
+        "name": "trial", "status": "complete", "model": describe(loaded, model), "versions": versions(),
+        "parameters": settings.as_dict() | {"methods": list(methods), "budget": budget},
+        "sequences": {"wanted": len(sequences), "measured": len(found)},
+    }  # fmt: skip
+    return disk.Run("trial", disk.HOME / "trial", manifest, disk.sequence_table(sequences), layers, answers)
