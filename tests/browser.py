@@ -11,12 +11,7 @@ import re
 import select
 import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import pytest
 
 FLAGS = [
     "--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
@@ -148,17 +143,3 @@ class Browser:
         self._process.wait()
         os.close(self._out)
         os.close(self._in)
-
-
-@contextmanager
-def browser() -> Iterator[Browser]:
-    """A browser with an empty profile, closed at the end. The test is skipped where there is none."""
-    program = find_browser()
-    if program is None:
-        pytest.skip("no Chromium here (Debian: apt install chromium)")
-    with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
-        tab = Browser(program, profile)
-        try:
-            yield tab
-        finally:
-            tab.close()

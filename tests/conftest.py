@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -45,11 +46,15 @@ def finished(setting, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def tab():
-    """A browser with one empty tab; skipped where there is no Chromium."""
-    from browser import browser
+    """A browser with an empty profile and one empty tab; skipped where there is no Chromium."""
+    from browser import Browser, find_browser
 
-    with browser() as tab:
+    if (program := find_browser()) is None:
+        pytest.skip("no Chromium here (Debian: apt install chromium)")
+    with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
+        tab = Browser(program, profile)
         yield tab
+        tab.close()
 
 
 @pytest.fixture(scope="module")
