@@ -188,7 +188,7 @@ def test_a_warning_fails_the_build_and_names_the_cell(tmp_path):
     root = write_demo_book(tmp_path / "book")
     (root / "chapters" / "index.md").write_text("# A demo\n\nSee {numref}`fig-nowhere`.\n")
     folder = root / "_build" / "sources" / "draft"
-    build.fresh_sources(root, folder)
+    build.fresh_sources(root, read_chapters(root), folder)
     with pytest.raises(InputError, match=r"(?s)chapters/index.md:3: WARNING: undefined label: 'fig-nowhere'.*\Z"):
         build.build_html(folder)
     log = "\x1b[91m/x/run/chapters/07.ipynb:90004: WARNING: undefined label: 'a'\x1b[39;49;00m\nother\n"

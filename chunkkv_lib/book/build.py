@@ -69,7 +69,7 @@ def build_book(
         changes = {name: values[name] for name in LIVE if name in values}
         if values.get("profile") or changes:
             runs.live_run(values.get("profile") or "quick", **changes)
-        fresh_sources(root, folder)
+        fresh_sources(root, chapters, folder)
         make_pages(chapters, values, root, folder, solutions)
         if (root / "chapters" / "lecture").is_dir():
             write_deck(root, folder / EXTRA / "lecture.html")
@@ -185,13 +185,16 @@ def execute(chapter: Chapter, values: Mapping[str, object], root: Path, target: 
         ) from None
 
 
-def fresh_sources(root: Path, folder: Path) -> None:
+def fresh_sources(root: Path, chapters: list[Chapter], folder: Path) -> None:
     """Copy the book's sources from `root` into `folder`, emptied first: nothing of an older build survives."""
     shutil.rmtree(folder, ignore_errors=True)
     unwanted = shutil.ignore_patterns(".*", "__pycache__", "_build")
     shutil.copytree(root / "chapters", folder / "chapters", ignore=unwanted)
-    shutil.copyfile(root / TOC, folder / TOC)
     (folder / EXTRA).mkdir()
+    for path in [*(chapter.path for chapter in chapters), root / TOC]:  # a page may lie elsewhere
+        target = folder / path.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
     config = with_buttons(yaml.safe_load((root / CONFIG).read_text(encoding="utf-8")), repository_address(root))
     (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
