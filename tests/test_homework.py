@@ -196,7 +196,7 @@ def test_what_goes_wrong_is_told_and_costs_only_its_own_points(lines, said, tmp_
 def test_an_empty_or_broken_notebook_earns_nothing(text, sheet, tmp_path):
     (tmp_path / "broken.ipynb").write_text(text)
     results = grade_one(tmp_path / "broken.ipynb", homework.load_sheet(sheet), seed=1)
-    assert [one["points"] for one in results] == [0, 0] and all("cannot be read" in one["text"] for one in results)
+    assert [one["score"] for one in results] == [0, 0] and all("cannot be read" in one["output"] for one in results)
 
 
 def test_a_folder_without_submissions_is_refused(sheet, tmp_path):

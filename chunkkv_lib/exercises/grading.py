@@ -52,8 +52,8 @@ def grade(folder: str | Path, sheet: str, table: str | Path = "grades.csv", seed
     found, places, rows = load_sheet(sheet), submissions(folder), []
     for number, (name, path) in enumerate(places.items(), 1):
         results = grade_one(path, found, seed, seconds)
-        points = {result["id"]: result["points"] for result in results}
-        feedback = "\n".join(f"{result['id']}: {result['text']}" for result in results)
+        points = {result["name"]: result["score"] for result in results}
+        feedback = "\n".join(f"{result['name']}: {result['output']}" for result in results)
         rows.append({"submission": name, "points": sum(points.values())} | points | {"feedback": feedback})
         print(f"{number} of {len(places)}: {name}, {rows[-1]['points']:g} points", file=sys.stderr, flush=True)
     write_text(table, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
@@ -86,7 +86,7 @@ def first_inside(folder: Path) -> Path:
 
 
 def grade_one(path: Path, sheet: Mapping, seed: int, seconds: int = SECONDS) -> list[dict]:
-    """Points and feedback for every task of a sheet: id, points, of, text."""
+    """Points and feedback for every task of a sheet, as Gradescope calls them: name, score, max_score, output."""
     source = unreadable = ""
     try:
         source = functions(path)
@@ -96,8 +96,8 @@ def grade_one(path: Path, sheet: Mapping, seed: int, seconds: int = SECONDS) -> 
     for question in sheet["questions"]:
         if "task" in question:
             share, text = (0.0, unreadable) if unreadable else score(source, question["task"], seed, seconds)
-            points = round(question["points"] * share, 2)
-            results.append({"id": question["id"], "points": points, "of": question["points"], "text": text})
+            points = {"score": round(question["points"] * share, 2), "max_score": question["points"]}
+            results.append({"name": question["id"], **points, "output": text})
     return results
 
 
@@ -244,10 +244,7 @@ def gradescope(root: Path, sheet: str, seed: int | None = None) -> dict:
     """Grade the one submission in `root`/submission; write `root`/results/results.json as Gradescope wants it."""
     seed = int.from_bytes(os.urandom(4)) if seed is None else seed
     results = grade_one(first_inside(root / "submission"), load_sheet(sheet), seed)
-    shown = {"name": "id", "score": "points", "max_score": "of", "output": "text"}
-    written = {
-        "tests": [{theirs: one[ours] for theirs, ours in shown.items()} | {"visibility": "visible"} for one in results]
-    }
+    written = {"tests": [one | {"visibility": "visible"} for one in results]}
     write_text(root / "results" / "results.json", json.dumps(written, indent=1) + "\n")
     return written
 
