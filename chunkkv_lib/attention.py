@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend
 from .errors import InputError
 
 LOG2_E = 1.4426950408889634
-TILE_BYTES = 4 * 384**2  # a tile of probabilities should stay in the cache between its product, exponential and sum
+TILE_BYTES = 4 * 384 * 768  # a tile of probabilities should stay in the cache between its product, exponential and sum
 
 # --- rows: the full attention of a few queries --------------------------------------------------------------------
 
@@ -104,15 +104,16 @@ def column_sums(queries: Tensor, keys: Tensor, log_sums: Tensor | None = None) -
     # The matrix product subtracts the log-sum-exp as its bias.
     k, q = (keys.to(wide) * keys.shape[2] ** -0.5).contiguous(), queries.to(wide).contiguous()
     norms = (-log_sums.to(wide)).contiguous()
-    n, side, group = keys.shape[1], math.isqrt(_tile_bytes(queries) // 4), queries.shape[0] // keys.shape[0]
+    n, side, group = keys.shape[1], math.isqrt(_tile_bytes(queries) // 8), queries.shape[0] // keys.shape[0]
 
     @torch.inference_mode()  # a mode belongs to its thread
     def sums_of_keys(head: int, start: int) -> Tensor:
         """What the keys start .. start + side receive as one query head sees them: [side], of the last ones fewer."""
         mine = k[head // group, start : start + side]
         sums = torch.zeros(len(mine), dtype=wide, device=k.device)
-        for first in range(start, n, side):
-            tile = _exp_of_linear(mine, q[head, first : first + side], norms[head, first : first + side])
+        for first in range(start, n, 2 * side):
+            some = slice(first, first + 2 * side)
+            tile = _exp_of_linear(mine, q[head, some], norms[head, some])  # [side, 2 * side]
             if first == start:
                 tile.triu_()  # no query sees the keys after it
             sums += tile.sum(1)
@@ -147,8 +148,8 @@ def _exp_of_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _tile_bytes(x: Tensor) -> int:
-    """Bytes of a float32 tile of logits or probabilities, at least 16 x 16; a GPU's may be larger."""
-    return max(4 * 16 * 16, TILE_BYTES if x.device.type == "cpu" else 64 * TILE_BYTES)
+    """Bytes of a float32 tile of logits or probabilities, at least 16 x 32; a GPU's may be larger."""
+    return max(4 * 16 * 32, TILE_BYTES if x.device.type == "cpu" else 64 * TILE_BYTES)
 
 
 def _rows_per_tile(queries: Tensor, keys: Tensor) -> int:
