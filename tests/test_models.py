@@ -64,7 +64,7 @@ def test_dtype_and_device_are_picked_by_what_is_there(monkeypatch):
         ("missing.gguf", "no such GGUF file"),
         ("nobody/no-such-model-at-all", "could not be loaded"),
         (".", "no config.json"),
-        ("text.gguf", "not a GGUF file"),
+        ("text.gguf", "GGUF magic invalid. The file may be"),
         ("cut.gguf", "may be truncated"),
     ],
 )

@@ -383,6 +383,9 @@ def test_every_profile_loads_and_is_documented():
         ("max_tokens", 0, "at least 1"),
         ("max_new_tokens", -1, "at least 0"),
         ("kernel", 4, "even"),
+        ("forms", ("gates",), "unknown form 'gates'. Did you mean 'gate'"),
+        ("asks", ("others",), "Did you mean 'other'"),
+        ("per_category", 0, "at least 1"),
     ],
 )
 def test_parameters_are_checked_before_anything_is_loaded(name, value, message):

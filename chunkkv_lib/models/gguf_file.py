@@ -30,9 +30,6 @@ def convert_embedded(wheel: Wheel, member: str, digest: str) -> Path:
 
 def convert(path: Path) -> Path:
     """The converted copy of a local GGUF file, made now or earlier from the same bytes."""
-    with open(path, "rb") as file:
-        if file.read(4) != b"GGUF":
-            raise InputError(f"{path} is not a GGUF file (it does not start with 'GGUF'). Download it again.")
     folder = _folder(sha256(path))
     if not folder.is_dir():
         _save_copy(path, folder)

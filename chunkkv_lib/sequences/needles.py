@@ -11,7 +11,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InputError, check_known, check_whole
+from ..errors import InputError
 from ..sequence import text_hash
 from . import Sequence
 from .encoding import encode_prompt, encode_text
@@ -90,11 +90,9 @@ def needle_sequences(
     texts          prose to hide them in; None: the open articles, which are downloaded once
     return         sequences whose `category` is the depth ("40 %"), whose gold answer is the code, whose evidence is
                    the needle and whose `document` names the article; `needle_setting` reads the rest from the id
-    raises InputError: numbers out of range, a form for chats and a tokenizer without a chat template.
+    raises InputError: too few tokens, a length that no code has, a form for chats and a tokenizer without a template.
     """
-    check_whole(each=each)
     for form in forms:
-        check_known("form of needle", form, FORMS)
         if FORMS[form].chat and not getattr(tokenizer, "chat_template", None):
             raise InputError(f"needles of form {form!r} need a chat template, which this model has not; leave it out.")
     texts = list(dict.fromkeys(row["context"] for row in squad_articles())) if texts is None else texts

@@ -10,7 +10,7 @@ from collections.abc import Sequence as Many
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from ..errors import InputError, check_whole
+from ..errors import InputError
 from ..sequence import Sequence
 from .encoding import encode_text
 from .needles import DATASET as NEEDLE
@@ -50,7 +50,6 @@ def answer_score(sequence: Sequence, text: str) -> float:
 
 def answer_limit(sequence: Sequence, max_new_tokens: int) -> int:
     """Most tokens of a written answer: LongBench's for the data set, a needle's number and one more, or the limit."""
-    check_whole(max_new_tokens=max_new_tokens)
     own = len(sequence.answer_ids) + 1 if sequence.dataset == NEEDLE else max_gen_toks(sequence.dataset)
     return min(max_new_tokens, own)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from typing import Any
 
-from ..errors import InputError, check_known, check_whole
+from ..errors import InputError
 from ..sequence import text_hash
 from . import Sequence, open_data
 from .encoding import encode_answer, encode_prompt, encode_text, evidence_spans
@@ -43,11 +43,8 @@ def second_question_sequences(
     articles    {"title", "paragraphs": [{"context", "qas"}]}, as SQuAD has them; None: its articles, downloaded once
     return      sequences whose `category` is the kind of window and whose `document` is the article's title; of one
                 pair in turn, so that every prefix is balanced
-    raises InputError: numbers out of range, or too few questions.
+    raises InputError: too few tokens or questions.
     """
-    check_whole(pairs=pairs)
-    for ask in asks:
-        check_known("kind of question under the window", ask, ASKS)
     articles = open_data.articles() if articles is None else list(articles)
     documents = [_document(tokenizer, article, max_tokens, seed) for article in articles]
     random.Random(f"{SOURCE}:{seed}").shuffle(documents)
