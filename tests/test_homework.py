@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from bs4 import BeautifulSoup
 from common import refused
+from jinja2 import UndefinedError
 from nbformat import read as read_notebook
 from nbformat import validate
 from nbformat import write as write_notebook
@@ -94,6 +95,9 @@ def test_a_hand_out_is_plain_and_without_answers_which_are_right(name, made):
         assert text.count(f"({question['points']} point") >= 1 and f"{question['minutes']} minutes)" in text
         if "task" in question:
             assert f'    raise NotImplementedError\ncheck("{question["task"]}"' in text
+        for cells in (handout.cells, solved.cells):  # a grader of others finds the answer by its cell
+            (answer,) = (cell for cell in cells if cell.metadata.get("question") == question["id"])
+            assert answer.id == f"{question['id']}-answer"
     assert "CC BY 4.0" in text and "AGENTS.md" in (made / name / "handout" / "README.md").read_text()
 
 
@@ -143,10 +147,21 @@ def test_a_sheet_that_cannot_be_used_is_refused(tmp_path):
         (SMALL.replace("task: kv_l1_loss", "task: kv_l2_loss"), ("kv_l2_loss", "kv_l1_loss")),
         (SMALL + "- {", ("mine.yml", "cannot be read")),
         (SMALL.replace("points: 2, ", ""), ("words", "points")),
+        (SMALL.replace("id: words", "id: in words"), ("'in words'", "letters, digits", "'cache-size'")),
     ):
         path.write_text(text)
         with refused(*told):
             homework.load_sheet(str(path))
+
+
+def test_a_template_that_lacks_a_value_is_an_error_and_html_is_escaped():
+    with pytest.raises(UndefinedError, match="last"):
+        homework.filled("paper.md", seed=1, course="", sums="", votes="", sizes="", category="", first=0, licence="")
+    asked = {"id": "x", "ask": 'Is <s> & "1" a token?', "options": ["<b>", "no"], "why": "ä < ö"}
+    page = BeautifulSoup(questions.as_html([asked]), "html.parser")
+    assert page.legend.text == asked["ask"] and not page.find("s") and not page.find("b")
+    assert page.select_one("input.right + span").text == page.strong.text == "<b>"
+    assert page.details.text.endswith("ä < ö")
 
 
 # --- grading ------------------------------------------------------------------------------------------------------

@@ -14,13 +14,14 @@ nothing, and a file that somebody has changed is never replaced.
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import yaml
-from jinja2 import Environment, FileSystemLoader, select_autoescape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from nbformat import writes
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -40,10 +41,16 @@ LICENCE = (
 
 
 def filled(template: str, /, **values: object) -> str:
-    """A file of templates/, which are Jinja's, filled in."""
-    files = FileSystemLoader(Path(__file__).with_name("templates"))
-    layout = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    return Environment(loader=files, autoescape=select_autoescape(), **layout).get_template(template).render(values)
+    """A file of templates/, which are Jinja's, filled in; a value that it lacks is an error, and HTML is escaped."""
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        undefined=StrictUndefined,
+        autoescape=select_autoescape(),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return templates.get_template(template).render(values)
 
 
 def load_sheet(name: str) -> dict:
@@ -60,6 +67,11 @@ def load_sheet(name: str) -> dict:
     for question in sheet["questions"]:
         if missing := {"id", "points", "minutes", "text", "solution"} - set(question):
             raise InputError(f"{path}: question {question.get('id')!r} lacks {', '.join(sorted(missing))}.")
+        if not re.fullmatch(r"[\w-]{1,56}", str(question["id"]), re.ASCII):
+            raise InputError(
+                f"{path}: question id {question['id']!r} must be at most 56 letters, digits, '-' and '_', as in "
+                "'cache-size'; cells of the notebook are named after it."
+            )
         if question.get("task") not in {None, *TASKS}:
             raise unknown("task", question["task"], TASKS)
     return sheet
@@ -152,7 +164,8 @@ def notebook(sheet: Mapping, numbers: Mapping, solved: bool) -> bytes:
         head, _, source = part.partition("\n")
         name, *code = head.split()
         new_cell = new_code_cell if code else new_markdown_cell
-        cells.append(new_cell(source.strip(), id=name[:64]))
+        answers = {"question": name.removesuffix("-answer")} if name.endswith("-answer") else {}
+        cells.append(new_cell(source.strip(), id=name, metadata=answers))
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return (writes(new_notebook(cells=cells, metadata={"kernelspec": kernel})) + "\n").encode()
 
