@@ -186,10 +186,29 @@ def test_layer_differences_draw_their_table_and_mark_what_is_clear():
     assert any(text.startswith("ChunkKV − SnapKV, Single-Document QA, n = 6") for text in texts(figure))
 
 
+def test_hollow_is_the_paper_and_every_lead_is_drawn_once_in_its_own_row():
+    leads = table_11.leads_figure(beside(RUN))
+    ax = leads.axes[0]
+    dots = [found for found in ax.lines if len(found.get_xdata()) == 1]
+    hollow = [found.get_xdata()[0] for found in dots if found.get_fillstyle() == "none"]
+    assert len(dots) == 5 * 2 + 2 * 2 and len(hollow) == 10
+    assert min(hollow) == pytest.approx(100 * (0.8741 - 0.8921) / 0.8921, abs=0.5)
+    rows = [label.get_text().replace("-\n", "-").replace("\n", " ") for label in ax.get_yticklabels()]
+    assert rows[2] == "Summarization"
+    printed = paper_table_11().pivot(index="category", columns="method", values="kv_l1_loss")
+    for dot in dots:
+        if dot.get_fillstyle() == "none":
+            one = printed.loc[rows[round(dot.get_ydata()[0])]]
+            gaps = [100 * (one["ChunkKV"] - one[other]) / one[other] for other in ("SnapKV", "H2O")]
+            assert min(abs(dot.get_xdata()[0] - gap) for gap in gaps) < 1e-6
+
+
 def test_definitions_show_ranks_in_the_right_direction_and_skip_the_unmeasured():
     records = RUN.records[RUN.records["method"].isin(["ChunkKV", "H2O"])]
     ranks = definitions.definition_ranks(records, "Few-shot Learning")
     (ax,) = definitions.ranks_figure(ranks).axes[:1]
+    colours = {label.get_text(): label.get_color() for label in ax.get_xticklabels()}
+    assert colours == {name: style.legible(style.look(name).colour) for name in ("ChunkKV", "H2O")}
     rows = [label.get_text() for label in ax.get_yticklabels()]
     assert len(rows) == 3 and rows[0] == "KV-cache L1 loss" and not any("prompt" in row for row in rows)
     assert [found.get_text() for found in ax.texts[:4]] == ["1", "2", "1", "2"]

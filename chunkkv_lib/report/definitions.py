@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from .records import CONTROLS, DEFINITIONS, METHODS, METRICS, choose, sequence_means
 from .statistics import interval
-from .style import INK, SMALL, brief, dots_figure, headline, panels, styled, text_on
+from .style import INK, SMALL, brief, dots_figure, headline, legible, look, panels, styled, text_on
 
 SIZES, ATTENTION = "look at sizes", "look at attention"  # keys and values, or what queries see
 
@@ -47,11 +47,21 @@ def ranks_figure(ranks: pd.DataFrame, subject: str = "All sequences") -> Figure:
     shades = sns.color_palette("Blues_r", len(methods) + 3)[1:]  # of rank 1, 2, ...
     figure, (ax,) = panels(height=0.36 * len(definitions) + 1.4)
     ranks = ranks.assign(text=ranks["rank"].astype(str) + ranks["tied"].map({True: " =", False: ""}))
-    cells, texts = (ranks.pivot(index="metric", columns="method", values=name).loc[definitions, methods].to_numpy()
-                    for name in ("rank", "text"))  # fmt: skip
-    sns.heatmap(cells, annot=texts, fmt="", annot_kws={"fontsize": 10, "fontweight": "bold"}, ax=ax, cbar=False,
-                cmap=shades[: len(methods)], vmin=0.5, vmax=len(methods) + 0.5, linewidths=1.5,
-                linecolor="white")  # fmt: skip
+    table = ranks.pivot(index="metric", columns="method").loc[definitions]
+    cells, texts = (table[name][methods].to_numpy() for name in ("rank", "text"))
+    sns.heatmap(
+        cells,
+        ax=ax,
+        annot=texts,
+        fmt="",
+        annot_kws={"fontsize": 10, "fontweight": "bold"},
+        cmap=shades[: len(methods)],
+        vmin=0.5,
+        vmax=len(methods) + 0.5,
+        cbar=False,
+        linewidths=1.5,
+        linecolor="white",
+    )
     for text, rank in zip(ax.texts, cells.ravel(), strict=True):
         text.set_color(text_on(shades[rank - 1]))
     sizes = (ranks.drop_duplicates("metric")["family"] == SIZES).sum()
@@ -61,6 +71,8 @@ def ranks_figure(ranks: pd.DataFrame, subject: str = "All sequences") -> Figure:
     ax.set_yticks(np.arange(len(definitions)) + 0.5, labels, rotation=0, fontsize=SMALL)
     ax.xaxis.tick_top()
     ax.set_xticks(np.arange(len(methods)) + 0.5, map(brief, methods), rotation=35, ha="left", fontsize=10)
+    for tick, method in zip(ax.get_xticklabels(), methods, strict=True):
+        tick.set_color(legible(look(method).colour))
     ax.tick_params(length=0)
     note = "1 is best. “=”: not distinguishable from the next better.\nAbove the line: sizes. Below: attention."
     headline(figure, subject, int(ranks["n"].max()), note)
