@@ -43,9 +43,12 @@ def number(text: str) -> float | int:
 
 #: Type of a parameter -> that of its option, and what else the option is made of.
 KINDS = {
-    "int": (int, {}), "str": (str, {}), "bool": (bool, {}), "tuple[str, ...]": (list[str], {"metavar": "NAME,NAME"}),
+    "bool": (bool, {}),
+    "int": (int, {}),
+    "str": (str, {}),
     "float | int": (float, {"parser": number, "metavar": "NUMBER"}),
-}  # fmt: skip
+    "tuple[str, ...]": (list[str], {"metavar": "NAME,NAME"}),
+}
 
 
 def with_parameters(command):
@@ -97,7 +100,9 @@ def verify(
     count: Annotated[int, Option(help="sequences to measure again")] = 3,
     seed: Annotated[int | None, Option(help="of their choice (default: another choice every time)")] = None,
     model: Annotated[str | None, Option(help="where this machine has the run's model, if it is a local one")] = None,
-    data_path: Annotated[str | None, Option(help="where it has the run's data.zip (default: the hub)")] = None,
+    data_path: Annotated[
+        str | None, Option(help="where it has the run's data.zip or folder (default: the hub)")
+    ] = None,
     device: Annotated[str | None, Option(help="cpu, cuda, ... (default: as the run did)")] = None,
 ) -> None:
     """Measure a random handful of a run's sequences again and compare with its records."""
@@ -114,7 +119,9 @@ def book(
         Option("-p", "--parameter", metavar="NAME=VALUE", help="a parameter of the chapters, as often as needed"),
     ] = None,
     output: Annotated[str | None, Option(help="folder (default: _build/html, or html-without-solutions)")] = None,
-    without_solutions: Annotated[bool, Option("--without-solutions", help="leave the exercises' out")] = False,
+    without_solutions: Annotated[
+        bool, Option("--without-solutions", help="leave the exercises' solutions out")
+    ] = False,
 ) -> None:
     """Execute every chapter, on the published runs or on a live one, build the static site and check it."""
     from .book.build import build_book
@@ -126,7 +133,9 @@ def book(
 def pdf(
     site: Annotated[str | None, Option(help="folder of the site (default: _build/html)")] = None,
     output: Annotated[str | None, Option(help="the PDF (default: _build/book.pdf); beside it, summary.pdf")] = None,
-    without_solutions: Annotated[bool, Option("--without-solutions", help="of the site that was built so")] = False,
+    without_solutions: Annotated[
+        bool, Option("--without-solutions", help="print the site built without solutions")
+    ] = False,
 ) -> None:
     """Print every page of the built site into one PDF, in reading order. Needs Chromium."""
     from .book.pdf import make_pdf

@@ -159,13 +159,14 @@ def answer_scores(logits: Tensor, full_logits: Tensor, targets: Tensor) -> dict[
     for ours in logits:  # one at a time: a vocabulary is large
         ours = ours.float().log_softmax(-1)
         best, each = ours.argmax(-1), F.nll_loss(ours, targets, reduction="none")
-        rows.append({
+        numbers = {
             "nll": each.mean(),
             "kl": torch.sub(full, ours, out=ours).mul_(probabilities).sum() / len(targets),
             "top1_agreement": (best == likeliest).float().mean(),
             "accuracy": (best == targets).all().float(),
             "nll_after_first": each[1:].mean(),
-        })  # fmt: skip
+        }
+        rows.append(numbers)
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 

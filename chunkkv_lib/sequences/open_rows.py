@@ -26,11 +26,17 @@ def row(
     """
     id = f"{dataset}:{original_id}"
     return {
-        "input": input, "context": context, "length": len(context.split()) + len(input.split()),
+        "input": input,
+        "context": context,
         "answers": list(dict.fromkeys(answers)),  # the order of the source, without repetitions
-        "dataset": dataset, "language": "en", "all_classes": None if all_classes is None else list(all_classes),
-        "_id": id, "evidence": list(evidence), "document": document or id,
-    }  # fmt: skip
+        "length": len(context.split()) + len(input.split()),
+        "dataset": dataset,
+        "language": "en",
+        "all_classes": None if all_classes is None else list(all_classes),
+        "_id": id,
+        "evidence": list(evidence),
+        "document": document or id,
+    }
 
 
 def generator(*names: object) -> random.Random:

@@ -27,19 +27,31 @@ CATEGORY_OF = {name: category for sets in DATASETS.values() for category, names 
 
 # The LongBench data set whose layout, prompt and metric an open data set takes over.
 MODELLED_ON = {
-    "qasper_open": "qasper", "squad_articles": "multifieldqa_en", "hotpotqa_open": "hotpotqa",
-    "qasper_abstracts": "gov_report", "trec_open": "trec", "squad_examples": "triviaqa",
-    "passage_count_open": "passage_count", "passage_retrieval_open": "passage_retrieval_en",
-    "python_code": "lcc", "python_repo": "repobench-p",
-}  # fmt: skip
+    "qasper_open": "qasper",
+    "squad_articles": "multifieldqa_en",
+    "hotpotqa_open": "hotpotqa",
+    "qasper_abstracts": "gov_report",
+    "trec_open": "trec",
+    "squad_examples": "triviaqa",
+    "passage_count_open": "passage_count",
+    "passage_retrieval_open": "passage_retrieval_en",
+    "python_code": "lcc",
+    "python_repo": "repobench-p",
+}
 
 # LongBench's eight fields. `length` counts words; `all_classes` is null unless the task is a classification;
 # `_id` may be null in partial copies. A row that was read also has `evidence`, the passages that hold the answer
 # (a list of strings), and `document`, a name of the text it asks about.
 FIELDS: dict[str, tuple[type, ...]] = {
-    "input": (str,), "context": (str,), "answers": (list,), "length": (int,), "dataset": (str,), "language": (str,),
-    "all_classes": (list, type(None)), "_id": (str, type(None)),
-}  # fmt: skip
+    "input": (str,),
+    "context": (str,),
+    "answers": (list,),
+    "length": (int,),
+    "dataset": (str,),
+    "language": (str,),
+    "all_classes": (list, type(None)),
+    "_id": (str, type(None)),
+}
 
 
 def longbench_name(dataset: str) -> str:
