@@ -141,10 +141,16 @@ def _exp_of_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """exp(x @ weight.T + bias), where that is at most 1: [r, d], [c, d], [c], all contiguous -> [r, c]."""
     # Powers of two take a quarter of exp's time. On AMD's processors oneDNN takes half of MKL's, and the slope of its
     # leaky ReLU multiplies all that is below zero, without another sweep.
-    onednn = x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-    if onednn and torch.backends.cpu.get_cpu_capability() == "AVX512":
+    if x.device.type == "cpu" and x.dtype == torch.float32 and _onednn_pays():
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "leaky_relu", [LOG2_E], "").exp2_()
     return F.linear(x, weight, bias).mul_(LOG2_E).exp2_()
+
+
+def _onednn_pays() -> bool:
+    """Whether oneDNN is there, not switched off, and faster here; its operator is not part of torch's public ones."""
+    there = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    wide = there and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return wide and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def _tile_bytes(x: Tensor) -> int:

@@ -98,6 +98,22 @@ def test_column_sums_in_tiles(small_tiles, dtype, n):
     np.testing.assert_array_equal(column_sums(queries, keys, lse), sums)
 
 
+@pytest.mark.parametrize("onednn", [True, False])
+@pytest.mark.parametrize(("heads", "kv_heads", "n", "d"), [(6, 2, 50, 5), (3, 3, 33, 1)])
+def test_column_sums_of_hard_logits(small_tiles, monkeypatch, onednn, heads, kv_heads, n, d):
+    """Large logits, very negative ones, a key that has nearly all; exponents are powers of two, and may be oneDNN's."""
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", onednn)
+    assert onednn or not attention_module._onednn_pays()
+    queries, keys, _ = ref.random_layer(heads, kv_heads, n, d, dtype=torch.float32)
+    dominant = keys.clone()
+    dominant[:, n // 3] *= 50
+    for q, k in ((30 * queries, keys), (-30 * queries.abs(), 4 * keys.abs()), (queries, dominant), (0 * queries, keys)):
+        sizes = ref.array(q.abs()), ref.array(k.abs())
+        rounding = 1e-6 + 3e-7 * np.abs(ref.logits(*sizes)).max()  # of a logit, to which a probability is exponential
+        expected = ref.column_sums(ref.array(q), ref.array(k))
+        np.testing.assert_allclose(column_sums(q, k), expected, rtol=rounding, atol=1e-6)
+
+
 @pytest.mark.parametrize("n", [1, 15, 200])
 def test_column_sums_are_the_same_bits_with_any_number_of_threads(small_tiles, n):
     queries, keys, _ = ref.random_layer(6, 3, n, 7, dtype=torch.float32)
