@@ -15,6 +15,7 @@ from tiny import tiny_model
 from transformers import LlamaConfig
 
 from chunkkv_lib import bench
+from chunkkv_lib.__main__ import main
 from chunkkv_lib.attention import attention_rows
 from chunkkv_lib.book import guests
 from chunkkv_lib.report import costs
@@ -215,3 +216,10 @@ def test_both_sides_are_measured_on_the_same_number_of_tokens(embedded, tmp_path
     monkeypatch.setattr(guests, "run_worker", bench.run_worker)
     with refused("kvpress failed", "no kvpress"):
         guests.compare_guests(max_tokens=256, output=tmp_path / "guests.csv")
+
+
+def test_the_command_writes_where_it_is_told(monkeypatch):
+    told = []
+    monkeypatch.setattr(guests, "compare_guests", lambda model, output: told.append((model, output)) or pd.DataFrame())
+    assert main(["bench", "--guests", "--output", "mine.csv"]) == main(["bench", "--guests"]) == 0
+    assert told == [("smollm2-135m", "mine.csv"), ("smollm2-135m", "data/bench/guests.csv")]

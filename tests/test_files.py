@@ -118,6 +118,9 @@ def test_a_clone_whose_git_turns_line_breaks_has_the_same_bytes(tmp_path):
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split("\n")
     assert [f"{name}: text: unset" in said for name in names] == [True] * 4 + [False] * 3
     assert all(f"{name}: eol: lf" in said for name in names[4:])
+    listed = subprocess.run(["git", "ls-files", "--eol"], cwd=ROOT, capture_output=True, text=True).stdout
+    for line in listed.splitlines():  # none outside a clone
+        assert "attr/-text" in line if line.startswith("i/-text") else "crlf" not in line.split()[0], line
 
 
 # --- wheels ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -68,6 +69,24 @@ def test_rows_about_one_text_name_one_document(open_rows):
     assert len(shared) > 10 and all(papers[text] == abstracts[text] for text in shared)
     for name in ("hotpotqa_open", "trec_open", "passage_count_open", "passage_retrieval_open", "python_code"):
         assert len(set(documents[name])) == len(documents[name]), name
+
+
+def test_what_is_asked_for_is_right(open_rows):
+    """Evidence holds the answer, which is not given away; the number and the paragraph; code goes on with its line."""
+    for row in open_rows["squad_articles"] + open_rows["squad_examples"]:
+        assert row["answers"][0] in row["evidence"][0]
+    for row in open_rows["squad_examples"]:
+        assert row["evidence"][0] in row["input"] and row["input"].split("\n")[1] not in row["context"]
+    for row in open_rows["passage_count_open"]:
+        passages = re.split(r"(?:^|\n\n)Paragraph \d+: ", row["context"])[1:]
+        assert 30 <= len(passages) <= 50 and row["answers"] == [str(len(set(passages)))]
+    for row in open_rows["passage_retrieval_open"]:
+        assert f"{row['answers'][0]}: {row['evidence'][0]}" in row["context"]
+        assert row["input"][:100] not in row["context"]
+    sources = open_code.sources()
+    for name, part in (("python_code", "context"), ("python_repo", "input")):
+        for row in open_rows[name]:
+            assert sources[row["_id"].split(":")[1]].startswith(row[part] + row["answers"][0] + "\n")
 
 
 def test_open_rows_are_read_by_category(open_rows, monkeypatch):

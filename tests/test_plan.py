@@ -20,6 +20,7 @@ from chunkkv_lib.report.statistics import Interval
 from chunkkv_lib.runs import Parameters
 from chunkkv_lib.runs.folder import read_manifest
 from chunkkv_lib.runs.variants import SETTINGS, variants
+from chunkkv_lib.sequences.needles import ANSWER_TOKENS, FORMS
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = yaml.safe_load((ROOT / "data" / "plan.yml").read_text(encoding="utf-8"))
@@ -38,13 +39,17 @@ def test_every_statement_says_how_it_is_judged():
     labels |= variants("reach", {name: preset()[name] for name in SETTINGS["reach"][0]}).keys()
     for id, one in STATEMENTS.items():
         assert one["says"].endswith(".") and one["statistic"]
-        if not one["statistic"].startswith("none;") and "rests_on" not in one:
-            assert one["direction"] in ("above", "below", "within") and one["runs"] and one["smallest"] >= 0
-            assert "value" in one or id in APPENDIX
-        value = one.get("value", {})
-        named = {value[key] for key in ("of", "minus") if key in value and "spearman" not in value}
-        assert named | {*value.get("kendall", ()), *value.get("among", ())} <= labels
         assert {*one.get("rests_on", ())} < STATEMENTS.keys()
+        if one["statistic"].startswith("none;") or "rests_on" in one:
+            continue
+        assert one["direction"] in ("above", "below", "within") and one["runs"] and one["smallest"] >= 0
+        assert one["direction"] != "within" or one["smallest"] > 0
+        assert "value" in one or id in APPENDIX
+        value = one.get("value", {})
+        assert "spearman" in value or {value[key] for key in ("of", "minus") if key in value} <= labels
+        assert {*value.get("kendall", ()), *value.get("among", ())} <= labels
+        for place in (value.get("where", {}), value.get("split", {})):
+            assert {*place.get("form", ())} <= FORMS.keys() and {*place.get("answer_tokens", ())} <= {*ANSWER_TOKENS}
 
 
 @pytest.mark.parametrize("run", CONFIRMING)

@@ -145,7 +145,14 @@ def test_a_sequence_that_does_not_fit_is_named_before_a_model_is_loaded(setting,
 
 def test_seconds_count_the_measuring_alone(setting, tmp_path, monkeypatch):
     """By a clock that goes on by one whenever it is read: not storing, merging, or the time between two starts."""
-    monkeypatch.setattr(driver.time, "monotonic", itertools.count().__next__)
+    clock, add = itertools.count(), Recorder.add
+
+    def slowly(*arguments):
+        next(clock)
+        add(*arguments)
+
+    monkeypatch.setattr(driver.time, "monotonic", clock.__next__)
+    monkeypatch.setattr(Recorder, "add", slowly)
     with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
         stop_after(stopped, 3)
         measured(setting, tmp_path / "run")
