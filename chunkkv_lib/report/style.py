@@ -207,7 +207,7 @@ def dots_figure(
     every = pd.concat(list(tables.values()))
     rows, methods, sources = (list(every[name].unique()) for name in ("row", "method", "source"))
     places = max(len(table[table["row"] == row]) for table in tables.values() for row in rows)
-    labels = [fill(brief(row, 60), 14) for row in rows]
+    labels = [fill(re.sub(r" (?=\d+$)", "\N{NO-BREAK SPACE}", brief(row, 60)), 14) for row in rows]
     tallest = max(0.2 * (label.count("\n") + 1) + 0.06 for label in labels)  # inches, so that no two labels touch
     height = len(rows) * max(places * spacing + 0.08, tallest) + 0.75 + 0.3 * subject.count("\n")
     figure, axes = panels(len(tables), height=max(height, 1.7))
