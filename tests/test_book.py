@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import nbformat
@@ -22,8 +23,9 @@ from demo_book import FIRST, ROOT, SAID, build_demo, built_demo, write_demo_book
 from demo_book import notebook as demo_notebook
 from matplotlib.figure import Figure
 from pypdf import PdfReader
+from sphinx.errors import ExtensionError
 
-from chunkkv_lib.book import Page, build, pdf, provenance, versions
+from chunkkv_lib.book import Page, build, pdf, provenance, site_extension, versions
 from chunkkv_lib.book.build import build_book
 from chunkkv_lib.book.chapters import Chapter, read_chapters, tidy
 from chunkkv_lib.book.checks import addresses, check_site
@@ -381,6 +383,13 @@ def test_other_versions_than_the_pins_stand_out(tmp_path):
     table, others = versions.packages_table(tmp_path / "requirements.txt", "Packages.")
     assert others == ["pytest", "no-such-package"]
     assert f"| Tests | **pytest {pytest.__version__}** (pinned: 0.1), **no-such-package not installed**" in table
+
+
+def test_without_the_package_of_equations_the_build_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sphinx-mathjax-offline", None)
+    app = SimpleNamespace(builder=SimpleNamespace(format="html"), outdir="")
+    with pytest.raises(ExtensionError, match=r"offline is not installed: pip install -r requirements.txt"):
+        site_extension.copy_mathjax(app, None)
 
 
 def test_runs_are_told_as_they_were_recorded():

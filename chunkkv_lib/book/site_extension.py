@@ -16,6 +16,7 @@ from urllib.parse import urljoin
 from bs4 import BeautifulSoup
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 
 from chunkkv_lib.book.stamp import SHARED
 
@@ -33,7 +34,10 @@ def copy_mathjax(app: Sphinx, failure: Exception | None) -> None:
     """
     if failure is not None or app.builder.format != "html":
         return
-    package = Path(importlib.import_module("sphinx-mathjax-offline").__file__)  # a name that no statement can say
+    try:
+        package = Path(importlib.import_module("sphinx-mathjax-offline").__file__)  # a name that no statement can say
+    except ModuleNotFoundError as error:
+        raise ExtensionError(f"{error.name} is not installed: pip install -r requirements.txt") from None
     source, target = package.with_name("static") / "mathjax", Path(app.outdir) / "_static" / "mathjax"
     fonts = Path("output/chtml/fonts/woff-v2")
     shutil.copytree(source / fonts, target / fonts, dirs_exist_ok=True)
