@@ -56,7 +56,7 @@ def with_parameters(command):
     options = []
     for field in dataclasses.fields(Parameters):
         default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
-        text = f"{field.metadata['help']} (default: {'none' if default is None else default})"
+        text = f"{field.metadata['help']} (default: {'none' if default in (None, '') else default})"
         kind, more = KINDS[field.type.removesuffix(" | None")]
         option = Annotated[kind | None, Option(help=text, show_default=False, **more)]
         options.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option))

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from synthetic_records import MANIFEST, tiny_run
 
+from chunkkv_lib.__main__ import app
 from chunkkv_lib.book.chapters import read_notebook
 from chunkkv_lib.report import arithmetic, damage, tables
 from chunkkv_lib.report import table_11 as t11
 from chunkkv_lib.report.records import PRIMARY, metric_and_damage, paper_table_11
 from chunkkv_lib.report.records import damage as rec_damage
 from chunkkv_lib.report.statistics import Interval, within_sequence_rank_correlation
+from chunkkv_lib.runs import Parameters
 
 RUNS, CHAPTERS = (Path(__file__).parents[1] / name for name in ("data/runs", "chapters"))
 RUN = tiny_run()
@@ -153,6 +157,16 @@ def test_weights_and_a_prefill_by_hand():
     assert tiny.matrix_weights == 4 * 2 * 2 + 3 * 2 * 4 and tiny.weights == tiny.matrix_weights + 20
     assert arithmetic.prefill_flops(tiny, 3) == 2 * 40 * 3 + 2 * 9 * 2
     assert arithmetic.analysis_flops(tiny, 3) == arithmetic.prefill_flops(tiny, 3) + 9 * 2
+
+
+def test_every_option_is_explained_and_every_parameter_is_one_of_measure():
+    """What the page of commands prints of them."""
+    commands = typer.main.get_command(app).commands
+    assert all(one.help for command in commands.values() for one in command.params)
+    options = {one.name: one.help for one in commands["measure"].params}
+    for field in fields(Parameters):
+        assert options[field.name].startswith(field.metadata["help"])
+        assert not options[field.name].endswith("(default: )")
 
 
 def test_every_column_of_a_run_is_explained_on_a_page():
