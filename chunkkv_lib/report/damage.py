@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from .records import METRICS, PAIRS, PRIMARY, metric_and_damage
@@ -80,7 +79,6 @@ def rules_figure(table: pd.DataFrame, named: Mapping[str, str]) -> Figure:
                 ax.annotate(  # a variant's name above its marker, a method's below
                     named[row.rule], (x, row.estimate), xytext=(-7 if right else 7, 5 if "," in row.rule else -11),
                     textcoords="offset points", ha="right" if right else "left", fontsize=SMALL, color=GREY,
-                    path_effects=[withStroke(linewidth=2, foreground="white")],
                 )  # fmt: skip
         if METRICS[name].sign < 0:
             ax.invert_xaxis()  # better is to the right in every panel
