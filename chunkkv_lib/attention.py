@@ -4,8 +4,6 @@ Shapes: `queries [Hq, n, d]`, `keys [Hkv, n, d]` after RoPE; query head h reads 
 q.k / sqrt(d). Everything is computed in float32 or better, whatever the tensors' dtype. Inputs are never changed.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -5,8 +5,6 @@ same inputs give the same bits. Tiles that the causal rule hides altogether are 
 exists outside a program's registers. Import this module only where triton is installed; `attention.py` does.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

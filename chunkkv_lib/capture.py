@@ -5,8 +5,6 @@ RoPE and lets them go. Nothing of the model is patched: an attention function is
 name of its own, used inside a context manager, and taken away again, also after an exception.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager

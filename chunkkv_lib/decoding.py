@@ -7,8 +7,6 @@ The prefill predicts the first token of an answer before anything is compressed.
 it, the prompt's last token is read once more: its own entry counts as evicted, and it is computed anew from the cache.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable
 from collections.abc import Sequence as Many

@@ -1,7 +1,5 @@
 """One sequence x methods -> two tables (`analyse`)."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, replace

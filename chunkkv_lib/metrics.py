@@ -11,8 +11,6 @@ Functions whose first argument is a `mass` or `rows` take what another step has 
 NaN: a measurement of many methods computes it once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import torch

@@ -3,8 +3,6 @@
 python tests/axe.py        # or: make axe
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

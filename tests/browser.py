@@ -3,8 +3,6 @@
 Messages are JSON ended by a zero byte; the browser reads them from file descriptor 3 and writes them to 4.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """A book of two small notebooks with one of everything a chapter may hold, written into a temporary folder."""
 
-from __future__ import annotations
-
 import atexit
 import shutil
 import tempfile

@@ -4,8 +4,6 @@ It is read from the sources, so that it can be counted and checked without a bui
 words of every page against their limits.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator

@@ -1,8 +1,6 @@
 """Right answers beside the library's and those of the homework, each written from the task's text alone and in a way of
 its own: loops, tensors, other libraries. The order of their sums, their ties and the kinds of their results differ."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How large the library is, against the limits that it keeps: python tests/size.py, or make size."""
 
-from __future__ import annotations
-
 import ast
 import json
 import sys

@@ -1,7 +1,5 @@
 """Small records with the columns of a real run, and numbers that a test can recompute."""
 
-from __future__ import annotations
-
 from itertools import product
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """The machinery of the book, on a demo book of two small chapters and on sites and notebooks written by hand."""
 
-from __future__ import annotations
-
 import filecmp
 import json
 import re

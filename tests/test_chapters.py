@@ -1,7 +1,5 @@
 """Every committed chapter is clean, small-celled and complete, whatever it is about."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The scorecard: records made so that the right verdict is known, and each turned around so that a wrong one shows."""
 
-from __future__ import annotations
-
 import warnings
 from types import SimpleNamespace
 

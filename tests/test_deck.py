@@ -1,7 +1,5 @@
 """The lecture's slides: legible in a room, every statement whole and borne out by the runs, shown by key and click."""
 
-from __future__ import annotations
-
 import html
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The checker passes right answers, fails wrong ones, and says what is wrong; the same for a method of one's own."""
 
-from __future__ import annotations
-
 import os
 from collections import defaultdict
 from functools import cache, partial

@@ -1,7 +1,5 @@
 """Figures: what is drawn is the table that is published, axes are named, nothing is left behind, bytes repeat."""
 
-from __future__ import annotations
-
 import warnings
 from types import SimpleNamespace
 

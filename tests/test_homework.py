@@ -1,7 +1,5 @@
 """A hand-out stands alone, and submissions are graded: right, wrong, empty, cheating, crashing and endless ones."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """The lab: codes of a prompt, the rules and metrics on them, in Python and in the page's own scripts."""
 
-from __future__ import annotations
-
 import json
 import random
 import re

@@ -1,7 +1,5 @@
 """The calculator, the toy of twelve tokens and the guess before a measurement, worked in a real browser."""
 
-from __future__ import annotations
-
 import json
 from itertools import product
 

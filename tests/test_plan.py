@@ -1,7 +1,5 @@
 """The plan: every statement can be judged, and is older than the run that judges it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path

@@ -3,8 +3,6 @@
 The pages of the main path are held to all of it, every notebook to what is said of its statements.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Sensitivity: means along an axis and across runs agree with the records, and unlike runs are not compared."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from common import refused

@@ -3,8 +3,6 @@
 Every page also goes through axe-core: wide in light and dark, and as narrow as a phone.
 """
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit

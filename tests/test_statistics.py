@@ -1,7 +1,5 @@
 """Intervals, tests, correlations and averages against hand examples and independent loops."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,7 +1,5 @@
 """Student copies: no solution is left, every exercise is, and each gets a cell to answer in."""
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path

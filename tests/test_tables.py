@@ -1,7 +1,5 @@
 """Tables: the right numbers in the right cells, every column named, nothing missing in silence."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import fields

@@ -1,7 +1,5 @@
 """The whole way from notebooks to the site: the live run, papermill, Jupyter Book with warnings as errors."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

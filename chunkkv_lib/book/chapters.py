@@ -2,8 +2,6 @@
 to readers with hints, with or without the exercises' solutions.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable

@@ -3,8 +3,6 @@
 Sphinx finds broken references while it builds, axe-core finds missing alternative texts; neither sees this.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -6,8 +6,6 @@
 `::: notes` for what only the presenter sees. `deck.html` beside it is the page that shows them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from io import StringIO

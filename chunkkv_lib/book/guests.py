@@ -6,8 +6,6 @@ kvpress runs in the environment that `bench` makes for it. Its presses are asked
 cache, and the kept positions are those whose keys are, bit for bit, in the cache without a press.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

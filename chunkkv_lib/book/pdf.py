@@ -1,7 +1,5 @@
 """The whole book as one PDF: every page printed by Chromium, in reading order, with bookmarks. No TeX."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -3,8 +3,6 @@
 `_config.yml` names it under `local_extensions`, so a plain `jupyter-book build .` uses it as well.
 """
 
-from __future__ import annotations
-
 import importlib
 import re
 import shutil

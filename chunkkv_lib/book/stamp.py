@@ -1,7 +1,5 @@
 """An executed notebook becomes a page: whose run it shows and where numbers are from are said, timing is removed."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re

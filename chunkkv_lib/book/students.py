@@ -6,8 +6,6 @@ Plain Markdown can be read in any notebook program: roles become text, boxes bec
 from the chapter as a build executed it, images travel inside the notebook, and formulas know no macros.
 """
 
-from __future__ import annotations
-
 import base64
 import re
 from collections.abc import Callable, Mapping

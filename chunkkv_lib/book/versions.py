@@ -1,7 +1,5 @@
 """For the page of versions: the packages, and the recorded runs with their machines."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version

@@ -1,7 +1,5 @@
 """What all compressors share: the budget, the pooling of scores, and the choice of the highest."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """ChunkKV: whole chunks of neighbouring tokens stay or go together."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Controls: what a method must be measured against before its numbers mean anything."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """H2O: the heavy hitters, positions that gathered the most attention over the whole prompt."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

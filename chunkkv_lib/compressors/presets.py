@@ -1,7 +1,5 @@
 """The methods by name, and the two settings of their hyper-parameters that were really in use."""
 
-from __future__ import annotations
-
 from ..errors import check_known
 from .base import Compressor
 from .chunkkv import ChunkKV

@@ -1,7 +1,5 @@
 """SnapKV: the positions that the last queries attend to, with their neighbours."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """`check`: compare a student's function with the right answer on fresh random inputs, and say what is wrong."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import secrets

@@ -8,8 +8,6 @@ are compared here. That stops mistakes, endless loops and the usual short cuts, 
 sandbox**; run it in a container that may be lost, as Gradescope does.
 """
 
-from __future__ import annotations
-
 import ast
 import copy
 import faulthandler

@@ -11,8 +11,6 @@ Sheets are the YAML files in `sheets/`; everything is written the same on every 
 nothing, and a file that somebody has changed is never replaced.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import zipfile

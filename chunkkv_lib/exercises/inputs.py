@@ -1,7 +1,5 @@
 """Random inputs of the tasks: layers of odd sizes, kept sets, tables of numbers; all drawn from the generator."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

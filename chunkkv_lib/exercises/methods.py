@@ -1,7 +1,5 @@
 """`check_method`: whether a compressor of one's own keeps what every compressor promises."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Callable
 from itertools import product

@@ -1,7 +1,5 @@
 """Questions to answer while reading: in the chapters, on one page, and as a file for Moodle."""
 
-from __future__ import annotations
-
 import random
 import re
 from pathlib import Path

@@ -4,8 +4,6 @@ Every right answer is a function with keywords; a mistake is one keyword set wro
 The tests hold every one of these functions against the library's own.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A page cannot hold a model, but everything a rule decides, and both metrics, fol
 are stored as integers, and all sums of them are exact, in the page and here: so both choose the very same tokens.
 """
 
-from __future__ import annotations
-
 import base64
 import zlib
 from collections.abc import Sequence as Many

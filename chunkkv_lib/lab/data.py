@@ -1,7 +1,5 @@
 """The lab's prompts, two of open text or a reader's own, and what the page shows of one that ran through a model."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from typing import Any

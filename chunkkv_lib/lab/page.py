@@ -4,8 +4,6 @@ assets/lab.html is the fragment, assets/page.html a page around it; both are tem
 and what it costs, the scripts beside them compute.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import astuple

@@ -3,8 +3,6 @@
 The page does the same in JavaScript (assets/rules.js); a test compares the two over hundreds of settings.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

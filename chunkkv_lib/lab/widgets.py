@@ -1,7 +1,5 @@
 """Small things to do on a chapter's page: a calculator, the toy of twelve tokens with open numbers, a guess first."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
 

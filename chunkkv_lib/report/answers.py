@@ -1,7 +1,5 @@
 """What the model still answers from a compressed cache: the codes that it finds."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from textwrap import fill
 from typing import Any

@@ -3,8 +3,6 @@
 Formulas count what cannot be avoided. Numbers per second come from a finished run, never from a data sheet.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +40,7 @@ class Architecture:
     tied: bool  # output weights are the embedding's
 
     @classmethod
-    def of(cls, config: Any) -> Architecture:
+    def of(cls, config: Any) -> "Architecture":
         """The sizes in a transformers configuration of a Llama-like model."""
         heads = config.num_attention_heads
         return cls(

@@ -5,8 +5,6 @@ once ("in every row") holds if each comparison does, at 95 %; it fails if one of
 interval that allows for their number (Bonferroni). Documents are resampled (`statistics`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

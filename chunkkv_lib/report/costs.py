@@ -1,7 +1,5 @@
 """What an analysis costs: the benchmark's record, its tables and its picture."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

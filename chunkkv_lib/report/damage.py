@@ -1,7 +1,5 @@
 """Could a metric have told what happens to the answer? Differences against differences, and rules side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """For those who ship a cache: what each rule finds, frees and costs, where it was measured."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Every recorded definition of the two metrics: how far apart they are, and how each ranks the methods."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from textwrap import fill
 

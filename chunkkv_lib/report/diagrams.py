@@ -1,7 +1,5 @@
 """The worked example of twelve tokens: its table of attention, and what each rule keeps of it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

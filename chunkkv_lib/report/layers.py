@@ -3,8 +3,6 @@
 Tables first; the figures draw these tables, and what a page publishes beside a figure is the table that it drew.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np

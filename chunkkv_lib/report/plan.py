@@ -1,7 +1,5 @@
 """The plan's statements, judged: `data/plan.yml` against the runs that it names."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Any

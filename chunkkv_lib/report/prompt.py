@@ -4,8 +4,6 @@ says from each cache.
 Only texts whose licence allows it are quoted; of all others the letters are hidden, the layout stays.
 """
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Callable, Mapping, Sequence

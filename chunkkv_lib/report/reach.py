@@ -1,7 +1,5 @@
 """What a rule's reach finds, by the answer's length; and what is left when the question comes after the compression."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -6,8 +6,6 @@ sequence counts once. Methods and categories keep the order of their first appea
 metric that the records do not hold is an InputError, which names those they do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

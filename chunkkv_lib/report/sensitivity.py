@@ -1,7 +1,5 @@
 """What hyper-parameters change: metrics and damage along the axes of a sensitivity run, or across several runs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The start page: what each rule still finds, beside what the two metrics say of the same caches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from textwrap import fill
 from typing import Any

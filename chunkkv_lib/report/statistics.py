@@ -8,8 +8,6 @@ Which they are is said by `groups`, or by the level "document" of a pandas index
 `records.layer_values` give it; without either, every sequence is a document of its own.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -39,7 +37,7 @@ class Interval:
     n: int
 
     @classmethod
-    def of(cls, drawn: np.ndarray, documents: int, n: int, level: float = LEVEL) -> Interval:
+    def of(cls, drawn: np.ndarray, documents: int, n: int, level: float = LEVEL) -> "Interval":
         """Of a statistic `drawn` [1 + resamples] from n sequences of so many documents, as `ends` says."""
         return cls(*map(float, ends(drawn, documents, level)), n)
 

@@ -6,8 +6,6 @@ light and dark and keeps the hues. Figures are narrow and their text has 9 point
 on a phone of 390 pixels.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence

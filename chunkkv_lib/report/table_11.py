@@ -3,8 +3,6 @@
 One table, `side_by_side`, is what a page prints, draws and offers as CSV.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How tables are written: MyST text with a caption and a number, how numbers look in it, where they come from."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Mapping
