@@ -37,6 +37,8 @@ INDEX = """\
 
 Start with {doc}`01_first`. The first figure of that chapter is {numref}`fig-demo-line`.
 
+1. **It is found.** And more is said of it.
+
 ````{exercise}
 :label: ex-index
 Write the overlap of two sets, and let `check("overlap", mine)` judge it.

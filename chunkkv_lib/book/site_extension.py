@@ -56,11 +56,16 @@ def leave_out_scripts(app: Sphinx, page: str, template: str, context: dict, doct
 
 
 def describe(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
-    """Say in the page's head what was found: its first paragraph, for search engines and for those who share it."""
+    """Say in the page's head what was found, for search engines and for those who share it.
+
+    That is the page's first paragraph; of the book's first page it is the bold sentences of its first numbered list.
+    """
     paragraph = next(iter(doctree.findall(nodes.paragraph)), None) if doctree is not None else None
     if paragraph is None:
         return
-    text = shorten(paragraph.astext(), 300, placeholder=" …")
+    numbered = next(iter(doctree.findall(nodes.enumerated_list)), None) if page == app.config.root_doc else None
+    found = " ".join(bold.astext() for bold in numbered.findall(nodes.strong)) if numbered else ""
+    text = shorten(found or paragraph.astext(), 300, placeholder=" …")
     tags = {'name="description"': text, 'property="og:description"': text, 'property="og:title"': context["title"]}
     if app.config.html_baseurl:  # a picture is found by its whole address only
         tags |= {'property="og:image"': urljoin(app.config.html_baseurl, SHARED)}
