@@ -273,7 +273,10 @@ def causal_attention(
     return   [1, Hq, n, d] in the queries' dtype, and [Hq, n] float32 natural log-sum-exp of the scaled logits
     """
     ops = torch.ops.aten
-    if values.shape[3] != queries.shape[3]:  # as in DeepSeek's MLA
+    tensors = queries, keys, values
+    if values.shape[3] != queries.shape[3] or len({x.dtype for x in tensors}) > 1:  # the one as in DeepSeek's MLA
+        return None
+    if any(x.stride(3) != 1 for x in tensors):  # the CPU's kernel would read other numbers, and say nothing
         return None
     if queries.device.type == "cpu" and queries.dtype != torch.float64:
         kernel = ops._scaled_dot_product_flash_attention_for_cpu

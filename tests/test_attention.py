@@ -98,6 +98,18 @@ def test_column_sums_in_tiles(small_tiles, dtype, n):
     np.testing.assert_array_equal(column_sums(queries, keys, lse), sums)
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_tensors_of_any_layout_or_of_two_dtypes_give_the_same_sums(which):
+    """PyTorch's kernel reads on from each number of a head to the one beside it in memory."""
+    layer = list(ref.random_layer(6, 2, 50, 8, dtype=torch.float32)[:2])
+    lse, sums = log_sum_exp(*layer), column_sums(*layer)
+    layer[which] = layer[which].mT.contiguous().mT
+    torch.testing.assert_close(log_sum_exp(*layer), lse)
+    torch.testing.assert_close(column_sums(*layer), sums)
+    layer[which] = layer[which].bfloat16()
+    torch.testing.assert_close(column_sums(*layer), column_sums(*(x.float() for x in layer)))
+
+
 @pytest.mark.parametrize("onednn", [True, False])
 @pytest.mark.parametrize(("heads", "kv_heads", "n", "d"), [(6, 2, 50, 5), (3, 3, 33, 1)])
 def test_column_sums_of_hard_logits(small_tiles, monkeypatch, onednn, heads, kv_heads, n, d):
