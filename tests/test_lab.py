@@ -283,7 +283,9 @@ def test_a_weight_writes_the_formula_and_its_own_value(tab):
         "w.dispatchEvent(new Event('input', {bubbles: true}))"
     )
     assert tab.evaluate("document.getElementById('lab-formula').value") == "1 * votes - 0.5 * columns"
-    assert tab.evaluate("document.querySelector('output[for=lab-w-columns]').textContent") == "-0.5"
+    told = "document.querySelector('output[for=lab-w-columns]').textContent"
+    assert tab.evaluate(told) == "-0.5"
+    assert tab.evaluate(f"Lab.page.open({{left: 'Own rule'}}); {told}") == "0"  # an address begins anew
 
 
 def test_the_address_holds_the_setting_and_brings_it_back(tab):

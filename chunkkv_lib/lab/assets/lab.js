@@ -13,6 +13,7 @@ var Lab = globalThis.Lab || (globalThis.Lab = {});
     const prompts = await Promise.all(data.prompts.map(Lab.unpack)), controls = form.elements;
     const view = Lab.view(root, data.colours), { find, panels } = view;
     const page = { root, form, prompts, panels, view };
+    const weights = [...form.querySelectorAll("[data-part]")];
     let shown = null, rule = null, later = 0;
 
     page.side = (s, method) => ({ ...s, method, rule, seed: 0 });
@@ -78,6 +79,7 @@ var Lab = globalThis.Lab || (globalThis.Lab = {});
         controls[name].setAttribute("aria-valuetext", text);
         form.querySelector(`output[for="lab-${name}"]`).textContent = text;
       }
+      for (const weight of weights) weight.labels[0].lastElementChild.textContent = weight.value;
       return !own || rule;
     };
 
@@ -99,12 +101,10 @@ var Lab = globalThis.Lab || (globalThis.Lab = {});
       }, 60);
     };
 
-    const weights = [...form.querySelectorAll("[data-part]")];
     form.addEventListener("input", event => {
       if (weights.includes(event.target)) {
         const parts = weights.filter(w => Number(w.value)).map(w => `${w.value} * ${w.dataset.part}`);
         controls.formula.value = parts.join(" + ").replaceAll("+ -", "- ") || "0";
-        event.target.labels[0].lastElementChild.textContent = event.target.value;
       }
       page.update();
     });
