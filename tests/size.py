@@ -10,9 +10,9 @@ import prose
 
 CORE = ["errors", "sequence", "attention", "compressors", "metrics", "capture", "decoding", "measure"]
 LIMITS = {  # what -> (at commit 1f3accc, where the last number is of this script; at most)
-    "lines of chunkkv_lib": (17_525, 14_000),
+    "lines of chunkkv_lib": (17_525, 12_500),
     "lines of its core, without the GPU kernels": (1_900, 1_800),
-    "lines of tests": (11_519, 9_500),
+    "lines of tests": (11_519, 10_000),
     "top-level entries of chunkkv_lib": (33, 19),
     "functions and methods referenced once": (408, 204),
 }

@@ -1,7 +1,5 @@
 """Random inputs of the tasks: layers of odd sizes, kept sets, tables of numbers; all drawn from the generator."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -62,9 +60,9 @@ def cache(g: torch.Generator) -> tuple[Tensor, Tensor]:
     return keys, kept_set(g, *keys.shape[:2])
 
 
-def layer_and_number(low: int, high: int) -> Callable[[torch.Generator], tuple[Tensor, Tensor, int]]:
-    """How to draw a layer and a number from `low` to `high`: the size of a window, or a budget in tokens."""
-    return lambda g: (*grouped_layer(g), between(g, low, high))
+def layer_and_budget(g: torch.Generator) -> tuple[Tensor, Tensor, int]:
+    """A layer and a budget in tokens."""
+    return *grouped_layer(g), between(g, 14, 38)
 
 
 def long_layer(g: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -63,7 +63,7 @@ def chosen_by_scores(mistakes: Mapping[str, Mapping | Callable]) -> Callable:
             return with_window(best(scores(queries, keys, budget, **mistake), budget - 8), keys.shape[1])
 
         name = scores.__name__.removesuffix("_scores")
-        TASKS[name] = Task(right, LAYER_AND_BUDGET, mistakes, tolerance=0, rounds=20, scores=scores)
+        TASKS[name] = Task(right, inputs.layer_and_budget, mistakes, tolerance=0, rounds=20, scores=scores)
         return scores
 
     return add
@@ -89,7 +89,6 @@ MASK_LATE = {
     "the mask comes before the softmax, so that the shares of what is left add up to 1.": {"mask_first": False}
 }
 LOST_WINDOW = "the window is not kept; it always stays."
-LAYER_AND_BUDGET = inputs.layer_and_number(14, 38)
 
 
 # --- attention ----------------------------------------------------------------------------------------------------
@@ -227,7 +226,7 @@ def largest(keys: Tensor, values: Tensor, budget: int, **mistake: object) -> Ten
     return best(largest_scores(keys, values, budget, **mistake), budget)
 
 
-@task(LAYER_AND_BUDGET, WRONG_LOGITS | WINDOW_NOT_CAUSAL | {
+@task(inputs.layer_and_budget, WRONG_LOGITS | WINDOW_NOT_CAUSAL | {
     "these are the best single tokens; choose whole chunks.": {"size": 1},
     "a chunk's score is the sum of its tokens, not their mean: the last chunk may be short.": {"mean": True},
     "of the chunk that does not fit whole its *first* tokens stay, not its last.": {"part": "last"},

@@ -174,8 +174,8 @@ def comparisons(
 def damage(answers: pd.DataFrame) -> pd.DataFrame:
     """What a compressed cache does to the answer: all rows but "Full", with their `nll_increase` over it.
 
-    answers columns sequence, method, nll, ...; nll in nats per answer token after the first. Where answers were
-            written, too, also `score_loss` against the full cache's score, and `answer_change`, 1 - `token_f1`.
+    answers columns sequence, method, nll, ...; nll in nats per answer token. Where answers were written, too, also
+            `score_loss` against the full cache's score, and `answer_change`, 1 - `token_f1`.
     """
     full = answers[answers["method"] == "Full"].set_index("sequence")
     if full.empty:

@@ -1,7 +1,7 @@
 """Intervals, paired tests and rank correlations. What is resampled is the document.
 
-Pure functions of arrays: no files, no global random state. NaN means "not measured" (an answer of one token has no
-likelihood): such sequences are left out, and `n` says how many stayed. Every random number comes from `seed`.
+Pure functions of arrays: no files, no global random state. NaN means "not measured" (a sequence whose evidence is not
+marked keeps none of it): such sequences are left out, and `n` says how many stayed. Random numbers come from `seed`.
 
 Sequences that were made from one document are not independent, so documents are drawn, each with all its sequences.
 Which they are is said by `groups`, or by the level "document" of a pandas index, as `records.sequence_means` and
