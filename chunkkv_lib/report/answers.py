@@ -63,7 +63,7 @@ def needle_map(table: pd.DataFrame, axis: str, metrics: pd.DataFrame | None = No
     metrics = pd.DataFrame(index=methods) if metrics is None else metrics.reindex(methods)
     # a gap stands before the column of all codes, and another one before the metrics
     places = [*range(len(values) - 1), len(values) - 0.75]
-    aside = [len(values) + 0.85 + 1.5 * k for k in range(metrics.shape[1])]
+    aside = [len(values) + 0.95 + 1.8 * k for k in range(metrics.shape[1])]
     figure, (ax,) = panels(height=0.33 * len(methods) + 1.3)
     cells = []  # x, y, text, share of the full colour, colours, width
     for row in table.itertuples(index=False):
@@ -73,17 +73,17 @@ def needle_map(table: pd.DataFrame, axis: str, metrics: pd.DataFrame | None = No
         worst, best = (of_method.min(), of_method.max())[:: METRICS[name].sign]
         for y, value in enumerate(of_method):
             if not np.isnan(value):
-                cells.append((x, y, f"{value:.3f}", (value - worst) / (best - worst), "Oranges", 1.44))
+                cells.append((x, y, f"{value:.3f}", (value - worst) / (best - worst), "Oranges", 1.74))
     for x, y, text, share, colours, width in cells:
         colour = mpl.colormaps[colours](0.9 * share)
         ax.add_patch(Rectangle((x - width / 2, y - 0.46), width, 0.92, facecolor=colour, edgecolor="#c8c8c8"))
         ax.text(x, y, text, ha="center", va="center", fontsize=SMALL, color=text_on(colour[:3]))
     texts = [f"{100 * value:.0f}" if by == "depth" and value != EVERY else str(value) for value in values]
     texts += [METRICS[name].short for name in metrics]
-    ax.set_xticks([*places, *aside], [fill(text, 8, break_long_words=False) for text in texts], fontsize=SMALL)
+    ax.set_xticks([*places, *aside], [fill(text, 6, break_long_words=False) for text in texts], fontsize=SMALL)
     ax.set_yticks(range(len(methods)), [brief(name.replace("chunk_size", "chunks of")) for name in methods])
-    ax.set(xlim=(-0.5, [*places, *aside][-1] + 0.75), ylim=(len(methods) - 0.5, -0.5))
-    ax.set_xlabel(axis, fontsize=SMALL)
+    ax.set(xlim=(-0.5, [*places, *aside][-1] + 0.9), ylim=(len(methods) - 0.5, -0.5))
+    ax.set_xlabel(fill(axis, 44), fontsize=SMALL)
     bare(ax)
     each = " to ".join(map(str, np.unique(table.loc[table[by] != EVERY, "n"].agg(["min", "max"]))))
     note = "Orange: the stronger, the better by that metric" if aside else ""

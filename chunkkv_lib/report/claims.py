@@ -312,7 +312,7 @@ def cards_table(found: pd.DataFrame, caption: str, name: str = "", brief: bool =
 def cards_figure(found: pd.DataFrame) -> Figure:
     """The scorecard: a row per statement, a column per run, a tile with the verdict; found: of `cards_frame`."""
     ids, runs = list(found["id"].unique()), list(found["run"].unique())
-    texts = [fill(says, 68) for says in found.groupby("id", sort=False)["says"].first()]  # each above its tiles
+    texts = [fill(says, 58) for says in found.groupby("id", sort=False)["says"].first()]  # each above its tiles
     ends = np.cumsum([0.54 + 0.15 * (1 + text.count("\n")) for text in texts])  # inches
     figure, (ax,) = panels(height=ends[-1] + 0.5)
     for one in found.itertuples():

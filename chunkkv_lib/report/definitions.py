@@ -44,7 +44,7 @@ def ranks_figure(ranks: pd.DataFrame, subject: str = "All sequences") -> Figure:
     methods, definitions = list(ranks["method"].unique()), list(ranks["metric"].unique())
     shades = sns.color_palette("Blues_r", len(methods) + 3)[1:]  # of rank 1, 2, ...
     figure, (ax,) = panels(height=0.36 * len(definitions) + 1.4)
-    ranks = ranks.assign(text=ranks["rank"].astype(str) + ranks["tied"].map({True: " =", False: ""}))
+    ranks = ranks.assign(text=ranks["rank"].astype(str) + ranks["tied"].map({True: "=", False: ""}))
     table = ranks.pivot(index="metric", columns="method").loc[definitions]
     cells, texts = (table[name][methods].to_numpy() for name in ("rank", "text"))
     sns.heatmap(
