@@ -45,7 +45,7 @@ def token_strip(
     what        says what the numbers are; notes: method -> a remark below its name
     """
     n, methods = len(tokens), list(kept_by_method)
-    figure, (ax,) = panels(height=0.5 * len(methods) + 1.1)
+    figure, (ax,) = panels(height=0.5 * len(methods) + 1.3)
     for row, method in enumerate(methods):
         stays, colour = set(np.ravel(kept_by_method[method]).tolist()), look(method).colour
         for column, score in enumerate(np.asarray(scores[method], dtype=float)):
@@ -59,7 +59,7 @@ def token_strip(
     ax.set(xlim=(-0.1, n + 0.1), ylim=(len(methods) + (0.5 if window else 0.05), -0.05))
     names = [f"{method}\n{notes[method]}" for method in methods] if notes else methods
     ax.xaxis.tick_top()
-    ax.set_xticks(np.arange(n) + 0.5, tokens, fontsize=SMALL)
+    ax.set_xticks(np.arange(n) + 0.5, tokens, rotation=40, ha="left", rotation_mode="anchor", fontsize=SMALL)
     ax.set_yticks(np.arange(len(methods)) + 0.5, names, fontsize=SMALL)
     for tick, method in zip(ax.get_yticklabels(), methods, strict=True):
         tick.set(color=legible(look(method).colour), fontweight="bold")

@@ -241,7 +241,7 @@ def attention_parts(rows: Sequence[ArrayLike], window: int) -> Figure:
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     ax.grid(visible=False)
-    ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3)
+    ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3, handlelength=1, columnspacing=1)
     return figure
 
 

@@ -51,7 +51,7 @@ def reach_figure(table: pd.DataFrame, note: str = "") -> Figure:
         ax.minorticks_off()
         ax.set_title(f"codes of {length} tokens", fontsize=SMALL)
         ax.set_ylim(-0.04, 1.04)
-    figure.supxlabel("Reach: tokens of a chunk (ChunkKV) or of the pooling kernel (SnapKV)", fontsize=SMALL)
+    figure.supxlabel("Reach: tokens of a chunk (ChunkKV), of the kernel (SnapKV)", fontsize=SMALL)
     figure.supylabel("Share of codes found", fontsize=SMALL)
     figure.legend(*axes[-1].get_legend_handles_labels(), loc="upper right", ncols=2, borderpad=0, borderaxespad=0.3)
     headline(figure, "Found by reach", note=note)
