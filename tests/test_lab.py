@@ -14,6 +14,7 @@ from tiny import WORDS, tiny_model
 
 from chunkkv_lib import (
     H2O,
+    METHODS,
     ChunkKV,
     Oracle,
     PromptAttention,
@@ -29,7 +30,7 @@ from chunkkv_lib.lab import lab_view
 from chunkkv_lib.lab.codes import PROBES, SCORES, WINDOWS, layer_codes, packed
 from chunkkv_lib.lab.data import open_prompts, probe_tokens, prompt_data, question_about
 from chunkkv_lib.lab.page import LINKS, lab_page
-from chunkkv_lib.lab.rules import METHODS, Setting, keep, kept_tokens, random_numbers
+from chunkkv_lib.lab.rules import Setting, keep, kept_tokens, random_numbers
 from chunkkv_lib.sequences.encoding import encode_prompt, own_sequence, sentence_with, token_texts
 
 

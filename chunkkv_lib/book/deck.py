@@ -22,7 +22,7 @@ from ..exercises.homework import LICENCE, RULES, RUN
 from ..exercises.questions import needles_found, numbers
 from ..files import write_text
 from ..report.arithmetic import kv_cache_bytes, readable
-from ..report.records import paper_table_11
+from ..report.records import PRIMARY, paper_table_11
 from ..report.style import look
 from ..runs import load_run
 
@@ -30,7 +30,6 @@ REACH = {
     **{"SnapKV, kernel 1": "SnapKV, pooling over 1", "SnapKV": "over 7", "SnapKV, kernel 25": "over 25"},
     **{"ChunkKV, chunk_size 5": "ChunkKV, chunks of 5", "ChunkKV": "of 10", "ChunkKV, chunk_size 40": "of 40"},
 }
-METRICS = ("kv_l1_loss", "attention_cosine_similarity")
 TITLES = ("KV-cache L1 loss", "Attention cosine")
 
 
@@ -58,16 +57,16 @@ def contents() -> dict[str, object]:
     run, known = load_run(RUN), numbers()
     records, paper = run.records, paper_table_11()
     names = [*RULES, "Random"]
-    ours = records[records["method"].isin(names)].groupby(["category", "method"], observed=True)[list(METRICS)].mean()
+    ours = records[records["method"].isin(names)].groupby(["category", "method"], observed=True)[list(PRIMARY)].mean()
     layers = records[records["method"].isin(names)].pivot_table(
-        index="layer", columns="method", values=list(METRICS), observed=True)  # fmt: skip
-    loss, cosine = (layers[metric][names] for metric in METRICS)
+        index="layer", columns="method", values=list(PRIMARY), observed=True)  # fmt: skip
+    loss, cosine = (layers[metric][names] for metric in PRIMARY)
     found, asked = needles_found()
     reach, shown = found[list(REACH)].sum(), ["Full", *RULES, "StreamingLLM", "Random"]
     best = paper.pivot(index="category", columns="method")
-    first = best[METRICS[0]].idxmin(axis=1), best[METRICS[1]].idxmax(axis=1)
+    first = best[PRIMARY[0]].idxmin(axis=1), best[PRIMARY[1]].idxmax(axis=1)
     ours = ours.reindex(paper["category"].unique(), level="category")
-    loss_of = ours[METRICS[0]].unstack().astype(float)
+    loss_of = ours[PRIMARY[0]].unstack().astype(float)
     short, long = (found.loc[tokens, ["ChunkKV", "SnapKV"]] for tokens in (2, 16))
     claims = {
         "in the paper's table ChunkKV is best in every row": all((one == "ChunkKV").all() for one in first),
@@ -103,7 +102,7 @@ def contents() -> dict[str, object]:
 def metrics_table(means: pd.DataFrame, methods: list[str]) -> str:
     """Both metrics of all methods by category, in one HTML table; the best of the three rules in bold."""
     parts = []
-    for metric, best in zip(METRICS, ("min", "max")):
+    for metric, best in zip(PRIMARY, ("min", "max")):
         values = means[metric].unstack().loc[means.index.unique("category"), methods].astype(float)
         top = values.eq(values[list(RULES)].agg(best, axis=1), axis=0)
         texts = values.map("{:.4f}".format)

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from ..attention import PromptAttention
 from ..capture import Layer, capture
+from ..compressors import METHODS
 from ..decoding import CompressedCache, decode, generate
 from ..errors import InputError
 from ..runs.answers import opening
@@ -16,7 +17,7 @@ from ..sequence import Sequence
 from ..sequences.encoding import encode_prompt, own_sequence, sentence_with, token_texts
 from ..sequences.open_data import articles
 from .codes import WINDOWS, LayerCodes, layer_codes, packed
-from .rules import METHODS, Setting, kept_tokens
+from .rules import Setting, kept_tokens
 
 LONGEST = 4000  # tokens of a prompt that a page can hold
 TEXTS_OF = "squad_articles"  # the open data set whose texts the book's prompts quote

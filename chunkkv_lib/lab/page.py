@@ -11,8 +11,9 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 
+from ..compressors import METHODS
 from ..report.style import OTHERS, look
-from .rules import METHODS, Setting
+from .rules import Setting
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("rules", "codes", "metrics", "expression", "results", "charts", "view", "tour", "lab")

@@ -9,12 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import compressors
-from ..compressors import SnapKV, budget_tokens
+from ..compressors import METHODS, SnapKV, budget_tokens
 from ..compressors.base import WindowCompressor
 from .codes import PROBES, SCORES, WINDOWS, LayerCodes
-
-METHODS = ("ChunkKV", "SnapKV", "H2O", "StreamingLLM", "Recent", "Random", "Oracle")
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def kept_tokens(codes: LayerCodes, setting: Setting, layer: int) -> Tensor:
         "SnapKV": {"window": window, "kernel": setting.kernel},
         "H2O": {"window": window},
     }.get(setting.method, {})
-    return keep(getattr(compressors, setting.method)(tokens, **options), scores, n)
+    return keep(METHODS[setting.method](tokens, **options), scores, n)
 
 
 def keep(method, scores: Tensor, n: int) -> Tensor:
