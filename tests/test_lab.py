@@ -348,7 +348,7 @@ def test_the_tour_and_the_search_set_the_controls(tab):
 
 def test_a_page_of_a_thousand_tokens_is_light_and_quick(tab, prompt, tmp_path):
     """Random attention of the shape of the embedded model. From a changed control to the changed text and numbers of
-    all 30 layers: the best of several steps.
+    all 30 layers: the mean of several steps.
     """
     layers = [layer_codes(*layer_tensors(heads=3, group=3, n=1000, seed=seed)) for seed in range(30)]
     data = prompt[0] | {
@@ -360,13 +360,16 @@ def test_a_page_of_a_thousand_tokens_is_light_and_quick(tab, prompt, tmp_path):
     page.write_text(lab_page([data], "A test"), encoding="utf-8")
     assert page.stat().st_size < 2_000_000
     reopened(tab, page.as_uri())
-    steps = tab.evaluate("""[...Array(8).keys()].map(i => {
-      const begun = performance.now();
-      Lab.page.set({ budget: 20 + i, chunk: 9 + i });
-      document.body.offsetHeight;
-      return performance.now() - begun;
-    })""")
-    assert min(steps) < 100, steps
+    tab.call("Performance.enable", timeDomain="threadTicks")  # what else the machine does does not count
+
+    def seconds() -> float:
+        metrics = tab.call("Performance.getMetrics")["metrics"]
+        return next(one["value"] for one in metrics if one["name"] == "TaskDuration")
+
+    step = "Lab.page.set({ budget: 20 + i, chunk: 9 + i }); document.body.offsetHeight;"
+    begun = seconds()
+    tab.evaluate(f"for (let i = 0; i < 8; i++) {{ {step} }}")
+    assert 0 < (seconds() - begun) / 8 < 0.1
 
 
 @pytest.mark.parametrize("width", [1300, 390])
