@@ -3,12 +3,16 @@
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
 
+from chunkkv_lib.capture import Layer, capture
 from chunkkv_lib.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 hypothesis.settings.register_profile("core", deadline=None, derandomize=True, max_examples=40)
 hypothesis.settings.load_profile("core")
@@ -62,6 +66,13 @@ def _tiny_model(architecture: str, attention: str, changes: tuple):
 def token_ids(count: int, seed: int = 0) -> torch.Tensor:
     """Random tokens of a tiny model."""
     return torch.randint(1, 97, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+def captured(model, ids: torch.Tensor) -> list[Layer]:
+    """Every layer of a pass over these tokens."""
+    layers = []
+    capture(model, ids, layers.append)
+    return layers
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import references as ref
 import torch
-from common import each_architecture, refused, tiny_model, token_ids
+from common import captured, each_architecture, refused, tiny_model, token_ids
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from chunkkv_lib import measure
@@ -25,14 +25,8 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA de
 
 N, M = 60, 5
 PROMPT, ANSWER = token_ids(N), token_ids(M, seed=1)
-SEQUENCE = Sequence.from_ids(PROMPT, ANSWER, id="one")
+SEEN, SEQUENCE = torch.cat([PROMPT, ANSWER]), Sequence.from_ids(PROMPT, ANSWER, id="one")
 METHODS_AT_A_THIRD = preset(budget=20, window=4)
-
-
-def captured(model) -> list:
-    layers = []
-    capture(model, torch.cat([PROMPT, ANSWER]), layers.append)
-    return layers
 
 
 def of(frame: pd.DataFrame, method: str, layer: int | None = None) -> pd.Series:
@@ -43,9 +37,6 @@ def of(frame: pd.DataFrame, method: str, layer: int | None = None) -> pd.Series:
 def masked_cosine(rows: np.ndarray, kept: list[list[int]], start: int = 0) -> float:
     """Mean cosine of rows [Hq, r, n] with their zero-filled copies, from position `start` on."""
     return ref.row_cosines(rows[..., start:], ref.masked_rows(rows, kept)[..., start:]).mean()
-
-
-# --- the records --------------------------------------------------------------------------------------------------
 
 
 def test_columns_and_rows_are_those_of_a_run():
@@ -94,7 +85,7 @@ def test_every_column_equals_its_reference(architecture, granularity):
     with torch.inference_mode():
         hidden = model(input_ids=torch.cat([PROMPT, ANSWER])[None], output_hidden_states=True).hidden_states
     below, residuals = {}, [ref.array(x[0]) for x in hidden]
-    for layer in captured(model):
+    for layer in captured(model, SEEN):
         queries, keys, values = (x.double() for x in (layer.queries, layer.keys, layer.values))
         prompt_keys, q, k, v = keys[:, :N], ref.array(queries), ref.array(keys[:, :N]), ref.array(values[:, :N])
         # Probes are the queries that predict the answer: the prompt's last, and the answer's but the last.
@@ -157,9 +148,6 @@ def test_every_column_equals_its_reference(architecture, granularity):
             assert {*expected, "sequence", "method", "layer"} == {*layers.columns}
             for column, value in expected.items():
                 assert row[column] == pytest.approx(value, abs=2e-5, nan_ok=True), (name, layer.index, column)
-
-
-# --- the answer ---------------------------------------------------------------------------------------------------
 
 
 @each_architecture
@@ -235,8 +223,8 @@ def test_answer_likelihood_of_compressed_caches(question, monkeypatch):
     }
     layers, answers = analyse(model, sequence, methods)
     assert list(answers.method) == ["Full", *methods]
-    seen, asked = [], torch.tensor(question, dtype=torch.int64)
-    capture(model, torch.cat([PROMPT, asked, ANSWER]), seen.append)
+    asked = torch.tensor(question, dtype=torch.int64)
+    seen = captured(model, torch.cat([PROMPT, asked, ANSWER]))
     with torch.inference_mode():
         full = model(input_ids=torch.cat([PROMPT, asked, ANSWER])[None]).logits[0, -M - 1 : -1].double()
     full, new = full.log_softmax(-1), torch.cat([asked, ANSWER])
@@ -289,15 +277,12 @@ def test_the_version_is_raised_when_a_number_changes():
     assert found == pytest.approx(NUMBERS[measure.MEASUREMENT_VERSION], abs=2e-5)
 
 
-# --- reuse, seeds, order ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("reuse", [1, 2, 3, 7])
 def test_reuse_takes_the_kept_set_of_the_layer_below(reuse):
     """In the records and in the compressed caches."""
     model, method, cache = tiny_model(), SnapKV(budget=20, window=4), CompressedCache(N, reread=True)
     layers, answers = analyse(model, SEQUENCE, {"SnapKV": method, "Random": Random(budget=20)}, reuse=reuse)
-    for layer in captured(model):
+    for layer in captured(model, SEEN):
         keys, values, first = layer.keys[:, :N], layer.values[:, :N], layer.index % reuse == 0
         kept = method.select(layer.queries[:, :N], keys) if first else kept  # noqa: F821
         cache.add(keys, values, [kept])
@@ -308,25 +293,6 @@ def test_reuse_takes_the_kept_set_of_the_layer_below(reuse):
     scores = decode(model, cache, torch.cat([PROMPT[-1:], ANSWER[:-1]]))[0].log_softmax(-1)
     nll = -scores.gather(1, ANSWER[:, None]).mean().item()
     assert of(answers, "SnapKV").nll == pytest.approx(nll, abs=1e-4)
-
-
-def test_random_differs_between_layers_sequences_and_seeds_and_nothing_else():
-    def losses(id="one", seed=0, others=None):
-        sequence = Sequence.from_ids(PROMPT, ANSWER, id=id)
-        layers, _ = analyse(tiny_model(), sequence, {**(others or {}), "Random": Random(budget=20, seed=seed)})
-        rows = layers[layers.method == "Random"]
-        assert rows.overlap_layer_below[1:].max() < 1
-        return rows.kv_l1_loss.tolist()
-
-    first = losses()
-    assert losses() == first == losses(others=METHODS_AT_A_THIRD)
-    assert losses(id="two") != first != losses(seed=1)
-
-
-def test_the_oracle_keeps_the_most_attention_mass():
-    layers, _ = analyse(tiny_model(), SEQUENCE, METHODS_AT_A_THIRD)
-    best = layers.loc[layers.groupby("layer").attention_mass.idxmax()]
-    assert set(best.method) == {"Oracle"} and best.attention_mass.min() > 20 / N
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
@@ -344,9 +310,6 @@ def test_other_devices_and_bfloat16_give_the_same_picture(device):
     exact = exact[exact.method.isin(methods)]
     np.testing.assert_allclose(rough[columns], exact[columns], atol=0.05)
     assert np.nanmean(np.abs(rough[columns].to_numpy() - exact[columns])) < 0.005
-
-
-# --- memory, refusals ---------------------------------------------------------------------------------------------
 
 
 def test_nothing_of_a_finished_layer_stays_but_the_compressed_caches(monkeypatch):

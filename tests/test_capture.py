@@ -9,11 +9,11 @@ import pytest
 import references as ref
 import torch
 import transformers
-from common import ARCHITECTURES, TINY, each_architecture, refused, tiny_model, token_ids
+from common import ARCHITECTURES, TINY, captured, each_architecture, refused, tiny_model, token_ids
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 
 from chunkkv_lib.attention import attention_rows
-from chunkkv_lib.capture import Layer, capture, check_model
+from chunkkv_lib.capture import capture, check_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -23,12 +23,6 @@ IDS = token_ids(40)
 def plain(model, ids=IDS, **inputs) -> torch.Tensor:
     with torch.inference_mode():
         return model(input_ids=ids[None], **inputs).logits[0]
-
-
-def captured(model, ids=IDS) -> list[Layer]:
-    layers = []
-    capture(model, ids, layers.append)
-    return layers
 
 
 def registries() -> tuple:
@@ -55,7 +49,7 @@ def test_the_visitor_sees_what_the_model_computes_with(architecture):
     with torch.inference_mode():
         tiny_model(architecture)(input_ids=IDS[None], past_key_values=cache)
         attentions = tiny_model(architecture, "eager")(input_ids=IDS[None], output_attentions=True).attentions
-    layers = captured(tiny_model(architecture))
+    layers = captured(tiny_model(architecture), IDS)
     assert [layer.index for layer in layers] == [0, 1, 2]
     for layer, cached, expected in zip(layers, cache.layers, attentions, strict=True):
         assert layer.queries.shape == (4, 40, 8) and layer.keys.shape == layer.values.shape == (2, 40, 8)
@@ -82,7 +76,7 @@ def test_the_stream_and_the_output_projection_are_the_models(architecture):
     named = [one for name, one in model.named_modules() if name.endswith(("o_proj", "attn.c_proj"))]
     hooks = [one.register_forward_hook(lambda module, given, out: seen.append((given[0][0], out[0]))) for one in named]
     try:
-        layers = captured(model)
+        layers = captured(model, IDS)
     finally:
         for hook in hooks:
             hook.remove()

@@ -11,22 +11,8 @@ from common import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chunkkv_lib.attention import PromptAttention
-from chunkkv_lib.compressors import (
-    H2O,
-    METHODS,
-    ChunkKV,
-    Compressor,
-    Oracle,
-    Random,
-    Recent,
-    SnapKV,
-    StreamingLLM,
-    WindowCompressor,
-    budget_tokens,
-    check_kept,
-    preset,
-)
+from chunkkv_lib import H2O, METHODS, ChunkKV, Oracle, PromptAttention, Random, Recent, SnapKV, StreamingLLM, preset
+from chunkkv_lib.compressors import Compressor, WindowCompressor, budget_tokens, check_kept
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,9 +40,6 @@ chunk_fields = st.fixed_dictionaries({
     "chunk_size": st.integers(1, 85), "kernel": odd, "pooling": poolings,
     "aggregate": st.sampled_from(["sum", "mean"]), "score": st.sampled_from(["softmax", "logits"]),
 })  # fmt: skip
-
-
-# --- every score and choice against the reference -----------------------------------------------------------------
 
 
 def compare(method, queries, keys, sums: np.ndarray, choose=ref.top) -> np.ndarray:
@@ -124,9 +107,6 @@ def test_low_precision_inputs_give_the_same_scores(method, dtype):
     np.testing.assert_allclose(scores, exact, rtol=2e-5 if dtype == torch.float32 else 3e-4, atol=1e-4)
 
 
-# --- rules of every method ----------------------------------------------------------------------------------------
-
-
 def all_methods(fields: dict) -> list:
     """Every method of the library with these fields, as far as it has them."""
     has = [(cls, fields.keys() & cls.__dataclass_fields__.keys()) for cls in METHODS.values()]
@@ -176,26 +156,6 @@ def test_ties_go_to_the_lower_position(cls, granularity):
     window = 0 if cls is Oracle else 8
     expected = [*range(23 - window), *range(57 - window, 57)]
     assert kept.tolist() == [expected] * len(kept)
-
-
-def scores_as_attention(scores: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Queries and keys of one head, d = 1, whose window logits before a window of 1 are these numbers."""
-    keys = torch.tensor([[[s] for s in (*scores, 0.0)]])
-    return torch.ones_like(keys), keys
-
-
-@pytest.mark.parametrize(
-    ("budget", "kept"),
-    [(1, []), (2, [6]), (4, [6, 7, 8]), (6, [0, 1, 6, 7, 8]), (8, [0, 1, 2, 6, 7, 8, 9]), (13, list(range(12)))],
-)
-def test_the_last_chunk_gives_its_first_tokens(budget, kept):
-    """Sums of three: 9, 3, 12, 6. Position 2 is the best token of all, but the third of its chunk."""
-    queries, keys = scores_as_attention([0, 0, 9, 1, 1, 1, 4, 4, 4, 2, 2, 2])
-    method = ChunkKV(budget=budget, window=1, chunk_size=3, score="logits")
-    assert method.select(queries, keys).tolist() == [[*kept, 12]]
-
-
-# --- controls -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -257,17 +217,10 @@ def test_a_method_of_ones_own_needs_public_names_only():
         Compressor().select(queries, keys)
 
 
-@pytest.mark.parametrize(
-    ("budget", "n", "tokens"),
-    [(0.1, 512, 51), (0.1, 500, 50), (0.1, 4096, 410), (0.1, 2000, 200), (0.2, 1000, 200), (0.3, 10, 3), (1.0, 7, 7),
-     (1, 7, 1), (7, 7, 7), (0.001, 7, 1), (0.5, 1, 1), (0.5, 5, 2), (0.5, 7, 4)],
-)  # fmt: skip
+@pytest.mark.parametrize(("budget", "n", "tokens"), [(0.1, 2000, 200), (0.001, 7, 1), (0.5, 5, 2), (0.5, 7, 4)])
 def test_budget_tokens_by_hand(budget, n, tokens):
     """Where kvpress truncates (199 of 2000 at 10 %), this rounds; halves go to the even neighbour, as round() does."""
     assert budget_tokens(budget, n) == tokens
-
-
-# --- names and presets --------------------------------------------------------------------------------------------
 
 
 def test_presets_are_the_specification():
@@ -301,8 +254,6 @@ def test_two_more_methods_of_one_reach_on_request_and_fields_go_to_the_methods_t
     assert {method.budget for method in methods.values()} == {0.3}
     assert methods["ChunkKV"].chunk_size == 5 and methods["Random"].seed == 9 and methods["H2O"].causal is False
 
-
-# --- refusals -----------------------------------------------------------------------------------------------------
 
 QUERIES, KEYS, _ = ref.random_layer(4, 2, 20, dtype=torch.float32)
 

@@ -13,20 +13,9 @@ from common import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chunkkv_lib import attention_cosine_similarity, attention_mass, attention_output_cosine, kv_l1_loss
 from chunkkv_lib.attention import PromptAttention, attention_logits
-from chunkkv_lib.compressors import Random
-from chunkkv_lib.metrics import (
-    attention_cosine_similarity,
-    attention_mass,
-    attention_output_cosine,
-    cache_cosine,
-    kv_l1_absolute,
-    kv_l1_loss,
-    overlap,
-    passage_survival,
-    prompt_cosine,
-    row_cosine,
-)
+from chunkkv_lib.metrics import cache_cosine, kv_l1_absolute, overlap, passage_survival, prompt_cosine, row_cosine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,24 +31,6 @@ def cases(draw):
     kept = torch.tensor(np.sort([g.choice(n, size, replace=False) for _ in range(sets)]))
     positions = torch.tensor(draw(st.lists(st.integers(0, 2 * n), min_size=min(probes, n), max_size=min(probes, n))))
     return q[:, : len(positions)], keys, values, kept, positions
-
-
-# Two heads, four tokens, two channels. L1 masses: head 0: 3, 1, 4, 2 (sum 10), head 1: 1, 1, 0, 8 (sum 10).
-CACHE = torch.tensor([[[1.0, -2], [0, 1], [-4, 0], [1, 1]], [[1, 0], [0, -1], [0, 0], [8, 0]]])
-
-
-@pytest.mark.parametrize(
-    ("kept", "loss"),
-    [
-        ([[0, 2], [2, 3]], [0.3, 0.2]),  # one set per head
-        ([[0, 2]], [(1 + 2 + 1 + 8) / 20]),  # one set for both heads
-        ([[0, 2], [1, 3], [2, 3], [0, 1]], [0.3, 0.7, 0.2, 0.8]),  # four query heads, two for each KV head
-    ],
-)
-def test_l1_loss_by_hand(kept, loss):
-    assert kv_l1_loss(CACHE, torch.tensor(kept)).tolist() == pytest.approx(loss)
-    # The mean over 8 entries per head; both heads have mass 10.
-    assert kv_l1_absolute(CACHE, torch.tensor(kept)).tolist() == pytest.approx([x * 10 / 8 for x in loss])
 
 
 @given(cases())
@@ -82,16 +53,6 @@ def test_an_all_zero_cache_has_no_loss_to_speak_of(metric):
     assert result.isnan().tolist() == [True, False]
 
 
-def test_random_positions_lose_their_share():
-    """The anchor: keeping b of n at random loses about 1 - b/n of the mass, and its cosine is about sqrt(b/n)."""
-    queries, keys, values = ref.random_layer(4, 2, 400, 16, dtype=torch.float32)
-    kept = [Random(budget=0.1, seed=seed).select(queries, keys) for seed in range(50)]
-    losses = torch.stack([kv_l1_loss(values, k) for k in kept])
-    assert losses.mean().item() == pytest.approx(0.9, abs=0.005)
-    cosines = torch.stack([cache_cosine(values, k) for k in kept])
-    assert cosines.mean().item() == pytest.approx(math.sqrt(0.1), abs=0.01)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_low_precision_caches_do_not_overflow_and_keeping_everything_shows_everything(dtype):
     """60000 squared, or 200 of them added up, is far beyond float16."""
@@ -107,23 +68,6 @@ def test_low_precision_caches_do_not_overflow_and_keeping_everything_shows_every
     for result in (*everything, attention_output_cosine(*cache, small, kept, at)):
         assert result.dtype == torch.float32
         np.testing.assert_allclose(result, 1, atol=1e-5)
-
-
-def probe_with(probabilities: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
-    """One probe (d = 1) and keys to which it pays this attention."""
-    return torch.ones(1, 1, 1), torch.tensor(probabilities).log()[None, :, None]
-
-
-def test_attention_metrics_by_hand():
-    """Attention .5, .3, .1, .1; kept 0 and 3: mass .6, cosine sqrt((.25 + .01) / (.25 + .09 + .01 + .01))."""
-    q, keys = probe_with([0.5, 0.3, 0.1, 0.1])
-    kept, at = torch.tensor([[0, 3]]), torch.tensor([4])
-    assert attention_mass(q, keys, kept, at).tolist() == [[pytest.approx(0.6)]]
-    assert attention_cosine_similarity(q, keys, kept, at).tolist() == [[pytest.approx(math.sqrt(26 / 36))]]
-    # Values along two axes: full output (.8, .2), compressed (.5, .1).
-    values = torch.tensor([[[1.0, 0], [1, 0], [0, 1], [0, 1]]])
-    cosine = (0.8 * 0.5 + 0.2 * 0.1) / math.sqrt((0.64 + 0.04) * (0.25 + 0.01))
-    assert attention_output_cosine(q, keys, values, kept, at).tolist() == [[pytest.approx(cosine)]]
 
 
 @given(cases())

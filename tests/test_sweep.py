@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 import torch
 import transformers
+from common import captured
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from chunkkv_lib import InputError, Sequence, analyse, preset
-from chunkkv_lib.capture import capture
 from chunkkv_lib.decoding import CompressedCache, generate
 
 TABLE = Path(__file__).parents[1] / "data" / "models" / "sweep.csv"
@@ -81,8 +81,7 @@ def build(kind: str, **changes) -> torch.nn.Module | None:
 
 def eager_difference(model: torch.nn.Module, ids: torch.Tensor) -> float:
     """Largest difference between softmax(q.k) of what the capture sees and the attention that the model reports."""
-    layers = []
-    capture(model, ids, layers.append)
+    layers = captured(model, ids)
     model.set_attn_implementation("eager")
     with torch.inference_mode():
         reported = model(input_ids=ids[None], output_attentions=True).attentions
