@@ -52,3 +52,18 @@ def tiny_run(per_category=6, layers=4, methods=METHODS, categories=CATEGORIES, s
         sequences=pd.DataFrame(sequences, columns=["sequence", "category", "dataset", "prompt_tokens"]),
         manifest=MANIFEST,
     )
+
+
+def needle_ids(rounds, lengths, depths=(0, 40)):
+    """Ids of needles: in each round every length at every depth."""
+    return [f"needle:code:{k}:{depth:03d}:{i:02d}" for i in range(rounds) for k in lengths for depth in depths]
+
+
+def run_of(source, sequences, values, name="score"):
+    """A run in memory: one column of numbers, an array by method of a value for each sequence."""
+    table = pd.DataFrame(sequences)
+    answers = pd.DataFrame(values, index=table["sequence"]).rename_axis(columns="method").stack().rename(name)
+    manifest = MANIFEST | {"parameters": {"source": source}}
+    return SimpleNamespace(
+        name="made", manifest=manifest, sequences=table, answers=answers.reset_index(), layers=pd.DataFrame()
+    )

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from common import refused
-from synthetic_records import tiny_run
+from synthetic_records import needle_ids, tiny_run
 
 from chunkkv_lib.report import answers, decide, reach, start
 from chunkkv_lib.report import damage as dm
@@ -13,7 +13,6 @@ from chunkkv_lib.report.records import PRIMARY, damage
 from chunkkv_lib.runs import Parameters
 
 CODE = "1234567890123456"
-LENGTHS, DEPTHS = (5, 16), (0, 40, 100)
 #: label -> digits that the model writes rightly; a rule at 2 % writes one less
 RIGHT = {
     "Full": 16, "ChunkKV": 5, "SnapKV": 4, "H2O": 0, "Random": 0, "SnapKV, kernel 1": 1, "SnapKV, kernel 15": 8,
@@ -25,7 +24,7 @@ RIGHT = {
 @pytest.fixture(scope="module")
 def needles():
     """Every depth and length twice; a code is found where it is written whole. Metrics grow with a rule's place."""
-    ids = [f"needle:code:{k}:{depth:03d}:{i:02d}" for i in range(2) for k in LENGTHS for depth in DEPTHS]
+    ids = needle_ids(2, (5, 16), (0, 40, 100))
     rows, layers = [], []
     for id in ids:
         code = CODE[: int(id.split(":")[2])]

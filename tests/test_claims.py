@@ -4,9 +4,8 @@ import warnings
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
-from synthetic_records import MANIFEST, tiny_run
+from synthetic_records import MANIFEST, needle_ids, run_of, tiny_run
 
 from chunkkv_lib.report import claims
 from chunkkv_lib.report.claims import CANNOT_TELL, HOLDS, LARGER, NOT_EVERY, NOT_SEEN, OTHER_WAY, SMALLER, scorecard
@@ -143,13 +142,9 @@ def test_most_layers_and_the_middle_third():
 
 def needles_of(shares, n=40):
     """A run of needles in memory: method -> share found, of needles that every method finds in the same order."""
-    ids = [f"needle:code:5:{depth:03d}:{i:02d}" for i in range(n // 2) for depth in (0, 40)]
-    answers = [(id, name, float(i < share * n)) for name, share in shares.items() for i, id in enumerate(ids)]
-    return SimpleNamespace(
-        name="made", manifest=MANIFEST | {"parameters": {"source": "needles"}}, layers=pd.DataFrame(),
-        sequences=pd.DataFrame({"sequence": ids, "document": [f"d{i}" for i in range(n)], "category": "0 %"}),
-        answers=pd.DataFrame(answers, columns=["sequence", "method", "score"]),
-    )  # fmt: skip
+    ids = needle_ids(n // 2, (5,))
+    sequences = [{"sequence": id, "document": f"d{i}", "category": "0 %"} for i, id in enumerate(ids)]
+    return run_of("needles", sequences, {name: (np.arange(n) < share * n) * 1.0 for name, share in shares.items()})
 
 
 @pytest.mark.parametrize(

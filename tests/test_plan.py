@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from common import refused
+from common import ROOT, refused
+from synthetic_records import needle_ids, run_of
 
 from chunkkv_lib.compressors import preset
 from chunkkv_lib.errors import InputError
@@ -20,7 +19,6 @@ from chunkkv_lib.runs.folder import read_manifest
 from chunkkv_lib.runs.variants import SETTINGS, variants
 from chunkkv_lib.sequences.needles import ANSWER_TOKENS, FORMS
 
-ROOT = Path(__file__).resolve().parents[1]
 PLAN = yaml.safe_load((ROOT / "data" / "plan.yml").read_text(encoding="utf-8"))
 STATEMENTS = {one["id"]: one for one in PLAN["statements"]}
 CONFIRMING = sorted({run for one in PLAN["statements"] for run in one.get("runs", ())})
@@ -70,16 +68,8 @@ def test_no_confirming_run_holds_a_text_that_was_looked_at():
     assert known and not known & texts(CONFIRMING)
 
 
-def run_of(source: str, sequences: list[dict], values: dict[str, np.ndarray], name: str = "score") -> SimpleNamespace:
-    """A run in memory: one column of numbers, an array by method of a value for each sequence."""
-    table = pd.DataFrame(sequences)
-    answers = pd.DataFrame(values, index=table["sequence"]).rename_axis(columns="method").stack().rename(name)
-    return SimpleNamespace(name="made", manifest={"parameters": {"source": source}}, sequences=table,
-                           answers=answers.reset_index(), layers=pd.DataFrame())  # fmt: skip
-
-
 def needles() -> list[dict]:
-    ids = [f"needle:code:{k}:{depth:03d}:{i:02d}" for i in range(6) for k in (2, 5, 9, 16) for depth in (0, 40)]
+    ids = needle_ids(6, (2, 5, 9, 16))
     return [{"sequence": id, "document": f"d{i % 8}", "category": "0 %"} for i, id in enumerate(ids)]
 
 
