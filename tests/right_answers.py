@@ -16,14 +16,6 @@ def window_repeated(q, k, w):
     return logits.masked_fill(~seen, -torch.inf).softmax(-1)
 
 
-def evicted_looped(q, k, v, kept):
-    group, rows = len(q) // len(k), []
-    for h, query in enumerate(q):
-        stays = kept[h // group]
-        rows.append((k[h // group, stays] @ query / len(query) ** 0.5).softmax(0) @ v[h // group, stays])
-    return torch.stack(rows)
-
-
 def evicted_by_torch(q, k, v, kept):
     at, group = kept[..., None].expand(-1, -1, k.shape[2]), len(q) // len(k)
     k, v = (x.gather(1, at).repeat_interleave(group, 0) for x in (k, v))
@@ -47,13 +39,6 @@ def sums_of_grouped_tiles(q, k):
         logits = (part.flatten(1, 2) @ k.mT * d**-0.5).view(len(k), -1, len(at), n)
         total += logits.masked_fill(torch.arange(n) > at[:, None], -torch.inf).softmax(-1).sum(2)
     return total.view(heads, n).float()
-
-
-def normalised_by_key(q, k, lse):
-    k, columns = k.repeat_interleave(len(q) // len(k), 0), []
-    for j in range(q.shape[1]):
-        columns.append(((q[:, j:] @ k[:, j, :, None])[..., 0] / q.shape[2] ** 0.5 - lse[:, j:]).exp().sum(1))
-    return torch.stack(columns, 1)
 
 
 def normalised_in_tiles(q, k, lse):
@@ -93,12 +78,9 @@ def by_lists(scores, budget, n):
     return torch.tensor([sorted(row) + list(range(n - 8, n)) for row in rows])
 
 
-def rules(*rows):
-    """The right answers of a task that chooses by scores: a way to score, and a way to choose, each."""
-    return [
-        lambda q, k, budget, scores=scores, choose=choose: choose(scores(q, k), budget, k.shape[1])
-        for scores, choose in rows
-    ]
+def rule(scores, choose):
+    """The right answer of a task that chooses by scores: of a way to score, and of a way to choose."""
+    return lambda q, k, budget: choose(scores(q, k), budget, k.shape[1])
 
 
 def largest_by_topk(keys, values, budget):
@@ -106,50 +88,23 @@ def largest_by_topk(keys, values, budget):
     return shares.topk(budget).indices.sort().values
 
 
-def largest_by_numpy(keys, values, budget):
-    sizes = [np.abs(x.numpy().astype(float)).sum(-1) for x in (keys, values)]
-    share = sum(size / size.sum(1, keepdims=True) for size in sizes) / 2
-    return torch.from_numpy(np.sort(np.argsort(share, axis=1)[:, ::-1][:, :budget], axis=1))
-
-
 def cut_by_mask(ids, limit):
     at = np.arange(len(ids))
     return np.array(ids)[(len(ids) <= limit) | (at < math.ceil(limit / 2)) | (at >= len(ids) - limit // 2)]
 
 
-def holm_by_loop(p):
-    found, last = [0.0] * len(p), 0.0
-    for i, at in enumerate(sorted(range(len(p)), key=p.__getitem__)):
-        last = found[at] = max(last, min(1, (len(p) - i) * p[at]))
-    return found
-
-
-def flips_at_random(difference):
-    signs = np.random.default_rng(0).choice([-1, 1], size=(20_000, len(difference)))
-    return (np.abs((signs * difference).mean(1)) >= abs(difference.mean()) * (1 - 1e-9)).mean()
-
-
 RIGHT = {
-    "budget_tokens": [lambda budget, n: max(int(np.rint(budget * n)), 1) if isinstance(budget, float) else budget],
-    "kv_cache_bytes": [lambda *sizes: np.prod([2, *sizes], dtype=np.int64)],
     "truncate_middle": [cut_by_mask],
-    "evicted_attention": [evicted_looped, evicted_by_torch],
+    "evicted_attention": [evicted_by_torch],
     "column_sums": [sums_of_grouped_tiles],
-    "tiled_sums": [normalised_by_key, normalised_in_tiles],
-    "h2o": rules((all_votes, by_topk)),
-    "both_votes": rules(
-        (lambda q, k: scaled(all_votes(q, k)) + scaled(pooled(end_votes(q, k))), by_topk),
-        (lambda q, k: (scaled(pooled(end_votes(q.double(), k.double()))) + scaled(all_votes(q, k))) / 2, by_lists),
-    ),
-    "small_keys": rules(
-        (lambda q, k: torch.from_numpy(-np.linalg.norm(k.numpy(), axis=-1))[:, :-8], by_lists),
-    ),
-    "largest": [largest_by_topk, largest_by_numpy],
+    "tiled_sums": [normalised_in_tiles],
+    "h2o": [rule(all_votes, by_topk)],
+    "both_votes": [rule(lambda q, k: scaled(all_votes(q, k)) + scaled(pooled(end_votes(q, k))), by_topk)],
+    "small_keys": [rule(lambda q, k: torch.from_numpy(-np.linalg.norm(k.numpy(), axis=-1))[:, :-8], by_lists)],
+    "largest": [largest_by_topk],
     "layers_first": [
         lambda values: sum(sum(x for x in row if x == x) / sum(x == x for x in row) for row in values) / len(values),
     ],
-    "holm": [holm_by_loop],
-    "sign_flip": [flips_at_random],
     "rank_agreement": [
         lambda x, y: np.mean([spearmanr(a, b)[0] for a, b in zip(x, y)]),
         lambda x, y: np.mean([np.corrcoef(a.argsort().argsort(), b.argsort().argsort())[0, 1] for a, b in zip(x, y)]),

@@ -1,13 +1,11 @@
-"""Shared by the tests of sequences: small rows, archives, tokenizers, and the layout of each LongBench data set."""
+"""Shared by the tests of sequences: small rows, archives and tokenizers."""
 
 import json
-import re
 import zipfile
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from chunkkv_lib.sequences import DATASETS
-from chunkkv_lib.sequences.open_data import LABELS
 
 LONGBENCH_SETS = [name for names in DATASETS["longbench"].values() for name in names]
 
@@ -56,27 +54,3 @@ def a_tokenizer(kind, bos=True, eos=False):
     frame = f"{'<s> ' if bos else ''}$A{' </s>' if eos else ''}"
     core.post_processor = processors.TemplateProcessing(single=frame, special_tokens=[("<s>", 0), ("</s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", model_max_length=50)
-
-
-# data set -> what its input looks like, its context, its first answer; checked on LongBench's own rows too
-LAYOUTS = {
-    "qasper": (r"[^\n]+", r"(?:[^\n]+\n)+[^\n]+", r"(?s).+"),
-    "multifieldqa_en": (r"[^\n]+", r"(?s).+", r"[^\n]+"),
-    "hotpotqa": (r"[^\n]+", r"(?s)Passage 1:\n[^\n]+\n.+\nPassage 2:\n[^\n]+\n.+", r"[^\n]+"),
-    "gov_report": (r"", r"(?s).+", r"(?s).{200,}"),
-    "trec": (r"Question: [^\n]+\nType:", r"(?:Question: [^\n]+\nType: [^\n]+(?:\n|$)){50,}", "|".join(LABELS.values())),
-    "triviaqa": (
-        r"(?s)Passage:\n.+\nQuestion:\n[^\n]+\nAnswer:\n",
-        r"(?s)(?:Passage:\n.+?\nQuestion:\n[^\n]+\nAnswer:\n[^\n]+\n)+",
-        r"[^\n]+",
-    ),
-    "passage_count": (r"", r"(?s)Paragraph 1: .+\n\nParagraph 2: .+", r"\d+"),
-    "passage_retrieval_en": (r"(?s).+", r"(?s)Paragraph 1: .+\n\nParagraph 30: .+", r"Paragraph \d+"),
-    "lcc": (r"", r"(?s).+\n", r"[^\n]+"),
-    "repobench-p": (r"(?s)(.+\n)?", r"(?s)[\w/.-]+\.(?:py|java)\n.+", r"[^\n]+"),
-}
-
-
-def check_layout(row, model):
-    for text, layout in zip((row["input"], row["context"], row["answers"][0]), LAYOUTS[model], strict=True):
-        assert re.fullmatch(layout, text), (row["_id"], layout, text[:200], text[-200:])
