@@ -23,24 +23,19 @@ def find_browser() -> str | None:
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-def start(command: list[str]) -> tuple[subprocess.Popen, int, int]:
-    """Start the browser with its pipe on descriptors 3 and 4; its process, and our two ends."""
-    theirs, ours = zip(os.pipe(), reversed(os.pipe()))
-    pipe = f'exec "$@" 3<&{theirs[0]} 4>&{theirs[1]}'
-    quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-    process = subprocess.Popen(["bash", "-c", pipe, "bash", *command], pass_fds=theirs, **quiet)
-    for end in theirs:
-        os.close(end)
-    return process, *ours
-
-
 class Browser:
     """One browser with one tab. `open` loads a page; `events` holds what the tab reported since."""
 
     def __init__(self, program: str, profile: str) -> None:
         self.events: list[dict] = []
         self._number, self._buffer = 0, b""
-        self._process, self._out, self._in = start([program, *FLAGS, f"--user-data-dir={profile}", "about:blank"])
+        theirs, (self._out, self._in) = zip(os.pipe(), reversed(os.pipe()))
+        pipe = f'exec "$@" 3<&{theirs[0]} 4>&{theirs[1]}'
+        quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        command = ["bash", "-c", pipe, "bash", program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+        self._process = subprocess.Popen(command, pass_fds=theirs, **quiet)
+        for end in theirs:
+            os.close(end)
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):

@@ -20,7 +20,7 @@ class Hub:
     """What there is, and how it behaves.
 
     folders   "organisation/name" or "datasets/organisation/name" -> local folder of its files
-    gated     names that ask who is there (401), restricted: names that say no (403)
+    closed    name -> 401, which asks who is there, or 403, which says no
     cuts      file name -> how many more times its download breaks off after half
     delay     seconds before the bytes of a file come
     requested "METHOD name file" -> how often
@@ -28,8 +28,7 @@ class Hub:
 
     folders: dict[str, Path] = field(default_factory=dict)
     revisions: dict[str, str] = field(default_factory=dict)
-    gated: set[str] = field(default_factory=set)
-    restricted: set[str] = field(default_factory=set)
+    closed: dict[str, int] = field(default_factory=dict)
     cuts: Counter = field(default_factory=Counter)
     delay: dict[str, float] = field(default_factory=dict)
     requested: Counter = field(default_factory=Counter)
@@ -95,11 +94,8 @@ def answer(hub: Hub, request: BaseHTTPRequestHandler) -> None:
 
 def refuse(hub: Hub, request: BaseHTTPRequestHandler, name: str) -> bool:
     """Answer with an error if the repository is not for this visitor."""
-    closed = f"Access to model {name} is restricted"
-    if name in hub.gated:
-        send(request, 401, error="GatedRepo", message=f"{closed}. You must be authenticated.")
-    elif name in hub.restricted:
-        send(request, 403, error="GatedRepo", message=f"{closed} and you are not in the list.")
+    if name in hub.closed:
+        send(request, hub.closed[name], error="GatedRepo", message=f"Access to model {name} is restricted.")
     elif name not in hub.folders:
         send(request, 401, error="RepoNotFound", message="Invalid username or password.")
     else:

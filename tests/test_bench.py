@@ -18,19 +18,11 @@ from chunkkv_lib import bench
 from chunkkv_lib.__main__ import main
 from chunkkv_lib.attention import attention_rows
 from chunkkv_lib.book import guests
-from chunkkv_lib.report import costs
-from chunkkv_lib.report.arithmetic import (
-    ARCHITECTURES,
-    Architecture,
-    analysis_flops,
-    analysis_parts,
-    even_length,
-    prefill_flops,
-)
+from chunkkv_lib.report import arithmetic, costs
 from chunkkv_lib.report.costs import cost_ratios, load_report
 from chunkkv_lib.report.style import svg
 
-SMOL = ARCHITECTURES["smollm2-135m"]
+SMOL = arithmetic.ARCHITECTURES["smollm2-135m"]
 CPU = Path(__file__).parents[1] / "data" / "bench" / "cpu.json"
 PIECES = {"the layer's own attention": [0.002, 0.001, 0.003], "column sums, log-sum-exp at hand": [0.004, 0.004, 0.9]}
 
@@ -166,12 +158,13 @@ def test_the_arithmetic_is_the_guides_and_stays_below_one_and_a_half():
     points = load_report(CPU).rows.drop_duplicates("tokens")
     assert points["tokens"].tolist() == [1024, 2048, 4096, 8160]
     for n, ratio in zip(points["tokens"], points["arithmetic"]):
-        assert ratio == analysis_flops(SMOL, n) / prefill_flops(SMOL, n)
-        assert ratio == pytest.approx(1 + 0.5 * n / (n + even_length(SMOL)))
-    assert 1.49 < analysis_flops(SMOL, 10**7) / prefill_flops(SMOL, 10**7) < 1.5
-    parts = analysis_parts(SMOL, 1000)
-    assert sum(list(parts.values())[:2]) == analysis_flops(SMOL, 1000) and len(parts) == 7
-    assert Architecture.of(LlamaConfig(**bench.LLAMA_3_8B)) == ARCHITECTURES["Meta-Llama-3-8B-Instruct"]
+        assert ratio == arithmetic.analysis_flops(SMOL, n) / arithmetic.prefill_flops(SMOL, n)
+        assert ratio == pytest.approx(1 + 0.5 * n / (n + arithmetic.even_length(SMOL)))
+    assert 1.49 < arithmetic.analysis_flops(SMOL, 10**7) / arithmetic.prefill_flops(SMOL, 10**7) < 1.5
+    parts = arithmetic.analysis_parts(SMOL, 1000)
+    assert sum(list(parts.values())[:2]) == arithmetic.analysis_flops(SMOL, 1000) and len(parts) == 7
+    llama = arithmetic.Architecture.of(LlamaConfig(**bench.LLAMA_3_8B))
+    assert llama == arithmetic.ARCHITECTURES["Meta-Llama-3-8B-Instruct"]
 
 
 def test_the_figure_draws_what_was_measured():

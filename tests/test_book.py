@@ -39,9 +39,6 @@ def site() -> Path:
     return built_demo() / "_build" / "html"
 
 
-# --- the whole way ---
-
-
 def test_a_book_with_one_of_everything_builds_without_a_warning_or_a_problem(site):
     assert check_site(site) == []
     text = (site / "chapters" / "01_first.html").read_text()

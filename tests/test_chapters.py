@@ -24,10 +24,6 @@ def cells(path: Path, kind: str = "code") -> list:
     return [cell for cell in read_notebook(path).cells if cell.cell_type == kind]
 
 
-def figure_of(cell: nbformat.NotebookNode) -> dict:
-    return cell.metadata.get("mystnb", {}).get("figure") or {}
-
-
 @each_and_templates
 def test_a_notebook_is_committed_clean(path):
     """No outputs, counts or passing metadata, and the ids that its text gives: that is what `tidy` makes."""
@@ -62,7 +58,7 @@ def test_a_chapter_opens_with_its_title_and_figures_say_what_they_show_without_a
     titles = [line for cell in cells(path, "markdown") for line in outside_fences(cell.source) if line.startswith("# ")]
     assert len(titles) == 1, titles
     for cell in cells(path):
-        if figure := figure_of(cell):
+        if figure := cell.metadata.get("mystnb", {}).get("figure"):
             texts = [figure.get("caption", ""), cell.metadata["mystnb"].get("image", {}).get("alt", "")]
             assert figure.get("name", "").startswith("fig-") and min(map(len, texts)) >= 20, (figure, texts)
             assert not MEASUREMENT.search(" ".join(texts)), f"glue the number instead: {texts}"

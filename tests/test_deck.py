@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from bs4 import BeautifulSoup
-from common import refused
+from common import ROOT, refused
 
 from chunkkv_lib import H2O, ChunkKV, SnapKV
 from chunkkv_lib.book import deck
 from chunkkv_lib.book.chapters import read_notebook
 from chunkkv_lib.lab.page import LINKS
 
-ROOT = Path(__file__).resolve().parents[1]
 TEACHING = "\n".join(cell.source for cell in read_notebook(ROOT / "chapters" / "teaching.ipynb").cells)
 
 # The text of a slide that is too small, sticks out, or runs into the line at the bottom.

@@ -14,15 +14,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from common import message, refused
+from common import ROOT, message, refused
 from tiny import command
 
 from chunkkv_lib import files
 from chunkkv_lib.files import Wheel, cache_dir, replace_atomically, write_text
 from chunkkv_lib.runs import load_run
 from chunkkv_lib.runs.folder import locked
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def failing(reason: int):
@@ -67,26 +65,6 @@ def test_a_file_system_without_locks_still_keeps_a_second_process_out(tmp_path, 
                 pass
 
 
-def in_a_process(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess:
-    options = {"env": os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}, "cwd": folder}
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, **options)
-
-
-def test_everything_is_there_without_fcntl(tmp_path):
-    """As on Windows; there filelock has a lock of its own."""
-    code = (
-        "import sys; sys.modules['fcntl'] = None\n"
-        "from chunkkv_lib import InputError, analyse, live_run, load_run\n"
-        "from chunkkv_lib.runs.folder import Path, locked\n"
-        "with locked(Path('run')):\n"
-        "    try: locked(Path('run')).__enter__()\n"
-        "    except InputError as error: print(error)\n"
-    )
-    done = in_a_process(tmp_path, code)
-    assert done.returncode == 0 and "another process" in done.stdout, done.stderr
-    assert not (tmp_path / "run").exists(), "an empty folder is not left behind"
-
-
 #: What Windows lacks is taken away once the libraries, which ask for the name of the system, are there.
 WINDOWS = """
 import os, sys
@@ -104,7 +82,8 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.slow
 def test_a_run_needs_nothing_that_windows_lacks(setting, tmp_path):
     arguments = command(setting, tmp_path / "run", per_category=1)[3:]  # without "python -m chunkkv_lib"
-    done = in_a_process(tmp_path, WINDOWS, *arguments)
+    options = {"env": os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}, "cwd": tmp_path}
+    done = subprocess.run([sys.executable, "-c", WINDOWS, *arguments], capture_output=True, text=True, **options)
     assert done.returncode == 0 and load_run(tmp_path / "run").manifest["status"] == "complete", done.stderr[-2000:]
 
 
@@ -122,8 +101,6 @@ def test_a_clone_whose_git_turns_line_breaks_has_the_same_bytes(tmp_path):
     for line in listed.splitlines():  # none outside a clone
         assert "attr/-text" in line if line.startswith("i/-text") else "crlf" not in line.split()[0], line
 
-
-# --- wheels ---------------------------------------------------------------------------------------------------------
 
 NAME = "demo-1.0-py3-none-any.whl"
 DATA = b"a text\n" * 1000

@@ -115,8 +115,7 @@ def test_chapters_show_a_run_of_the_papers_profile(chapter, hub, paper, tmp_path
 
 
 def test_models_that_are_not_to_be_had_end_in_one_line(hub, tmp_path):
-    hub.gated.add("gated/ask")
-    hub.restricted.add("gated/no")
+    hub.closed.update({"gated/ask": 401, "gated/no": 403})
     hub.folders["slow/model"] = tiny_model(tmp_path / "model")
     hub.delay["model.safetensors"] = 30
     names = ["gated/ask", "gated/no", "nobody/nothing", "slow/model"]

@@ -44,9 +44,6 @@ def stop_after(monkeypatch, count: int) -> None:
     monkeypatch.setattr(driver, "measure_one", stopping)
 
 
-# --- records ------------------------------------------------------------------------------------------------------
-
-
 def test_a_run_holds_every_sequence_method_and_layer_once(finished, setting):
     run = load_run(finished)
     assert run.manifest["status"] == "complete" and run.manifest["sequences"] == {"wanted": 8, "measured": 8}
@@ -81,9 +78,6 @@ def test_means_over_layers_are_those_of_the_layers(setting, finished, tmp_path):
     expected = every.groupby(keys)[["kept_tokens", "kv_l1_loss", "evidence_kept"]].mean()
     pd.testing.assert_frame_equal(means.set_index(keys)[expected.columns].sort_index(), expected, check_dtype=False)
     assert (means["layer"] == driver.ALL_LAYERS).all() and means.dtypes.equals(every.dtypes)
-
-
-# --- interruptions ------------------------------------------------------------------------------------------------
 
 
 def test_a_signal_at_any_moment_then_the_same_command_gives_the_same_records(setting, tmp_path):
@@ -213,9 +207,6 @@ def test_a_damaged_file_or_none_is_told(finished, tmp_path):
         load_run(tmp_path / "nothing")
 
 
-# --- identity -----------------------------------------------------------------------------------------------------
-
-
 def test_other_parameters_versions_or_data_never_mix(setting, finished, tmp_path, monkeypatch):
     before = tables(finished)
     for name, old, new in (("budget", 0.2, 0.3), ("max_new_tokens", 0, 7)):
@@ -274,9 +265,6 @@ def test_a_live_run_of_another_model_is_another_run(setting, places, published, 
     assert {one.manifest["status"] for one in (first, second)} == {"complete"} and first.path != second.path
     assert not first.answers["nll"].equals(second.answers["nll"]) and live_run("published", **small).path == second.path
     assert places / "live" in first.path.parents and tables(published) == before
-
-
-# --- nothing of others is touched ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -363,9 +351,6 @@ def test_a_published_run_in_progress_can_be_read_and_goes_on_elsewhere(setting, 
     monkeypatch.undo()
     elsewhere = copy_of(committed, places / "elsewhere")
     assert tables(measured(setting, elsewhere)) == tables(finished)
-
-
-# --- parameters and profiles --------------------------------------------------------------------------------------
 
 
 def test_every_profile_loads_and_is_documented():

@@ -11,11 +11,9 @@ import axe
 import pytest
 from browser import Browser
 from bs4 import BeautifulSoup
-from common import refused
-from demo_book import built_demo
+from demo_book import ROOT, built_demo
 from prose import MAIN
 
-ROOT = Path(__file__).resolve().parents[1]
 BUILT = ROOT / "_build" / "html"
 WITHOUT_NETWORK = ("file:", "data:", "blob:", "about:")
 
@@ -47,22 +45,19 @@ def test_no_markup_is_left_in_the_text(site):
         assert [text for text in texts if any(mark in text for mark in ("`", "**", "{glue", "]{"))] == [], page.name
 
 
-def test_pages_load_without_a_network_and_without_an_error(site, tab):
+def test_pages_load_without_a_network_or_an_error_draw_their_equations_and_open_their_solutions(site, tab):
     tab.screen(1300)
+    drawn = opened = 0
     for page in [site / "search.html", *pages(site)]:
-        tab.open(page.as_uri())
-        assert [r for r in tab.requests() if not r.startswith(WITHOUT_NETWORK)] == [], page.name
-        assert tab.errors() == [], page.name
-
-
-def test_equations_are_drawn(site, tab):
-    drawn = 0
-    for page in pages(site):
         tab.open(page.as_uri())
         written, shown, wrong = (count(tab, selector) for selector in (".math", "mjx-container", "mjx-merror"))
         assert (written, wrong) == (shown, 0), page.name
-        drawn += shown
-    assert drawn > 0
+        drawn, opened = drawn + shown, opened + count(tab, ".solution.toggle-hidden")
+        tab.evaluate("document.querySelectorAll('.solution.toggle-hidden .toggle-button').forEach(b => b.click())")
+        assert count(tab, ".solution.toggle-hidden") == 0, page.name
+        assert [r for r in tab.requests() if not r.startswith(WITHOUT_NETWORK)] == [], page.name
+        assert tab.errors() == [], page.name
+    assert drawn > 0 and opened > 0
 
 
 UNMARKED = """new Promise(done => setTimeout(done, 100)).then(() => [
@@ -109,17 +104,6 @@ def test_search_finds_a_word(site, tab):
             return
         tab.listen(0.1)
     pytest.fail("nothing found")
-
-
-def test_solutions_open(site, tab):
-    opened = 0
-    tab.screen(1300)
-    for page in pages(site):
-        tab.open(page.as_uri())
-        opened += count(tab, ".solution.toggle-hidden")
-        tab.evaluate("document.querySelectorAll('.solution.toggle-hidden .toggle-button').forEach(b => b.click())")
-        assert count(tab, ".solution.toggle-hidden") == 0, page.name
-    assert opened > 0
 
 
 def test_the_first_page_is_small_and_quick(site, tab):
@@ -181,8 +165,3 @@ def test_planted_faults_are_found(tab, tmp_path):
     tab.screen(1300)
     tab.open(page.as_uri())
     assert set(FAULTS) <= {line.partition(":")[0] for line in axe.violations(tab)}
-
-
-def test_another_package_than_the_pinned_one_is_refused():
-    with refused("axe-core", "SHA-512", "Try again"):
-        axe.unpack(b"something else")

@@ -2,19 +2,15 @@
 
 import re
 import sys
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import nbformat
-import pytest
-from common import refused
+from common import ROOT, refused
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from chunkkv_lib.book.chapters import glued, read_notebook, tidy
 from chunkkv_lib.book.students import ANSWER, Plain, student_copies, without_solutions
 from chunkkv_lib.exercises.tasks import texts
-
-ROOT = Path(__file__).resolve().parents[1]
 
 INLINE = """\
 ## Exercises
@@ -116,12 +112,6 @@ def test_in_jupyterlab_solutions_are_folded_and_exercises_are_not():
     assert len(folded) == 5 and "secret" not in shown and "And this?" in shown and "y = 3" in shown
 
 
-@pytest.mark.parametrize("fence", ["```", "````", "`````"])
-def test_fences_of_any_length(fence):
-    copy = without_solutions(notebook(f"m:{fence}{{solution}} ex\nsecret\n{fence}", "m:rest"), "chapter")
-    assert [cell.source for cell in copy.cells[:-1]] == [ANSWER, "rest"]
-
-
 def test_an_exercise_that_is_checked_has_its_hints_below_one_inside_the_other():
     text = 'm:```{exercise}\n:label: ex\nTry `check("overlap", mine)` or `check("mine", f)`.\n```\n'
     text += '\n```python\ncheck("holm", f)\n```'
@@ -131,8 +121,6 @@ def test_an_exercise_that_is_checked_has_its_hints_below_one_inside_the_other():
     assert places == sorted(places) and cell.source.index("</details>") > places[-1]
     assert cell.source.index("mine)`") < places[0] < cell.source.index("```python")
 
-
-# --- plain Markdown -----------------------------------------------------------------------------------------------
 
 SOURCE = """\
 # A title
