@@ -456,6 +456,10 @@ def test_a_text_without_the_answer_has_no_numbers_of_evidence(tiny, tab, tmp_pat
     reopened(tab, page.as_uri())
     rows = """[...document.querySelectorAll('.lab-numbers [data-metric="evidence"]')]"""
     assert tab.evaluate(f"{rows}.map(row => row.hidden)") == [True, True]
+    tab.evaluate("document.querySelector('.lab-all').open = true")
+    tab.listen(0.5)
+    kept = "[...document.querySelectorAll('.lab-all tbody tr')].map(row => row.children[3].textContent)"
+    assert tab.evaluate(kept) == ["–"] * len(METHODS)
     assert "passage" not in tab.evaluate("document.querySelector('.lab-told').textContent")
     tab.evaluate("document.querySelectorAll('.lab-tour button').forEach(button => button.click())")
     assert tab.errors() == []

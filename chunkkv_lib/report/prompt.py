@@ -223,7 +223,8 @@ def answer_dots(answers: pd.DataFrame) -> Figure:
     figure = dots_figure.__wrapped__(tables, subject, f"full cache, {full:.2f}", [full], spacing=0.28)
     figure.axes[0].set_xlim(0, 1.15 * max(full, nll.max()))
     for y, value in enumerate(nll):
-        figure.axes[0].annotate(f"{value:.2f}", (value, y), (9, 0), textcoords="offset points", va="center")
+        away, side = (9, "left") if value >= full else (-9, "right")  # from the line
+        figure.axes[0].annotate(f"{value:.2f}", (value, y), (away, 0), textcoords="offset points", va="center", ha=side)
     return figure
 
 

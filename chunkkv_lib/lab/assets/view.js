@@ -109,6 +109,7 @@ var Lab = globalThis.Lab || (globalThis.Lab = {});
       const rows = Object.keys(Lab.METHODS).filter(method => method !== "Own rule").map(method => {
         const side = { ...s.sides[0], method }, results = Lab.results(p, side), row = made("tr", "");
         const means = ["l1", "cosine", "evidence"].map(metric => mean(results.map(one => one[metric])).toFixed(3));
+        if (!p.marked.length) means[2] = "–";
         const name = Object.assign(made("th", method), { scope: "row" });
         row.append(name, ...[...means, Lab.written(p, side) ?? "not recorded here"].map(text => made("td", text)));
         return row;
