@@ -187,11 +187,10 @@ def notebook(text: str, name: str) -> nbformat.NotebookNode:
     """The cells of a text above, tidied."""
     cells = []
     for part in ("%%\n" + text).split("%%")[1:]:
-        (kind, *words), source = part.partition("\n")[0].split() or ["text"], part.partition("\n")[2].strip("\n")
-        if kind == "text":
-            cells.append(new_markdown_cell(source))
-            continue
-        cells.append(new_code_cell(source))
+        head, _, source = part.partition("\n")
+        kind, *words = head.split() or ["text"]
+        new_cell = new_code_cell if kind == "code" else new_markdown_cell
+        cells.append(new_cell(source.strip("\n")))
         for word in words:
             if word in METADATA:
                 cells[-1].metadata["mystnb"] = METADATA[word]

@@ -91,7 +91,7 @@ def test_names_from_outside_are_no_markup(name):
         warnings.simplefilter("error")
         figure = layers.figure_6(means)
         style.svg(figure)
-    assert style.brief(name) in texts(figure) and figure.axes[0].get_position().width > 0.36
+    assert style.brief(name, 23) in texts(figure) and figure.axes[0].get_position().width > 0.36
 
 
 def test_methods_are_told_apart_and_labels_reach_contrast():
@@ -218,7 +218,7 @@ def test_definitions_show_ranks_in_the_right_direction_and_skip_the_unmeasured()
     snapkv = RUN.records[RUN.records["method"] == "SnapKV"][["sequence", "method", "layer", "kv_l1_loss"]]
     equal = definitions.definition_ranks(pd.concat([snapkv, snapkv.assign(method="Random")]))
     assert equal["rank"].tolist() == [1, 1] and equal["tied"].tolist() == [False, True]
-    assert [one.get_text() for one in definitions.ranks_figure(equal).axes[0].texts] == ["1", "1 ="]
+    assert [one.get_text() for one in definitions.ranks_figure(equal).axes[0].texts] == ["1", "1="]
 
 
 def test_the_ruler_has_each_mean_once_and_the_paper_hollow():

@@ -27,9 +27,9 @@ from ..report.style import look
 from ..runs import load_run
 
 REACH = {
-    **{"SnapKV, kernel 1": "SnapKV, pooling over 1", "SnapKV": "over 7", "SnapKV, kernel 25": "over 25"},
-    **{"ChunkKV, chunk_size 5": "ChunkKV, chunks of 5", "ChunkKV": "of 10", "ChunkKV, chunk_size 40": "of 40"},
-}
+    "SnapKV, kernel 1": "SnapKV, pooling over 1", "SnapKV": "over 7", "SnapKV, kernel 25": "over 25",
+    "ChunkKV, chunk_size 5": "ChunkKV, chunks of 5", "ChunkKV": "of 10", "ChunkKV, chunk_size 40": "of 40",
+}  # fmt: skip
 TITLES = ("KV-cache L1 loss", "Attention cosine")
 
 

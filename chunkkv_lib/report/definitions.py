@@ -47,19 +47,9 @@ def ranks_figure(ranks: pd.DataFrame, subject: str = "All sequences") -> Figure:
     ranks = ranks.assign(text=ranks["rank"].astype(str) + ranks["tied"].map({True: "=", False: ""}))
     table = ranks.pivot(index="metric", columns="method").loc[definitions]
     cells, texts = (table[name][methods].to_numpy() for name in ("rank", "text"))
-    sns.heatmap(
-        cells,
-        ax=ax,
-        annot=texts,
-        fmt="",
-        annot_kws={"fontsize": 10, "fontweight": "bold"},
-        cmap=shades[: len(methods)],
-        vmin=0.5,
-        vmax=len(methods) + 0.5,
-        cbar=False,
-        linewidths=1.5,
-        linecolor="white",
-    )
+    sns.heatmap(cells, ax=ax, annot=texts, fmt="", annot_kws={"fontsize": 10, "fontweight": "bold"}, cbar=False,
+                cmap=shades[: len(methods)], vmin=0.5, vmax=len(methods) + 0.5, linewidths=1.5,
+                linecolor="white")  # fmt: skip
     for text, rank in zip(ax.texts, cells.ravel(), strict=True):
         text.set_color(text_on(shades[rank - 1]))
     sizes = (ranks.drop_duplicates("metric")["family"] == SIZES).sum()

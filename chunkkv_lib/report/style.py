@@ -166,7 +166,7 @@ def label_ends(
     heights = spread([to_axes.transform((end, y))[1] for end, (y, _, _) in zip(ends, labels, strict=True)], gap)
     for end, (y, text, colour), height in zip(ends, labels, heights, strict=True):
         leader = {"arrowstyle": "-", "relpos": (0, 0.5), "color": colour, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 2}
-        axes.annotate(brief(text), xy=(end, y), xytext=(1.05, height), textcoords="axes fraction", va="center",
+        axes.annotate(brief(text, 23), xy=(end, y), xytext=(1.05, height), textcoords="axes fraction", va="center",
                       color=legible(colour), fontsize=SMALL, annotation_clip=False, arrowprops=leader,
                       fontweight="normal" if colour in (GREY, INK) else "bold")  # fmt: skip
 
