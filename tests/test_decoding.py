@@ -81,10 +81,13 @@ def test_sets_per_kv_head_equal_a_dynamic_cache_at_once_and_step_by_step(archite
     assert [keys.shape[2] for keys, _ in cache.layers] == [values.shape[2] for _, values in cache.layers] == [18] * 3
 
 
-def test_rows_end_before_their_stop_token():
+def test_generation_is_greedy_and_rows_end_before_their_stop_token():
     model = tiny_model()
     cache, _ = fill(model, chosen("kv_head"))
     first = int(capture(model, PROMPT, lambda layer: None)[0].argmax())  # the most likely token after the prompt
+    greedy = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    expected = model.generate(PROMPT[None], attention_mask=torch.ones(1, N), **greedy)[0, N:].tolist()
+    assert generate(model, fill(model, everything)[0], first, max_new_tokens=8) == [expected] and len({*expected}) > 2
     free = generate(model, copy.deepcopy(cache), first, max_new_tokens=8)
     stop = free[0][3]
     stopped = generate(model, copy.deepcopy(cache), first, max_new_tokens=8, stop_ids=[stop, 96000])
@@ -102,6 +105,8 @@ def test_answer_scores_are_computed_in_float32_and_leave_their_inputs_alone():
     for name, value in answer_scores(ours[None], full, answer).items():
         assert value.item() == pytest.approx(exact[name].item(), abs=1e-5), name
     assert ours.equal(before[0]) and full.equal(before[1])
+    for likeliest, accuracy in ((ours.argmax(-1), 1), ((ours.argmax(-1) + torch.tensor([0, 0, 1])) % 9, 0)):
+        assert answer_scores(ours[None], full, likeliest)["accuracy"] == accuracy  # of the whole answer
 
 
 @pytest.mark.parametrize(("architecture", "most"), [("Llama", 128), ("Mistral", 100)])
