@@ -23,14 +23,14 @@ ls
 ```
 ````
 
-````{solution} ex-one
+`````{solution} ex-one
 :label: sol-one
 :class: dropdown
 The secret word.
 ```python
 secret = 1
 ```
-````
+`````
 
 ````{exercise} Two
 :label: ex-two
