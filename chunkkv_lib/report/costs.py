@@ -157,6 +157,6 @@ def cost_ratios(report: Report) -> Figure:
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))  # few enough that their numbers never touch
     ax.yaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
-    label_ends(ax, ticks[-1], ends, gap=0.085)
+    label_ends(ax, [*drawn.groupby("name", sort=False)["tokens"].max(), ticks[-1]], ends, gap=0.085)
     headline(figure, "Time of every step", note="Both axes are logarithmic.")
     return figure
