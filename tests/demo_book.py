@@ -8,8 +8,10 @@ from functools import cache
 from io import StringIO
 from pathlib import Path
 from unittest.mock import patch
+from urllib.parse import unquote, urlsplit
 
 import nbformat
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from chunkkv_lib.book.build import build_book
@@ -233,3 +235,14 @@ def build_demo(root: Path, *given: object, **options: object) -> Path:
     """`build_book` without the measurement of a live run."""
     with patch("chunkkv_lib.runs.live_run"):
         return build_book(*given, root=root, **options)
+
+
+def dead_links(site: Path) -> list[str]:
+    """The local addresses that the pages of a site name, and whose file is not there."""
+    found = []
+    for page in [site / "index.html", site / "search.html", *(site / "chapters").glob("*.html")]:
+        for element in BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").select("[href], [src]"):
+            where = urlsplit(element.get("href") or element["src"])
+            if where.path and not where.scheme and not where.netloc:
+                found += [] if (page.parent / unquote(where.path)).exists() else [f"{page.name}: {where.path}"]
+    return found

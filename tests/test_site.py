@@ -11,7 +11,7 @@ import axe
 import pytest
 from browser import Browser
 from bs4 import BeautifulSoup
-from demo_book import ROOT, built_demo
+from demo_book import ROOT, built_demo, dead_links
 from prose import MAIN
 
 BUILT = ROOT / "_build" / "html"
@@ -33,6 +33,10 @@ def pages(site: Path) -> list[Path]:
 
 def count(tab: Browser, selector: str) -> int:
     return tab.evaluate(f"document.querySelectorAll({selector!r}).length")
+
+
+def test_every_local_address_has_its_file(site):
+    assert dead_links(site) == []
 
 
 def test_no_markup_is_left_in_the_text(site):
