@@ -87,7 +87,7 @@ class Browser:
     def open(self, address: str, seconds: float = 20) -> None:
         """Load a page and wait until it is complete, its equations included."""
         self.events.clear()
-        self.call("Page.navigate", url=address)
+        self.loader = self.call("Page.navigate", url=address).get("loaderId")
         deadline = time.monotonic() + seconds
         while not any(e.get("method") == "Page.loadEventFired" for e in self.events):
             if (event := self._receive(deadline)) is None:
@@ -112,8 +112,9 @@ class Browser:
         return answer["result"].get("value")
 
     def requests(self) -> list[str]:
-        """Every address that was asked for since the page was opened."""
-        return [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
+        """Every address that the page asked for; what the page before it still fetches is not counted."""
+        sent = [e["params"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
+        return [one["request"]["url"] for one in sent if one["loaderId"] == self.loader]
 
     def errors(self) -> list[str]:
         """Uncaught exceptions and console errors since the page was opened."""
