@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
 
 WIDTH = 4.4  # inches: on a phone of 390 pixels 10 points are 12 pixels, on a wide screen 16
-LETTERS = 58  # of 10 points that fit into it
+LETTERS = 55  # of 10 points that fit into it
 SMALL = 9  # points, the smallest text
 INK, GREY, FAINT = "#222222", "#6b6b6b", "#e4e4e4"
 
@@ -171,6 +171,11 @@ def label_ends(
                       fontweight="normal" if colour in (GREY, INK) else "bold")  # fmt: skip
 
 
+def wrapped(text: str, letters: int) -> str:
+    """The text with every line of it broken where it has more letters than that."""
+    return "\n".join(fill(line, letters) for line in text.splitlines())
+
+
 def brief(name: str, most: int = 26) -> str:
     """A name that fits beside a line or into a legend: cut where it is longer."""
     return name if len(name) <= most else name[: most - 1] + "…"
@@ -219,7 +224,7 @@ def dots_figure(
                 ax.hlines(y, entry.low, entry.high, color=colour, linewidth=1.4)
                 ax.plot(entry.estimate, y, color=colour, clip_on=False, **marker(entry.method, entry.source, sources))
         ax.set_yticks(range(len(rows)), labels)
-        ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label)
+        ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=wrapped(label, 44))
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         if table[["estimate", "high"]].max(axis=None) <= 1 < ax.get_xlim()[1]:
             ax.set_xlim(right=1)  # where a cosine or a share ends
@@ -298,5 +303,4 @@ def headline(figure: Figure, subject: str, sequences: int | None = None, note: s
     """The figure's first lines: what and how many sequences, then how to read it."""
     if sequences is not None:
         subject += f", n = {sequences} sequences" if sequences != 1 else ", n = 1 sequence, hence no interval"
-    lines = "\n".join(filter(None, [subject, note])).splitlines()
-    figure.suptitle("\n".join(fill(line, LETTERS) for line in lines), fontsize=10, x=0.01, ha="left")
+    figure.suptitle(wrapped(f"{subject}\n{note}".rstrip(), LETTERS), fontsize=10, x=0.01, ha="left")
