@@ -123,7 +123,7 @@ def book(
         bool, Option("--without-solutions", help="leave the exercises' solutions out")
     ] = False,
 ) -> None:
-    """Execute every chapter, on the published runs or on a live one, build the static site and check it."""
+    """Execute every chapter, on the published runs or on a live one, and build the static site."""
     from .book.build import build_book
 
     build_book(profile, parameter or (), output, solutions=not without_solutions)
