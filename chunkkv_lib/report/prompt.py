@@ -141,6 +141,12 @@ BUBBLES = """
 .bubbles tbody td { border: 1px solid var(--pst-color-border, #c8c8c8); border-radius: 0.9rem 0.9rem 0.9rem 0;
   padding: 0.35rem 0.7rem; overflow-wrap: anywhere; min-width: 8rem; }
 .bubbles td.right { background: color-mix(in srgb, #009e73 22%, transparent); }
+@media (max-width: 600px) {
+  .bubbles table { border-spacing: 0.25rem; }
+  .bubbles :is(th, td) { font-size: 0.8rem; }
+  .bubbles th[scope="row"] { padding-left: 0.3rem; }
+  .bubbles tbody td { min-width: 6.5rem; padding: 0.3rem 0.5rem; }
+}
 """
 
 
