@@ -347,5 +347,5 @@ def pairs_figure(wide: pd.DataFrame, metric: str) -> Figure:
     right.plot(spots, difference, "o", color=GREY, alpha=0.5, markersize=4)
     right.errorbar(0.6, mean.estimate, [[mean.estimate - mean.low], [mean.high - mean.estimate]], fmt="s", color=INK)
     right.axhline(0, color=INK, linewidth=0.8)
-    right.set(xticks=[0, 0.6], xticklabels=["each", "mean"], xlim=(-0.4, 1), xlabel=f"{second} − {first}")
+    right.set(xticks=[0, 0.6], xticklabels=["each", "mean"], xlim=(-0.4, 1), xlabel=f"{second}\n− {first}")
     return figure
