@@ -34,7 +34,7 @@ pdf: book  ## the whole book as one PDF, _build/book.pdf, and its report, _build
 	$(RUN) -m chunkkv_lib pdf
 
 test: setup  ## run all tests, a file to a process
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup  ## the tests that take a minute or more each
 	$(RUN) -m pytest -m slow

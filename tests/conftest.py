@@ -7,6 +7,13 @@ import pytest
 
 from chunkkv_lib.errors import InputError
 
+LONGEST = ("test_site.py", "test_cluster.py", "test_book.py", "test_runs.py", "test_lab.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first, so that no process is left alone with one of them at the end."""
+    items.sort(key=lambda item: (*LONGEST, item.path.name).index(item.path.name))
+
 
 @pytest.fixture(scope="session")
 def embedded():
