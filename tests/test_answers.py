@@ -115,6 +115,9 @@ def test_each_number_for_a_decision_is_the_rule_s_own_at_the_longest_prompt(need
     table = decide.decisions(needles, bench, None).set_index("rule")
     assert table.loc["H2O", "extra"] == pytest.approx(0.48)  # what the sums add to the window's
     assert table.loc["ChunkKV, chunks of 40", "extra"] == pytest.approx(0.02)
+    bench.rows.loc[2, "time_ratio"] = 0.98  # by the clock's noise, and no gain
+    noisy = decide.decisions(needles, bench, None).set_index("rule")["extra"]
+    assert noisy["ChunkKV, chunks of 40"] == 0 and noisy["H2O"] == pytest.approx(0.5)
     text = decide.decisions_table(table.reset_index(), "A caption.", "tab-x")
     assert "| H2O | 1 | 0 | 1.00 | 2.00 | 3 % | 48 % | needs a second pass |" in text
     assert "| ChunkKV, chunks of 40 | 40 | 12 | – | – | 10 % | 2 % | yes |" in text and "StreamingLLM" not in text
